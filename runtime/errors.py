@@ -1,0 +1,56 @@
+"""The errors a user can meet. Each says what was wrong, with which file or value, and what to do.
+
+Leaves also subclass the builtin a caller would expect. `exit_code` is what the command line returns.
+"""
+
+
+class MimoError(Exception):
+    """Base of every error raised on purpose."""
+
+    exit_code = 1
+
+
+class InputError(MimoError, ValueError):
+    """An argument or a file that the user gave cannot be used."""
+
+    exit_code = 2
+
+
+class AudioError(InputError):
+    """An audio file or array cannot be used."""
+
+
+class TextError(InputError):
+    """A text cannot be used."""
+
+
+class ContextError(InputError):
+    """The prompt, or the prompt with its answer, does not fit the context."""
+
+
+class BundleError(InputError):
+    """A bundle is missing, incomplete, altered, or of another schema version."""
+
+
+class EnvironmentProblem(MimoError, RuntimeError):
+    """A package, provider or device that was asked for is not there."""
+
+    exit_code = 3
+
+
+class ResourceError(MimoError, MemoryError):
+    """Not enough memory or disk; raised before work starts wherever it can be known."""
+
+    exit_code = 4
+
+
+class ParityError(MimoError, AssertionError):
+    """Two computations that must agree do not."""
+
+    exit_code = 5
+
+
+class EngineError(MimoError, RuntimeError):
+    """An engine does not fit this bundle, product version or device."""
+
+    exit_code = 6
