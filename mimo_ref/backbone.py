@@ -3,10 +3,9 @@
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mimo_ref import rotary
+from mimo_ref import attention, rotary
 from mimo_ref.config import LanguageModelConfig, Qwen2Config
 from mimo_ref.qwen2 import Qwen2
 
@@ -83,7 +82,7 @@ class Backbone(nn.Module):
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             cache.write(layer, positions, valid, k, v)
             keys, values = cache.keys[layer, :, :, :n_keys], cache.values[layer, :, :, :n_keys]
-            return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, enable_gqa=True)
+            return attention.attention(q, keys, values, mask)
 
         cos, sin = rotary.tables(positions, shape.head_dim, shape.rope_theta, x.dtype)
         hidden = self.model(x, partial(rotary.rotate, cos=cos, sin=sin), attend)

@@ -4,10 +4,9 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mimo_ref import rotary
+from mimo_ref import attention, rotary
 from mimo_ref.config import LanguageModelConfig
 from mimo_ref.delay import DelaySchedule
 from mimo_ref.qwen2 import Qwen2, Rotate
@@ -16,7 +15,7 @@ from mimo_ref.qwen2 import Qwen2, Rotate
 Choose = Callable[[Tensor, int, int], Tensor]
 
 
-class GrowingCache:
+class PatchCache:
     """Keys and values of a single patch, by concatenation: at most `sub_steps` positions."""
 
     def __init__(self, layers: int) -> None:
@@ -24,15 +23,11 @@ class GrowingCache:
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """The newest position sees all earlier ones, so no mask is needed."""
-        k, v = self.extend(layer, k, v)
-        return F.scaled_dot_product_attention(q, k, v)
-
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         past = self.pairs[layer]
         if past is not None:
             k, v = torch.cat((past[0], k), dim=2), torch.cat((past[1], v), dim=2)
         self.pairs[layer] = (k, v)
-        return k, v
+        return attention.attention(q, k, v)
 
 
 class PatchDecoder(nn.Module):
@@ -70,14 +65,12 @@ class PatchDecoder(nn.Module):
         cos, sin = rotary.tables(position, shape.head_dim, shape.rope_theta, x.dtype)
         return partial(rotary.rotate, cos=cos, sin=sin)
 
-    def forward(
-        self, local_hidden: Tensor, choose: Choose, cache: GrowingCache | None = None
-    ) -> Tensor:
+    def forward(self, local_hidden: Tensor, choose: Choose) -> Tensor:
         """local_hidden [B, D_local] = hidden_states_downcast(state) -> codes [B, G, K] int64.
 
         Sub-step 0 sees the backbone's state, every later one the sum of the codes just drawn.
         """
-        cache = cache or GrowingCache(self.config.local_layers)
+        cache = PatchCache(self.config.local_layers)
         drawn: dict[tuple[int, int], Tensor] = {}
         x = local_hidden[:, None]  # [B, 1, D_local]
         for sub_step in range(self.schedule.sub_steps):

@@ -4,10 +4,9 @@ from functools import partial
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mimo_ref import rotary
+from mimo_ref import attention, rotary
 from mimo_ref.config import LanguageModelConfig
 from mimo_ref.qwen2 import Attend, Qwen2, Rotate
 
@@ -53,9 +52,10 @@ class PatchEncoder(nn.Module):
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Bidirectional inside the patch, by construction; causal only if the config says so."""
-        return F.scaled_dot_product_attention(
-            q, k, v, is_causal=not self.config.input_full_attention
-        )
+        if self.config.input_full_attention:
+            return attention.attention(q, k, v)
+        group = torch.arange(q.shape[2], device=q.device)
+        return attention.attention(q, k, v, group <= group[:, None])
 
     def rotary_tables(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
         shape = self.config.patch_encoder

@@ -25,8 +25,8 @@ def filter_scores(scores: Tensor, temperature: Tensor, top_k: Tensor, top_p: Ten
 
     survivors = ascending.masked_fill(ascending < kept_from, -torch.inf)
     cumulative = survivors.softmax(-1).cumsum(-1)
-    kept = cumulative > 1.0 - top_p
-    kept[:, -1:] = True
+    is_best = torch.arange(vocabulary, device=scores.device) == vocabulary - 1
+    kept = (cumulative > 1.0 - top_p) | is_best
     nucleus_from = torch.where(kept, survivors, torch.inf).amin(-1, keepdim=True)
     kept_from = torch.where((top_p > 0) & (top_p <= 1), nucleus_from, kept_from)
     return scores.masked_fill(scores < kept_from, -torch.inf)

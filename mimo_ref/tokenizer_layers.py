@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mimo_ref import rotary
+from mimo_ref import attention, rotary
 from mimo_ref.qwen2 import Attend, Rotate
 
 
@@ -68,7 +68,7 @@ def masked_attend(lengths: Tensor, time: int, causal: bool, window: tuple[int, i
     mask = visible_keys(lengths, time, causal, window)
 
     def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return attention.attention(q, k, v, mask)
 
     return attend
 

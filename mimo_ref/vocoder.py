@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mimo_ref.config import AudioTokenizerConfig
+from mimo_ref.qwen2 import Attend
 from mimo_ref.tokenizer_layers import TokenizerLayer, masked_attend, rotation, valid_positions
 
 MAX_MAGNITUDE = 100.0
@@ -74,11 +75,12 @@ class Vocoder(nn.Module):
         self.layer_norm = nn.LayerNorm(dim)
         self.head = Head(config)
 
-    def transform(self, mel: Tensor, lengths: Tensor) -> Tensor:
+    def transform(self, mel: Tensor, lengths: Tensor, attend: Attend | None = None) -> Tensor:
+        """[B, T, n_mels] -> [B, T, D]. `attend` may be another form of the same windowed attention."""
         config, time = self.config, mel.shape[1]
         x = self.embeddings(mel)
         head_dim = config.vocoder_dim // config.vocoder_attention_heads
-        attend = masked_attend(lengths, time, False, config.vocoder_attn_window_size)
+        attend = attend or masked_attend(lengths, time, False, config.vocoder_attn_window_size)
         rotate = rotation(time, head_dim, config.rope_theta, x)
         for index, layer in enumerate(self.layers):
             x = layer(x, index, rotate, attend)

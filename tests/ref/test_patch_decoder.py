@@ -7,7 +7,6 @@ from torch import Tensor
 from mimo_ref.delay import DelaySchedule
 from mimo_ref.generate import Sampling, removed_ids
 from mimo_ref.model import LanguageModel
-from mimo_ref.patch_decoder import GrowingCache
 from scripts import tolerances
 from tests import check
 from tests.golden import Golden
@@ -65,5 +64,5 @@ def test_rows_equal_rows_alone(
     hidden = torch.tensor(golden.npz(f"{lm_name}.local.npz")["hidden"])
     together = model.patch_decoder(hidden, greedy(model))
     for row in range(len(hidden)):
-        alone = model.patch_decoder(hidden[row : row + 1], greedy(model), GrowingCache(99))
+        alone = model.patch_decoder(hidden[row : row + 1], greedy(model))
         assert torch.equal(together[row], alone[0])
