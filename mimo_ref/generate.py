@@ -6,6 +6,7 @@ only for `empty_id`. Lengths and limits count patches, the prompt included.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -56,6 +57,19 @@ def removed_ids(vocabulary: int, ids: frozenset[int] | set[int]) -> Tensor:
     return removed
 
 
+def _choose(
+    sampling: Sampling,
+    uniforms: Tensor,
+    empties: list[Tensor],
+    scores: list[Tensor],
+    draws: list[tuple[int, int]],
+) -> list[Tensor]:
+    """Sample each of a sub-step's scores; uniforms [B, G, K], empties bool [V_k] per codebook."""
+    return [
+        sampling(s, uniforms[:, g, k], empties[k]) for s, (k, g) in zip(scores, draws, strict=True)
+    ]
+
+
 @torch.inference_mode()
 def generate(
     model: LanguageModel,
@@ -91,11 +105,7 @@ def generate(
         text_id = int(text(scores, uniform[:1], stops if too_short else torch.zeros_like(stops)))
         codes = empty[:, None].expand(-1, group)  # [K, G]
         if text_id == model.empty_id:
-            draws = uniform[1:].view(group, channels)
-
-            def choose(scores: Tensor, k: int, g: int, draws: Tensor = draws) -> Tensor:
-                return audio(scores, draws[g, k][None], empties[k])
-
+            choose = partial(_choose, audio, uniform[1:].view(1, group, channels), empties)
             local = model.patch_decoder.hidden_states_downcast(hidden)
             codes = model.patch_decoder(local, choose)[0].T
         new = torch.cat((torch.full((1, group), text_id), codes))

@@ -1,6 +1,6 @@
 """Patch decoder: one backbone state becomes the codes of a patch, drawn with the delay pattern."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -11,8 +11,8 @@ from mimo_ref.config import LanguageModelConfig
 from mimo_ref.delay import DelaySchedule
 from mimo_ref.qwen2 import Qwen2, Rotate
 
-# scores [B, V] of (codebook, frame) -> the ids [B] drawn from them
-Choose = Callable[[Tensor, int, int], Tensor]
+# scores [B, V_k] of each (codebook, frame) of a sub-step -> the ids [B] drawn from each
+Choose = Callable[[list[Tensor], list[tuple[int, int]]], Sequence[Tensor]]
 
 
 class PatchCache:
@@ -77,9 +77,9 @@ class PatchDecoder(nn.Module):
             rotate = self.sub_step_rotate(sub_step, x)
             state = self.local_transformer(x, rotate, cache.attend)[:, 0]
             x = torch.zeros_like(x)
-            for codebook, frame in self.schedule.draws(sub_step):
-                scores = self.local_transformer_lm_heads[codebook](state)
-                ids = choose(scores, codebook, frame)
+            draws = self.schedule.draws(sub_step)
+            scores = [self.local_transformer_lm_heads[k](state) for k, _ in draws]
+            for (codebook, frame), ids in zip(draws, choose(scores, draws), strict=True):
                 drawn[codebook, frame] = ids
                 x = x + self.embed(codebook, ids)[:, None]
         codebooks, frames = range(len(self.schedule.delays)), range(self.schedule.group_size)

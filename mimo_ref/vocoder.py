@@ -57,8 +57,9 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """[B, T, D] -> wav [B, T * hop] float32"""
-        log_magnitude, phase = self.out(x).chunk(2, dim=-1)
-        magnitude = log_magnitude.exp().clamp(max=MAX_MAGNITUDE).float()
+        x, bins = self.out(x), self.istft.n_fft // 2 + 1
+        magnitude, phase = x[..., :bins].exp(), x[..., bins:]
+        magnitude = magnitude.clamp(max=MAX_MAGNITUDE).float()
         return self.istft(magnitude * phase.cos().float(), magnitude * phase.sin().float(), valid)
 
 
@@ -76,7 +77,7 @@ class Vocoder(nn.Module):
         self.head = Head(config)
 
     def transform(self, mel: Tensor, lengths: Tensor, attend: Attend | None = None) -> Tensor:
-        """[B, T, n_mels] -> [B, T, D]. `attend` may be another form of the same windowed attention."""
+        """[B, T, n_mels] -> [B, T, D]. `attend` may be another form of that attention."""
         config, time = self.config, mel.shape[1]
         x = self.embeddings(mel)
         head_dim = config.vocoder_dim // config.vocoder_attention_heads

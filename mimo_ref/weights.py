@@ -138,7 +138,7 @@ def find_empty_id(folder: Path) -> int:
 def load_language_model(
     folder: Path | str, empty_id: int | None = None, dtype: torch.dtype | None = None
 ) -> LanguageModel:
-    """Load a language model. dtype None keeps the file's; empty_id None asks the tokenizer files."""
+    """dtype None keeps the one on disk; empty_id None asks the text tokenizer files."""
     folder = Path(folder)
     config = read_config(folder, LanguageModelConfig.from_dict)
     if empty_id is None:

@@ -53,14 +53,12 @@ class Resampler:
     """Resample a signal that arrives in pieces; any cut gives the result of the whole."""
 
     def __init__(self, from_rate: int, to_rate: int) -> None:
-        """Rates in Hz. AudioError if one is not a positive integer or their ratio is absurd."""
-        for rate in (from_rate, to_rate):
-            if isinstance(rate, bool) or not isinstance(rate, int | np.integer) or rate < 1:
-                raise AudioError(f"a sampling rate is a whole number of Hz above 0, not {rate!r}")
+        """Rates in Hz. AudioError as `check_rate` says, or for an absurd ratio."""
+        from_rate, to_rate = check_rate(from_rate), check_rate(to_rate)
         gcd = math.gcd(from_rate, to_rate)
         # The ratio decides how long the result is, the kernel (which may cover several reduced
         # frames at once) only how it is computed.
-        self._orig, self._new = int(from_rate) // gcd, int(to_rate) // gcd
+        self._orig, self._new = from_rate // gcd, to_rate // gcd
         self._kernel = None if from_rate == to_rate else _kernel(self._orig, self._new)
         width = self._kernel.width if self._kernel else 0
         self._held = np.zeros(width, np.float32)  # padded input that later frames still need
@@ -138,6 +136,13 @@ def resampled_length(length: int, from_rate: int, to_rate: int) -> int:
     return min(math.ceil(np.float32(new * length / orig)), available) if length else 0
 
 
+def check_rate(rate: int) -> int:
+    """A sampling rate in Hz as int. AudioError if it is not a whole number from 1 to 1e9."""
+    if isinstance(rate, bool) or not isinstance(rate, int | np.integer) or not 1 <= rate <= 10**9:
+        raise AudioError(f"a sampling rate is a whole number of Hz, such as 24000, not {rate!r}")
+    return int(rate)
+
+
 def _convolve(kernel: _Kernel, padded: np.ndarray, frames: int) -> np.ndarray:
     """Filter the first `frames` frames of `padded` (which holds `reach` samples more)."""
     out = np.empty((frames, kernel.new), np.float32)
@@ -170,8 +175,7 @@ def _kernel(orig: int, new: int) -> _Kernel:
     phases = repeat * new
     edges = np.linspace(0, phases, -(-phases // _BAND) + 1).astype(int).tolist()
     bands = tuple(
-        _band(orig, new, width, base, first, last)
-        for first, last in itertools.pairwise(edges)
+        _band(orig, new, width, base, first, last) for first, last in itertools.pairwise(edges)
     )
     return _Kernel(orig=repeat * orig, new=phases, width=width, bands=bands)
 

@@ -28,10 +28,11 @@ def greedy(model: LanguageModel, record: dict[tuple[int, int], Tensor] | None = 
     pairs = zip(config.speech_vocab_size, config.speech_zeroemb_idx, strict=True)
     removed = [removed_ids(n, {e}) for n, e in pairs]
 
-    def choose(scores: Tensor, k: int, g: int) -> Tensor:
+    def choose(scores: list[Tensor], draws: list[tuple[int, int]]) -> list[Tensor]:
         if record is not None:
-            record[k, g] = scores
-        return Sampling()(scores, torch.zeros(len(scores)), removed[k])
+            record.update(zip(draws, scores, strict=True))
+        pairs = zip(scores, draws, strict=True)
+        return [Sampling()(s, torch.zeros(len(s)), removed[k]) for s, (k, _) in pairs]
 
     return choose
 

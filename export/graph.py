@@ -1,0 +1,64 @@
+"""Small, named rewrites of a traced graph that do not need its weights."""
+
+from collections import Counter
+
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+from onnxscript.optimizer import optimize
+
+
+def simplify(model: ir.Model) -> None:
+    """Fold constants, merge equal nodes, drop what is unused. Weights have no data and stay."""
+    for initializer in model.graph.initializers.values():
+        initializer.const_value = None
+    optimize(model, num_iterations=1, onnx_shape_inference=False, input_size_limit=4096)
+    passes.CommonSubexpressionEliminationPass()(model)
+    passes.RemoveUnusedNodesPass()(model)
+    passes.RemoveUnusedOpsetsPass()(model)
+
+
+def lay_out_weights(model: ir.Model) -> set[str]:
+    """Turn `x @ W.T` on a stored W into `x @ W` on a transposed one; returns the transposed names.
+
+    A quantiser or a backend then finds every linear layer as MatMul with a constant [in, out].
+    """
+    transposed: set[str] = set()
+    for name, weight in model.graph.initializers.items():
+        uses = [node for node, _ in weight.uses()]
+        if not uses or not all(_is_transpose(n) or _is_plain_linear(n) for n in uses):
+            continue  # a codebook, for one, is used both ways
+        assert weight.shape is not None
+        weight.shape = ir.Shape(reversed(list(weight.shape)))
+        transposed.add(name)
+        for node in uses:
+            output = node.outputs[0]
+            if node.op_type == "Transpose":
+                output.replace_all_uses_with(weight)
+            else:
+                product = ir.node("MatMul", [node.inputs[0], weight], name=node.name)
+                new = product.outputs[0]
+                new.name, new.shape, new.type = output.name, output.shape, output.type
+                model.graph.insert_before(node, product)
+                output.replace_all_uses_with(new, replace_graph_outputs=True)
+            model.graph.remove(node, safe=True)
+    return transposed
+
+
+def _is_transpose(node: ir.Node) -> bool:
+    return node.op_type == "Transpose" and tuple(node.attributes["perm"].as_ints()) == (1, 0)
+
+
+def _is_plain_linear(node: ir.Node) -> bool:
+    if node.op_type != "Gemm":
+        return False
+
+    def number(name: str, default: float) -> float:
+        return node.attributes[name].value if name in node.attributes else default
+
+    no_bias = len(node.inputs) < 3 or node.inputs[2] is None
+    scales = number("alpha", 1.0) == 1.0 and number("beta", 1.0) == 1.0
+    return no_bias and scales and number("transB", 0) == 1 and number("transA", 0) == 0
+
+
+def operator_counts(model: ir.Model) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph.all_nodes())

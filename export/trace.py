@@ -1,0 +1,97 @@
+"""From a piece to an ONNX graph without weights.
+
+Tracing happens on fake tensors: nothing of the checkpoint is in memory, whatever its size.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.export import Dim
+
+from export.operators import OPSET, traced
+from export.piece import Piece, Port
+
+
+for _name in ("torch.onnx", "onnxscript", "onnx_ir"):  # they warn of what is meant here
+    logging.getLogger(_name).setLevel(logging.ERROR)
+
+
+def trace(build: Callable[[], Piece]) -> tuple[Piece, ir.Model]:
+    """Build a piece on fake tensors and trace it. Initializers have names and shapes, no data."""
+    with FakeTensorMode(), torch.no_grad(), traced(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        piece = build()
+        piece.module.eval().requires_grad_(False)
+        inputs = tuple(port.example() for port in piece.inputs)
+        program = torch.export.export(
+            piece.module, inputs, dynamic_shapes=_dynamic_shapes(piece), strict=False
+        )
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=OPSET,
+            optimize=False,  # the optimiser would want real tensors
+            input_names=[port.name for port in piece.inputs],
+            output_names=[port.name for port in piece.outputs],
+            verbose=False,
+        )
+    assert exported is not None
+    model = exported.model
+    _name_axes(model, piece)
+    _strip(model)
+    return piece, model
+
+
+def _dynamic_shapes(piece: Piece) -> tuple:
+    """What torch.export wants: a tuple like forward's parameters, `*caches` being one of them."""
+
+    def shape(port: Port) -> dict[int, Any]:
+        return {i: Dim.DYNAMIC for i, axis in enumerate(port.axes) if isinstance(axis, str)}
+
+    shapes = tuple(shape(port) for port in piece.inputs)
+    fixed = piece.module.forward.__code__.co_argcount - 1  # parameters before *caches
+    return shapes if len(shapes) == fixed else (*shapes[:fixed], shapes[fixed:])
+
+
+def _name_axes(model: ir.Model, piece: Piece) -> None:
+    """Give symbolic axes the names that the ports give them, everywhere in the graph."""
+    names: dict[str, str] = {}
+    values = [*zip(model.graph.inputs, piece.inputs, strict=True)]
+    for value, port in values:
+        for dim, axis in zip(value.shape or (), port.axes, strict=True):
+            if isinstance(dim, ir.SymbolicDim) and isinstance(axis, str):
+                names[str(dim.value)] = axis
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            _rename_dims(value, names)
+    for value in model.graph.inputs:
+        _rename_dims(value, names)
+    for value, port in zip(model.graph.outputs, piece.outputs, strict=True):
+        value.shape = ir.Shape(port.axes)
+
+
+def _rename_dims(value: ir.Value, names: dict[str, str]) -> None:
+    if value.shape is not None:
+        value.shape = ir.Shape(
+            names.get(str(d.value), None) if isinstance(d, ir.SymbolicDim) else d
+            for d in value.shape
+        )
+
+
+def _strip(model: ir.Model) -> None:
+    """Drop stack traces and file names, which the exporter leaves in the metadata."""
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.metadata_props.clear()
+    model.doc_string = model.graph.doc_string = None

@@ -1,0 +1,111 @@
+"""Streaming of weights: from the checkpoint's files into one data file per piece.
+
+One slice of one tensor is in memory at a time, whatever the size of the model.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from export.piece import Piece
+from mimo_ref.weights import TensorFiles
+from runtime.bundle import FileSpec
+
+SLICE_BYTES = 64 << 20  # how much of a tensor is converted at a time
+ALIGNMENT = 4096  # so that a reader can map each tensor
+TORCH_DTYPES = {
+    ir.DataType.FLOAT: torch.float32,
+    ir.DataType.FLOAT16: torch.float16,
+    ir.DataType.BFLOAT16: torch.bfloat16,
+    ir.DataType.INT64: torch.int64,
+    ir.DataType.BOOL: torch.bool,
+}
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where one initializer's data goes."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    offset: int
+    bytes: int
+    transposed: bool
+
+
+def plan_regions(model: ir.Model, transposed: set[str]) -> list[Region]:
+    """Lay the initializers that have no data end to end."""
+    regions, offset = [], 0
+    for name, value in model.graph.initializers.items():
+        if value.const_value is not None:
+            continue  # a folded constant, small: it stays in the graph
+        assert value.dtype is not None and value.shape is not None
+        dtype, shape = TORCH_DTYPES[value.dtype], tuple(value.shape.numpy())
+        size = int(np.prod(shape)) * dtype.itemsize
+        regions.append(Region(name, dtype, shape, offset, size, name in transposed))
+        offset += -(-size // ALIGNMENT) * ALIGNMENT
+    return regions
+
+
+class WeightWriter:
+    """Writes the data file of a piece. `files` are the checkpoints that hold its tensors."""
+
+    def __init__(self, files: list[TensorFiles], piece: Piece) -> None:
+        self.files, self.piece = files, piece
+
+    def write(
+        self, regions: list[Region], path: Path, progress: Callable[[int], None]
+    ) -> FileSpec:
+        """Stream all regions into `path`; `progress` hears of bytes written. Returns its hash."""
+        digest, position = hashlib.sha256(), 0
+        with path.open("wb") as file:
+            for region in regions:
+                gap = bytes(region.offset - position)
+                file.write(gap)
+                digest.update(gap)
+                for part in self._slices(region):
+                    data = part.contiguous().view(torch.uint8).numpy().data
+                    file.write(data)
+                    digest.update(data)
+                    progress(len(data))
+                position = region.offset + region.bytes
+        return FileSpec(digest.hexdigest(), position)
+
+    def _slices(self, region: Region) -> Iterator[Tensor]:
+        """The region's data in order, flattened, in its dtype and layout."""
+        if region.name in self.piece.constants:
+            yield torch.from_numpy(self.piece.constants[region.name]()).to(region.dtype).flatten()
+            return
+        name = self.piece.source(region.name)
+        file = next(f for f in self.files if name in f.where)
+        tensor = file.where[name].get_slice(name)
+        rows = max(1, SLICE_BYTES // max(1, region.bytes // max(1, region.shape[0] or 1)))
+        if not region.shape:
+            yield file.read(name).to(region.dtype).reshape(1)
+            return
+        for start in range(0, region.shape[0], rows):
+            stop = start + rows
+            part = tensor[:, start:stop].T if region.transposed else tensor[start:stop]
+            yield part.to(region.dtype).contiguous().flatten()
+
+
+def attach(model: ir.Model, regions: list[Region], data_file: str) -> None:
+    """Let the graph's initializers point into the data file."""
+    for region in regions:
+        value = model.graph.initializers[region.name]
+        assert value.dtype is not None
+        value.const_value = ir.ExternalTensor(
+            location=data_file,
+            offset=region.offset,
+            length=region.bytes,
+            dtype=value.dtype,
+            shape=ir.Shape(region.shape),
+            name=region.name,
+        )
