@@ -1,1 +1,1 @@
-"""Export: every piece of the reference becomes a checked ONNX file, and the files become a bundle."""
+"""Export: every piece of the reference becomes a checked ONNX file, the files a bundle."""

@@ -1,7 +1,7 @@
 """From two checkpoints to a bundle: trace, stream, check, and only then give it its name.
 
-Everything is written into `<bundle>.partial`. It is removed when the export fails, unless the caller
-asked to resume: then finished pieces stay and the next export takes them over.
+Everything is written into `<bundle>.partial`. It is removed when the export fails, unless the
+caller asked to resume: then finished pieces stay and the next export takes them over.
 """
 
 import dataclasses
@@ -78,8 +78,8 @@ class Sources:
         tensors = [TensorFiles(checkpoint), TensorFiles(audio_tokenizer)]
         with torch.device("meta"):
             models = LanguageModel(lm, text.special.empty), AudioTokenizer(audio)
-        for files, model in zip(tensors, models, strict=True):
-            check_names(files, tensor_shapes(model))
+        check_names(tensors[0], tensor_shapes(models[0]))
+        check_names(tensors[1], tensor_shapes(models[1]))
         digest = hashlib.sha256()
         for folder in (checkpoint, audio_tokenizer):
             digest.update((folder / "config.json").read_bytes())
@@ -227,8 +227,8 @@ def _check_disk(partial: Path, total: int) -> None:
     free = shutil.disk_usage(partial).free + held
     if free < total:
         raise ResourceError(
-            f"{partial.parent} has {free / 1e9:.1f} GB free, the bundle needs {total / 1e9:.1f} GB. "
-            "Free some, write elsewhere, or choose a smaller --dtype."
+            f"{partial.parent} has {free / 1e9:.1f} GB free, the bundle needs "
+            f"{total / 1e9:.1f} GB. Free some, write elsewhere, or choose a smaller --dtype."
         )
 
 
@@ -275,9 +275,7 @@ def _write_marker(
     write_text(_marker(folder, name), json.dumps(raw))
 
 
-def _read_marker(
-    folder: Path, name: str, key: str
-) -> tuple[PieceSpec, dict[str, FileSpec]] | None:
+def _read_marker(folder: Path, name: str, key: str) -> tuple[PieceSpec, dict[str, FileSpec]] | None:
     """A piece that an earlier export finished from the same sources, or None."""
     try:
         raw = json.loads(_marker(folder, name).read_text())

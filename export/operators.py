@@ -16,21 +16,28 @@ from mimo_ref import attention, rotary
 OPSET = 24
 
 
-def symbolic(name: str, inputs: tuple[Tensor, ...], like: Tensor, **attrs: int | float | str) -> Tensor:
+def symbolic(
+    name: str, inputs: tuple[Tensor, ...], like: Tensor, **attrs: int | float | str
+) -> Tensor:
     """One node of the default domain whose output has the shape and dtype of `like`."""
     return torch.onnx.ops.symbolic(
-        name, inputs, attrs=attrs, dtype=like.dtype, shape=like.shape, version=OPSET
+        name,
+        inputs,
+        attrs={**attrs},
+        dtype=like.dtype,
+        shape=like.shape,
+        version=OPSET,
     )
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """RotaryEmbedding: x [B, H, T, D], tables [B, T, D / 2]; the operator wants B rows of tables."""
+    """RotaryEmbedding: x [B, H, T, D], tables [B or 1, T, D / 2]; the operator wants B rows."""
     cos, sin = (t.expand(x.shape[0], -1, -1) for t in (cos, sin))
     return symbolic("RotaryEmbedding", (x, cos, sin), x)
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A bool mask as 0 and -inf. TensorRT crashes on bool masks that layers share (docs/design.md)."""
+    """A bool mask as 0 and -inf: TensorRT crashes on bool masks that layers share."""
     return torch.where(mask, 0.0, -math.inf).to(dtype)
 
 

@@ -16,7 +16,6 @@ from torch.export import Dim
 from export.operators import OPSET, traced
 from export.piece import Piece, Port
 
-
 for _name in ("torch.onnx", "onnxscript", "onnx_ir"):  # they warn of what is meant here
     logging.getLogger(_name).setLevel(logging.ERROR)
 
@@ -78,8 +77,7 @@ def _name_axes(model: ir.Model, piece: Piece) -> None:
 def _rename_dims(value: ir.Value, names: dict[str, str]) -> None:
     if value.shape is not None:
         value.shape = ir.Shape(
-            names.get(str(d.value), None) if isinstance(d, ir.SymbolicDim) else d
-            for d in value.shape
+            names.get(str(d.value)) if isinstance(d, ir.SymbolicDim) else d for d in value.shape
         )
 
 

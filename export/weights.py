@@ -60,9 +60,7 @@ class WeightWriter:
     def __init__(self, files: list[TensorFiles], piece: Piece) -> None:
         self.files, self.piece = files, piece
 
-    def write(
-        self, regions: list[Region], path: Path, progress: Callable[[int], None]
-    ) -> FileSpec:
+    def write(self, regions: list[Region], path: Path, progress: Callable[[int], None]) -> FileSpec:
         """Stream all regions into `path`; `progress` hears of bytes written. Returns its hash."""
         digest, position = hashlib.sha256(), 0
         with path.open("wb") as file:

@@ -29,7 +29,9 @@ def resample(wav: Tensor, from_rate: int, to_rate: int) -> Tensor:
     kernel = torch.sinc(t) * window * (cutoff / old)  # [new, 1, 2 * width + old]
     padded = F.pad(wav.float()[None], (width, width + old))
     resampled = F.conv1d(padded[:, None], kernel, stride=old).transpose(1, 2).flatten()
-    return resampled[: math.ceil(new * wav.shape[-1] / old)]
+    # the length, too, is rounded to float32 before it is rounded up
+    length = int(torch.tensor(new * wav.shape[-1] / old, dtype=torch.float32).ceil())
+    return resampled[:length]
 
 
 def mel_filters(config: AudioTokenizerConfig) -> Tensor:

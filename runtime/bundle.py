@@ -1,10 +1,10 @@
 """The bundle: the directory that the exporter writes and the runtime reads, and its contract.
 
-    bundle.json          everything below, and the sha256 of every file
-    <piece>.onnx         one graph per piece
-    <piece>.onnx.data    its weights
-    tokenizer.json ...   the text tokenizer's files
-    engines/             built engines (engines/ room), each with its own engine.json
+bundle.json          everything below, and the sha256 of every file
+<piece>.onnx         one graph per piece
+<piece>.onnx.data    its weights
+tokenizer.json ...   the text tokenizer's files
+engines/             built engines (engines/ room), each with its own engine.json
 """
 
 import dataclasses
@@ -59,7 +59,7 @@ class FileSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What the runtime needs to know of the model. Lengths count patches unless they say otherwise."""
+    """What the runtime needs to know of the model. `context` counts patches."""
 
     group_size: int
     n_q: int

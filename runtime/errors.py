@@ -1,6 +1,6 @@
-"""The errors a user can meet. Each says what was wrong, with which file or value, and what to do.
+"""The errors a user can meet. Each says what was wrong, with which file or value, and the remedy.
 
-Leaves also subclass the builtin a caller would expect. `exit_code` is what the command line returns.
+Leaves also subclass the builtin a caller would expect; `exit_code` is for the command line.
 """
 
 

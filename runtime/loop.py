@@ -1,0 +1,208 @@
+"""The generation loop: one generator of typed steps, which everything else drains.
+
+Every generated text id other than the empty id brings a patch of empty codes; the patch decoder
+runs only for rows whose newest id is the empty id. Lengths and limits count patches.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from runtime.backend import Backend, Ints
+from runtime.errors import ContextError, InputError
+from runtime.presets import Sampling
+from runtime.sampling import Noise, sample
+from runtime.segments import Grid
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One answer to generate. `prompt` is a grid [1 + K, P * G]."""
+
+    prompt: Grid
+    text: Sampling
+    audio: Sampling
+    stop_ids: tuple[int, ...] = ()
+    max_new: int | None = None  # patches; None = as many as the context holds
+    min_new: int = 0  # patches before a stop id may come
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new is not None and self.max_new < 1:
+            raise InputError(f"max_new must be at least 1 patch, not {self.max_new}")
+        if self.min_new < 0:
+            raise InputError(f"min_new must be 0 or more patches, not {self.min_new}")
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One generated patch."""
+
+    row: int  # the ticket of its request
+    index: int  # 0 for the first patch of the answer
+    text_id: int
+    codes: Ints | None  # [K, G], or None in a text patch
+    last: bool
+    stopped: bool  # it ended with a stop id, not with the length
+    seconds: float  # since the last step of this row, the prefill included in the first
+    backend_seconds: float  # of those, inside the backend
+
+
+@dataclass
+class _Row:
+    ticket: int
+    request: Request
+    noise: Noise
+    scores: np.ndarray  # [V] of the next text id
+    limit: int  # patches of the answer
+    started: float
+    backend_seconds: float
+    index: int = 0
+
+
+class Loop:
+    """Rows that share each step; they join with `add` and leave by ending or with `remove`."""
+
+    def __init__(self, backend: Backend, rows: int = 1) -> None:
+        self._backend, self._model = backend, backend.bundle.model
+        self._empty_id: int | None = None
+        self._states = backend.new_rows(rows)
+        self._rows: list[_Row | None] = [None] * rows
+        self._tickets = 0
+
+    @property
+    def free(self) -> int:
+        """Rows that can still join."""
+        return self._rows.count(None)
+
+    def add(self, request: Request, empty_id: int) -> int:
+        """Prefill a request's prompt; its first patch comes with the next `step`.
+
+        Returns the ticket of its steps. Raises ContextError if the prompt leaves no room for an
+        answer, InputError if no row is free.
+        """
+        if self.free == 0:
+            raise InputError(f"all {len(self._rows)} rows are busy; wait for one to end")
+        text_ids, codes = split_grid(request.prompt, self._model.group_size)
+        room = self._model.context - len(text_ids)
+        if room < 1:
+            raise ContextError(
+                f"the prompt has {len(text_ids)} patches and the context {self._model.context}. "
+                "Shorten the prompt or the audio in it, or drop old turns."
+            )
+        slot = self._rows.index(None)
+        self._empty_id = empty_id
+        started = time.perf_counter()
+        scores = self._states.prefill(slot, text_ids, codes)
+        limit = room if request.max_new is None else min(room, request.max_new)
+        self._tickets += 1
+        self._rows[slot] = _Row(
+            self._tickets,
+            request,
+            Noise(request.seed),
+            scores,
+            limit,
+            started,
+            time.perf_counter() - started,
+        )
+        return self._tickets
+
+    def remove(self, ticket: int) -> None:
+        """Let a row leave before its end."""
+        for slot, row in enumerate(self._rows):
+            if row is not None and row.ticket == ticket:
+                self._leave(slot)
+
+    def step(self) -> list[Step]:
+        """One patch for every row, in slot order; rows that end with it leave."""
+        model = self._model
+        rows = [(slot, row) for slot, row in enumerate(self._rows) if row is not None]
+        if not rows:
+            return []
+        draws = 1 + model.group_size * model.n_q
+        uniforms = np.zeros((len(self._rows), draws), np.float32)
+        text_ids = np.zeros(len(self._rows), np.int64)
+        for slot, row in rows:
+            request = row.request
+            uniforms[slot] = row.noise(row.index, draws)
+            removed = request.stop_ids if row.index < request.min_new else ()
+            text_ids[slot] = sample(row.scores, uniforms[slot, 0], request.text, removed)
+        codes = self._codes(rows, text_ids, uniforms[:, 1:])
+
+        steps, active = [], np.zeros(len(self._rows), bool)
+        for slot, row in rows:
+            text_id = int(text_ids[slot])
+            stopped = text_id in row.request.stop_ids and row.index + 1 >= row.request.min_new
+            last = stopped or row.index + 1 >= row.limit
+            spoken = codes[slot] if text_id == self._empty_id else None
+            now = time.perf_counter()
+            took, inside = now - row.started, row.backend_seconds
+            steps.append(Step(row.ticket, row.index, text_id, spoken, last, stopped, took, inside))
+            row.started, row.backend_seconds, row.index = now, 0.0, row.index + 1
+            active[slot] = not last
+            if last:
+                self._leave(slot)
+        if active.any():
+            begin = time.perf_counter()
+            scores = self._states.step(text_ids, codes, active)
+            inside = time.perf_counter() - begin
+            for slot, row in rows:
+                row.scores, row.backend_seconds = scores[slot], inside
+        return steps
+
+    def _codes(self, rows: list[tuple[int, _Row]], text_ids: Ints, uniforms: np.ndarray) -> Ints:
+        """The patches [rows, K, G] that go with the text ids."""
+        model, count = self._model, len(self._rows)
+        empty = np.array(model.empty_codes, np.int64)[None, :, None]
+        codes = np.repeat(np.repeat(empty, count, 0), model.group_size, 2)
+        speaking = [(slot, row) for slot, row in rows if text_ids[slot] == self._empty_id]
+        if not speaking:
+            return codes
+        settings = np.zeros((3, count))
+        for slot, row in speaking:
+            audio = row.request.audio
+            settings[:, slot] = audio.temperature, audio.top_k, audio.top_p
+        begin = time.perf_counter()
+        drawn = self._states.draw_codes(
+            uniforms.reshape(count, model.group_size, model.n_q),
+            settings[0].astype(np.float32),
+            settings[1].astype(np.int64),
+            settings[2].astype(np.float32),
+        )
+        inside = time.perf_counter() - begin
+        for slot, row in speaking:
+            codes[slot] = drawn[slot].T
+            row.backend_seconds += inside
+        return codes
+
+    def _leave(self, slot: int) -> None:
+        self._rows[slot] = None
+        self._states.clear(slot)
+
+
+def generate(backend: Backend, request: Request, empty_id: int) -> Iterator[Step]:
+    """The steps of one answer."""
+    loop = Loop(backend)
+    loop.add(request, empty_id)
+    while steps := loop.step():
+        yield from steps
+
+
+def split_grid(grid: Grid, group_size: int) -> tuple[Ints, Ints]:
+    """Grid [1 + K, P * G] -> text ids [P] and codes [P, K, G]."""
+    patches = grid.reshape(grid.shape[0], -1, group_size)  # [1 + K, P, G]
+    return patches[0, :, 0].copy(), np.ascontiguousarray(patches[1:].swapaxes(0, 1))
+
+
+def join_steps(steps: list[Step], empty_codes: tuple[int, ...], group_size: int) -> Grid:
+    """The generated grid [1 + K, P * G]; text ids are repeated over a patch, as upstream does."""
+    empty = np.repeat(np.array(empty_codes, np.int64)[:, None], group_size, 1)
+    columns = []
+    for step in steps:
+        codes = empty if step.codes is None else step.codes
+        columns.append(np.concatenate((np.full((1, group_size), step.text_id), codes)))
+    if not columns:
+        return np.zeros((1 + len(empty_codes), 0), np.int64)
+    return np.concatenate(columns, axis=1)

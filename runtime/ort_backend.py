@@ -1,0 +1,270 @@
+"""ONNX Runtime backend: the CPU by default, CUDA when asked.
+
+Every tensor that lives longer than a call is an OrtValue that is bound once; the key-value cache is
+bound as input and output of the same step, so it is updated in place. On the CPU the cache starts
+small and doubles, because attention computes over the whole capacity.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import DTypeLike, NDArray
+
+from runtime.backend import Floats, Ints
+from runtime.bundle import Bundle, PieceSpec
+from runtime.errors import ContextError, EnvironmentProblem, ResourceError
+
+FIRST_CAPACITY = 256  # positions
+PREFILL_CHUNK = 512  # positions at a time: bounds the mask and the attention scores
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+class OrtBackend:
+    """Runs a bundle on ONNX Runtime. `device` is cpu or cuda; `threads` None lets it choose."""
+
+    def __init__(self, bundle: Bundle, device: str = "cpu", threads: int | None = None) -> None:
+        self.bundle, self.device = bundle, device
+        provider = PROVIDERS[device]
+        if provider not in ort.get_available_providers():
+            raise EnvironmentProblem(
+                f"this onnxruntime {ort.__version__} has no {provider}. "
+                "Install onnxruntime-gpu in place of onnxruntime, or use --backend ort-cpu."
+            )
+        precision = bundle.piece("backbone").precision
+        if device == "cpu" and precision == "bf16":
+            raise EnvironmentProblem(
+                "the bundle is bf16 and ONNX Runtime has no bf16 kernels on the CPU. "
+                "Export it with --dtype fp32 or fp16, or use a GPU backend."
+            )
+        self._options = ort.SessionOptions()
+        self._options.log_severity_level = 3
+        if threads is not None:
+            self._options.intra_op_num_threads = threads
+        # a bound session does not need its arena to remember the shapes of one run
+        self._options.enable_mem_pattern = False
+        self._sessions: dict[str, ort.InferenceSession] = {}
+
+    def session(self, name: str) -> ort.InferenceSession:
+        """The session of a piece, made at its first use: listening alone loads no vocoder."""
+        if name not in self._sessions:
+            path: Path = self.bundle.path(name)
+            try:
+                self._sessions[name] = ort.InferenceSession(
+                    str(path), self._options, providers=[PROVIDERS[self.device]]
+                )
+            except Exception as error:  # the binding raises its own kinds
+                if "alloc" in str(error).lower():
+                    raise ResourceError(
+                        f"not enough memory to load {path.name} ({error}). "
+                        "Use a smaller precision, or a machine with more memory."
+                    ) from error
+                raise EnvironmentProblem(
+                    f"ONNX Runtime {ort.__version__} cannot load {path}: {error}"
+                ) from error
+        return self._sessions[name]
+
+    def mel(self, wav: Floats) -> Floats:
+        return self.session("mel").run(None, {"wav": wav})[0]
+
+    def encode(self, mel: Floats) -> Ints:
+        lengths = np.array([len(mel)], np.int64)
+        session = self.session("tokenizer_encoder")
+        return session.run(None, {"mel": mel[None], "lengths": lengths})[0][0]
+
+    def decode(self, codes: Ints, lengths: Ints) -> Floats:
+        session = self.session("tokenizer_decoder")
+        return session.run(None, {"codes": codes, "lengths": lengths})[0]
+
+    def new_rows(self, rows: int) -> "OrtRowStates":
+        return OrtRowStates(self, rows)
+
+    def value(self, shape: Sequence[int], dtype: DTypeLike) -> ort.OrtValue:
+        """A zeroed tensor on the device."""
+        try:
+            value = ort.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, self.device, 0)
+        except Exception as error:
+            size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+            raise ResourceError(
+                f"cannot allocate {size / 1e6:.0f} MB on {self.device} ({error}). "
+                "Use fewer rows or a shorter context."
+            ) from error
+        value.update_inplace(np.zeros(shape, dtype))
+        return value
+
+    def describe(self) -> str:
+        return f"ONNX Runtime {ort.__version__} on {self.device}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._sessions.clear()
+
+
+class OrtRowStates:
+    """Decode state of several rows; see `runtime.backend.RowStates`."""
+
+    def __init__(self, backend: OrtBackend, rows: int, capacity: int = FIRST_CAPACITY) -> None:
+        self.rows = rows
+        self.lengths = np.zeros(rows, np.int64)
+        self._backend, model = backend, backend.bundle.model
+        self._model = model
+        self._spec: PieceSpec = backend.bundle.piece("backbone")
+        self._dtype = np.dtype(_port(self._spec.inputs, "embeddings").dtype)
+        self._context = model.context
+        self._capacity = min(capacity, self._context)
+        value = backend.value
+        self._hidden = value((rows, model.hidden_size), self._dtype)
+        self._logits = value((rows, model.vocab_size), np.float32)
+        self._past = value((rows,), np.int64)
+        self._new = value((rows,), np.int64)
+        self._new.update_inplace(np.ones(rows, np.int64))
+        self._caches = self._new_caches(self._capacity)
+        # the newest patch, embedded
+        self._text_ids = value((rows, 1), np.int64)
+        self._codes = value((rows, 1, model.n_q, model.group_size), np.int64)
+        self._embeddings = value((rows, 1, model.hidden_size), self._dtype)
+        self._embed = self._bind_embed()
+        self._backbone = self._bind_backbone()
+        # the patch decoder
+        patch = (rows, model.group_size, model.n_q)
+        self._settings = {
+            "uniforms": value(patch, np.float32),
+            "temperature": value((rows,), np.float32),
+            "top_k": value((rows,), np.int64),
+            "top_p": value((rows,), np.float32),
+        }
+        self._drawn = value(patch, np.int64)
+        self._draw: Any = None  # bound at the first speech patch
+
+    def prefill(self, row: int, text_ids: Ints, codes: Ints) -> Floats:
+        if self.rows > 1:  # the other rows must not pay for the prompt
+            alone = OrtRowStates(self._backend, 1, self._capacity_for(len(text_ids)))
+            logits = alone.prefill(0, text_ids, codes)
+            self._adopt(row, alone)
+            return logits
+        self.lengths[:] = 0
+        self._reserve(len(text_ids))
+        embed = self._backend.session("patch_encoder")
+        for start in range(0, len(text_ids), PREFILL_CHUNK):
+            part = slice(start, start + PREFILL_CHUNK)
+            feed = {"text_ids": text_ids[None, part], "codes": codes[None, part]}
+            self._run_chunk(embed.run(None, feed)[0])
+        return self._logits.numpy()[0]
+
+    def step(self, text_ids: Ints, codes: Ints, active: NDArray[np.bool_]) -> Floats:
+        self._reserve(int(self.lengths.max()) + 1)
+        self._text_ids.update_inplace(text_ids[:, None])
+        self._codes.update_inplace(np.ascontiguousarray(codes[:, None]))
+        self._past.update_inplace(self.lengths)
+        self._backend.session("patch_encoder").run_with_iobinding(self._embed)
+        self._backend.session("backbone").run_with_iobinding(self._backbone)
+        self.lengths += active
+        return self._logits.numpy()
+
+    def draw_codes(self, uniforms: Floats, temperature: Floats, top_k: Ints, top_p: Floats) -> Ints:
+        session = self._backend.session("patch_decoder")
+        if self._draw is None:
+            self._draw = session.io_binding()
+            for name, value in {"hidden": self._hidden, **self._settings}.items():
+                self._draw.bind_ortvalue_input(name, value)
+            self._draw.bind_ortvalue_output("codes", self._drawn)
+        given = (uniforms, temperature, top_k, top_p)
+        for value, array in zip(self._settings.values(), given, strict=True):
+            value.update_inplace(np.ascontiguousarray(array))
+        session.run_with_iobinding(self._draw)
+        return self._drawn.numpy()
+
+    def clear(self, row: int) -> None:
+        self.lengths[row] = 0
+
+    def _run_chunk(self, embeddings: NDArray[Any]) -> None:
+        """Append embedded positions [1, T, D] to the only row."""
+        binding = self._backend.session("backbone").io_binding()
+        binding.bind_cpu_input("embeddings", embeddings)
+        self._past.update_inplace(self.lengths)
+        binding.bind_ortvalue_input("past_lengths", self._past)
+        binding.bind_cpu_input("new_lengths", np.array([embeddings.shape[1]], np.int64))
+        self._bind_state(binding)
+        self._backend.session("backbone").run_with_iobinding(binding)
+        self.lengths += embeddings.shape[1]
+
+    def _adopt(self, row: int, other: "OrtRowStates") -> None:
+        """Take over the only row of another state."""
+        length = int(other.lengths[0])
+        self._reserve(length)
+        for mine, theirs in zip(self._caches, other._caches, strict=True):
+            content = mine.numpy()
+            content[row, :, :length] = theirs.numpy()[0, :, :length]
+            mine.update_inplace(content)
+        hidden = self._hidden.numpy()
+        hidden[row] = other._hidden.numpy()[0]
+        self._hidden.update_inplace(hidden)
+        self.lengths[row] = length
+
+    def _capacity_for(self, positions: int) -> int:
+        if positions > self._context:
+            raise ContextError(
+                f"{positions} positions do not fit the context of {self._context}. "
+                "Shorten the prompt, drop old turns, or ask for a shorter answer."
+            )
+        capacity = FIRST_CAPACITY
+        while capacity < positions:
+            capacity *= 2
+        return min(capacity, self._context)
+
+    def _reserve(self, positions: int) -> None:
+        """Room for this many positions in every row."""
+        if positions <= self._capacity:
+            return
+        capacity = self._capacity_for(positions)
+        old, self._caches = self._caches, self._new_caches(capacity)
+        for index in range(len(old)):
+            grown = self._caches[index].numpy()
+            grown[:, :, : self._capacity] = old[index].numpy()
+            self._caches[index].update_inplace(grown)
+            old[index] = None  # free one by one
+        self._capacity = capacity
+        self._backbone = self._bind_backbone()
+
+    def _new_caches(self, capacity: int) -> list[Any]:
+        model = self._model
+        shape = (self.rows, model.kv_heads, capacity, model.head_dim)
+        return [self._backend.value(shape, self._dtype) for _ in range(2 * model.layers)]
+
+    def _bind_embed(self) -> Any:
+        binding = self._backend.session("patch_encoder").io_binding()
+        binding.bind_ortvalue_input("text_ids", self._text_ids)
+        binding.bind_ortvalue_input("codes", self._codes)
+        binding.bind_ortvalue_output("embeddings", self._embeddings)
+        return binding
+
+    def _bind_backbone(self) -> Any:
+        binding = self._backend.session("backbone").io_binding()
+        binding.bind_ortvalue_input("embeddings", self._embeddings)
+        binding.bind_ortvalue_input("past_lengths", self._past)
+        binding.bind_ortvalue_input("new_lengths", self._new)
+        self._bind_state(binding)
+        return binding
+
+    def _bind_state(self, binding: Any) -> None:
+        """Outputs, and the caches as input and output of one buffer each."""
+        binding.bind_ortvalue_output("hidden", self._hidden)
+        binding.bind_ortvalue_output("logits", self._logits)
+        names = [port.name for port in self._spec.inputs if port.name.startswith("past_")][1:]
+        for name, cache in zip(names, self._caches, strict=True):
+            binding.bind_ortvalue_input(name, cache)
+            binding.bind_ortvalue_output(name.replace("past_", "present_"), cache)
+
+
+def _port(ports: Sequence[Any], name: str) -> Any:
+    return next(port for port in ports if port.name == name)

@@ -1,0 +1,56 @@
+"""Progress of a long write, on stderr: bytes of the total, rate, and time left."""
+
+import sys
+import time
+from types import TracebackType
+from typing import TextIO
+
+
+class ByteProgress:
+    """Say once in a while how far it is; a terminal line is overwritten, a log gets a few lines."""
+
+    def __init__(self, total: int, stream: TextIO | None = None) -> None:
+        self._total, self._stream = total, stream or sys.stderr
+        self._live = self._stream.isatty()
+        self._every = 0.5 if self._live else 10.0  # seconds
+        self._done, self._start = 0, time.monotonic()
+        self._said = self._start
+
+    def __enter__(self) -> "ByteProgress":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._say()
+        if self._live:
+            print(file=self._stream)
+
+    def add(self, count: int) -> None:
+        """`count` more bytes are written."""
+        self._done += count
+        if time.monotonic() - self._said >= self._every:
+            self._say()
+
+    def _say(self) -> None:
+        self._said = time.monotonic()
+        rate = self._done / max(self._said - self._start, 1e-3)
+        left = round((self._total - self._done) / rate) if rate else 0
+        text = (
+            f"{size(self._done)} of {size(self._total)}, {size(rate)}/s, "
+            f"{left // 60}:{left % 60:02} left"
+        )
+        self._stream.write(f"\r{text:<60}" if self._live else f"{text}\n")
+        self._stream.flush()
+
+
+def size(count: float) -> str:
+    """Bytes for people: 1.5 GB."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
