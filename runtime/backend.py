@@ -5,6 +5,7 @@ state of several rows that share each step. Arrays that cross this line are nump
 keeps between calls (states, keys, values) is its own affair.
 """
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -50,6 +51,9 @@ class Backend(Protocol):
     """Runs the pieces of one bundle."""
 
     bundle: Bundle
+
+    def load(self, pieces: Sequence[str]) -> None:
+        """Make pieces ready, so that no later call pays for loading them."""
 
     def mel(self, wav: Floats) -> Floats:
         """wav [N] -> log-mel [1 + N // hop, n_mels]"""

@@ -6,6 +6,7 @@ import numpy as np
 
 from runtime.answer import decode_pieces
 from runtime.backend import Backend, Floats, Ints
+from runtime.errors import InputError
 from runtime.segments import pad_codes
 
 SEGMENT_SECONDS = 60  # longer audio is encoded in independent segments
@@ -59,13 +60,18 @@ class StreamDecoder:
     def __init__(
         self, backend: Backend, left: int = LEFT_OVERLAP, right: int = RIGHT_OVERLAP
     ) -> None:
+        if not 0 <= right < left:
+            raise InputError(
+                f"left overlap {left} and right overlap {right}: the left one must be the larger, "
+                "and neither below 0; upstream uses 250 and 40 frames"
+            )
         self._backend, self.left, self.right = backend, left, right
         self._window = np.zeros((backend.bundle.model.n_q, 0), np.int64)
         self._sounded = 0  # frames of the window that were returned
 
     def push(self, codes: Ints) -> Floats:
         """codes [K, T], T may be 0 -> what can sound now, maybe nothing."""
-        self._window = np.concatenate((self._window, codes), axis=1)
+        self._remember(codes)
         length = self._window.shape[1]
         end = length - self.right
         if end <= 0:
@@ -76,12 +82,17 @@ class StreamDecoder:
         self._sounded = end - forgotten
         return wav
 
-    def finish(self) -> Floats:
-        """The rest of the stream; the decoder is then as new."""
+    def finish(self, codes: Ints | None = None) -> Floats:
+        """The last codes, if any are left -> the rest of the stream; the decoder is then as new."""
+        if codes is not None:
+            self._remember(codes)
         length = self._window.shape[1]
         wav = self._decode(self._sounded, length)
         self._window, self._sounded = self._window[:, :0], 0
         return wav
+
+    def _remember(self, codes: Ints) -> None:
+        self._window = np.concatenate((self._window, codes), axis=1)
 
     def _decode(self, start: int, stop: int) -> Floats:
         if stop <= start:

@@ -63,11 +63,13 @@ class _Row:
 
 
 class Loop:
-    """Rows that share each step; they join with `add` and leave by ending or with `remove`."""
+    """Rows that share each step; they join with `add` and leave by ending or with `remove`.
 
-    def __init__(self, backend: Backend, rows: int = 1) -> None:
-        self._backend, self._model = backend, backend.bundle.model
-        self._empty_id: int | None = None
+    `empty_id` is the text id that means "speech here".
+    """
+
+    def __init__(self, backend: Backend, empty_id: int, rows: int = 1) -> None:
+        self._model, self._empty_id = backend.bundle.model, empty_id
         self._states = backend.new_rows(rows)
         self._rows: list[_Row | None] = [None] * rows
         self._tickets = 0
@@ -77,7 +79,7 @@ class Loop:
         """Rows that can still join."""
         return self._rows.count(None)
 
-    def add(self, request: Request, empty_id: int) -> int:
+    def add(self, request: Request) -> int:
         """Prefill a request's prompt; its first patch comes with the next `step`.
 
         Returns the ticket of its steps. Raises ContextError if the prompt leaves no room for an
@@ -93,7 +95,6 @@ class Loop:
                 "Shorten the prompt or the audio in it, or drop old turns."
             )
         slot = self._rows.index(None)
-        self._empty_id = empty_id
         started = time.perf_counter()
         scores = self._states.prefill(slot, text_ids, codes)
         limit = room if request.max_new is None else min(room, request.max_new)
@@ -184,8 +185,8 @@ class Loop:
 
 def generate(backend: Backend, request: Request, empty_id: int) -> Iterator[Step]:
     """The steps of one answer."""
-    loop = Loop(backend)
-    loop.add(request, empty_id)
+    loop = Loop(backend, empty_id)
+    loop.add(request)
     while steps := loop.step():
         yield from steps
 

@@ -67,6 +67,10 @@ class OrtBackend:
                 ) from error
         return self._sessions[name]
 
+    def load(self, pieces: Sequence[str]) -> None:
+        for name in pieces:
+            self.session(name)
+
     def mel(self, wav: Floats) -> Floats:
         return self.session("mel").run(None, {"wav": wav})[0]
 

@@ -54,3 +54,47 @@ def size(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.2f} GB"
+
+
+class StageProgress:
+    """Named stages of a long work, of known and unknown length: what is done, and time left."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._live = self._stream.isatty()
+        self._start = self._said = time.monotonic()
+        self._stage = ""
+
+    def __enter__(self) -> "StageProgress":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live:
+            print(file=self._stream)
+
+    def note(self, text: str) -> None:
+        """A line of its own."""
+        print(text, file=self._stream, flush=True)
+
+    def report(self, stage: str, done: int, total: int) -> None:
+        """`done` of `total` bytes, inside `stage`; called as often as one likes."""
+        now = time.monotonic()
+        every = 0.5 if self._live else 10.0
+        if stage == self._stage and now - self._said < every:
+            return
+        if self._live and stage != self._stage and self._stage:
+            print(file=self._stream)
+        self._stage, self._said = stage, now
+        passed = now - self._start
+        text = f"[{passed:6.1f} s] {stage}"
+        if total and done:
+            text += f"  {100 * done // total}% of {size(total)}"
+            left = passed * (total - done) / done
+            text += f", about {left:.0f} s left" if done < total else ""
+        self._stream.write(f"\r{text:<78}" if self._live else f"{text}\n")
+        self._stream.flush()

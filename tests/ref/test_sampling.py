@@ -50,6 +50,29 @@ def test_golden(golden: Golden) -> None:
     assert checked
 
 
+def test_golden_draws(golden: Golden) -> None:
+    """`sample` as a whole: the middle of each id's share of upstream's probabilities draws it."""
+    arrays, checked = golden.npz("sampler.npz"), 0
+    for name in prefixes_of_probabilities(arrays):
+        kind, _, index = name.partition(".case")
+        probabilities = torch.tensor(arrays[f"{name}.probs_removed_3_5"][0]).double()
+        ids = (probabilities > 1e-4).nonzero()[:, 0]
+        middle = (probabilities.cumsum(0) - probabilities / 2)[ids].float()
+        scores = torch.tensor(arrays[f"{kind}.logits"])
+        removed = torch.zeros(scores.shape[-1], dtype=torch.bool)
+        removed[[3, 5]] = True
+        case = settings(golden.info["sampler_cases"][int(index)], len(ids))
+        drawn = sample(scores.expand(len(ids), -1), middle, *case, removed)
+        check.equal(drawn, ids.numpy(), name)
+        checked += 1
+    assert checked
+
+
+def prefixes_of_probabilities(arrays: dict[str, np.ndarray]) -> list[str]:
+    suffix = ".probs_removed_3_5"
+    return [name.removesuffix(suffix) for name in arrays if name.endswith(suffix)]
+
+
 @pytest.mark.parametrize(
     "case",
     [{"temperature": 0.9, "top_p": 0.95}, {"temperature": 2.5, "top_k": 7, "top_p": 0.8}, {}],

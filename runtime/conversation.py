@@ -1,0 +1,89 @@
+"""Conversations on disk: a file of messages, and the history that a run leaves for the next.
+
+A conversation file is JSON:
+
+    {"system_prompt": "You are kind.", "voice": "voice.wav",
+     "messages": [{"role": "user", "audio": "question.wav"},
+                  {"role": "assistant", "text": "It is sunny.", "audio": "answer.wav"},
+                  {"role": "user", "audio": "next.wav"}]}
+
+`system_prompt` and `voice` may be left out; paths are relative to the file.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from runtime.errors import InputError
+from runtime.segments import Grid
+from runtime.tasks import Message
+
+_KEYS = {"role", "text", "audio"}
+
+
+@dataclass(frozen=True)
+class Conversation:
+    messages: list[Message]
+    system_prompt: str | None = None
+    voice: Path | None = None
+
+
+def read_conversation(path: str | Path) -> Conversation:
+    """Raises InputError that names the file and the message."""
+    path = Path(path)
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        items = raw["messages"]
+        messages = [_message(item, path, index) for index, item in enumerate(items)]
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}. Check the path.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f'{path} is no conversation file: it must be JSON with a list "messages" of '
+            '{"role", "text" or "audio"}.'
+        ) from error
+    voice = raw.get("voice")
+    return Conversation(
+        messages, raw.get("system_prompt"), None if voice is None else path.parent / voice
+    )
+
+
+def _message(item: object, path: Path, index: int) -> Message:
+    if not isinstance(item, dict) or not {"role"} <= item.keys() <= _KEYS:
+        raise InputError(f"{path}, message {index}: give a role, and text or audio, nothing else")
+    audio = item.get("audio")
+    return Message(
+        item["role"], item.get("text"), None if audio is None else path.parent / str(audio)
+    )
+
+
+def read_history(path: str | Path) -> Grid | None:
+    """The grid that `write_history` left, or None if there is no such file."""
+    path = Path(path)
+    if not path.exists():
+        return None
+    try:
+        with np.load(path) as file:
+            return file["grid"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path} is no history file ({error}). Delete it to start anew."
+        ) from error
+
+
+def write_history(path: str | Path, grid: Grid) -> None:
+    """Write a `Result.history`, whole or not at all."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, grid=grid)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"{path} cannot be written: {error.strerror}. Check the path.") from error

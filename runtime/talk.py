@@ -1,0 +1,201 @@
+"""A prepared answer: it runs when it is asked for, whole (`result`) or as it comes (`stream`)."""
+
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from runtime import codec
+from runtime.answer import answer_text, split_answer, split_thinking
+from runtime.backend import Backend, Floats, Ints
+from runtime.loop import Request, Step, generate, join_steps
+from runtime.segments import Grid, PromptLayout
+from runtime.text_tokenizer import IncrementalDecoder, TextTokenizer
+
+CHUNK_PATCHES = 6  # about a second of speech between two decodes of a stream
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds, except where the name says otherwise."""
+
+    total: float
+    first_patch: float  # the prefill included
+    first_audio: float | None
+    patch_median: float | None  # of the patches after the first
+    patches: int
+    audio_seconds: float
+    real_time_factor: float | None  # total per second of speech: below 1 is faster than real time
+    overhead_share: float | None  # of a patch, what is spent outside the backend
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A finished answer."""
+
+    text: str  # the whole text channel, as upstream returns it
+    answer: str  # without the thinking
+    thinking: str
+    codes: Ints  # [K, T]
+    wav: Floats | None  # [N], None if the task does not speak
+    history: Grid  # prompt and answer, for the next turn
+    stopped: bool  # ended by itself, not because the length ran out
+    seed: int
+    timings: Timings
+
+
+@dataclass(frozen=True, eq=False)
+class Event:
+    """What became known: a piece of text, a piece of sound, or, last, the whole result."""
+
+    text: str = ""
+    wav: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
+    result: Result | None = None
+
+
+class Talk:
+    """An answer that can be generated once or more, each time the same for the same seed.
+
+    `speaks`: the task's answer is speech. `opened`: the prompt ends with "<think>", so speech
+    starts only after the model says so.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        tokenizer: TextTokenizer,
+        layout: PromptLayout,
+        request: Request,
+        *,
+        speaks: bool,
+        opened: bool = False,
+    ) -> None:
+        self._backend, self._tokenizer, self._layout = backend, tokenizer, layout
+        self.request, self.speaks, self._opened = request, speaks, opened
+
+    def steps(self) -> Iterator[Step]:
+        """The generated patches, as they come."""
+        return generate(self._backend, self.request, self._tokenizer.special.empty)
+
+    def result(self, *, upstream_drop_last: bool = False) -> Result:
+        """Generate all, then decode all. For `upstream_drop_last` see `split_answer`."""
+        clock = self._ready()
+        steps = []
+        for step in self.steps():
+            clock.patch(step)
+            steps.append(step)
+        return self._finish(steps, clock, None, upstream_drop_last)
+
+    def stream(
+        self,
+        *,
+        chunk: int = CHUNK_PATCHES,
+        left: int = codec.LEFT_OVERLAP,
+        right: int = codec.RIGHT_OVERLAP,
+    ) -> Iterator[Event]:
+        """Text and sound while they are generated; the last event carries the result.
+
+        `chunk` patches are collected between decodes; `left` and `right` are the overlaps in frames
+        of `runtime.codec.StreamDecoder`. A smaller right overlap sounds sooner and less like the
+        whole decode.
+        """
+        decoder = codec.StreamDecoder(self._backend, left, right)
+        clock, words = self._ready(), IncrementalDecoder(self._tokenizer)
+        special = self._tokenizer.special
+        marks = {special.empty, special.eot, special.sostm, special.eostm}
+        speaking, steps, waiting, heard = self.speaks and not self._opened, [], [], []
+        for step in self.steps():
+            clock.patch(step)
+            steps.append(step)
+            if step.text_id == special.sostm:
+                speaking = self.speaks
+            elif step.text_id == special.eostm:
+                speaking = False
+            if step.text_id not in marks and not step.stopped:
+                yield Event(text=words.feed(step.text_id))
+            if speaking and step.codes is not None:
+                waiting.append(step.codes)
+            if len(waiting) >= chunk:
+                wav = decoder.push(np.concatenate(waiting, axis=1))
+                waiting = []
+                if len(wav):
+                    heard.append(wav)
+                    clock.sound()
+                    yield Event(wav=wav)
+        wav = decoder.finish(np.concatenate(waiting, axis=1) if waiting else None)
+        if len(wav):
+            heard.append(wav)
+            clock.sound()
+        yield Event(text=words.finish(), wav=wav)
+        spoken = np.concatenate(heard) if heard else np.zeros(0, np.float32)
+        yield Event(result=self._finish(steps, clock, spoken, False))
+
+    def _ready(self) -> "_Clock":
+        """Load what is needed, then start the clock."""
+        pieces = ["patch_encoder", "backbone"]
+        if self.speaks:
+            pieces += ["patch_decoder", "tokenizer_decoder"]
+        self._backend.load(pieces)
+        return _Clock(self._backend)
+
+    def _finish(
+        self, steps: list[Step], clock: "_Clock", heard: Floats | None, upstream_drop_last: bool
+    ) -> Result:
+        layout, special = self._layout, self._tokenizer.special
+        grid = join_steps(steps, layout.empty_codes, layout.group_size)
+        stopped = bool(steps) and steps[-1].stopped
+        answer = split_answer(
+            grid, layout, special, stopped=stopped, upstream_drop_last=upstream_drop_last
+        )
+        text = answer_text(answer.text_ids, self._tokenizer)
+        thinking, rest = split_thinking(text.replace("<|sostm|>", ""), opened=self._opened)
+        wav = heard
+        if not self.speaks:
+            wav = None
+        elif wav is None:
+            wav = codec.decode(self._backend, answer.codes)
+            clock.sound()
+        return Result(
+            text=text,
+            answer=rest,
+            thinking=thinking,
+            codes=answer.codes,
+            wav=wav,
+            history=np.concatenate((self.request.prompt, grid), axis=1),
+            stopped=stopped,
+            seed=self.request.seed,
+            timings=clock.timings(0 if wav is None else len(wav)),
+        )
+
+
+class _Clock:
+    def __init__(self, backend: Backend) -> None:
+        self._rate = backend.bundle.model.sampling_rate
+        self._start = time.perf_counter()
+        self._first_audio: float | None = None
+        self._patches: list[Step] = []
+
+    def patch(self, step: Step) -> None:
+        self._patches.append(step)
+
+    def sound(self) -> None:
+        if self._first_audio is None:
+            self._first_audio = time.perf_counter() - self._start
+
+    def timings(self, samples: int) -> Timings:
+        total, later = time.perf_counter() - self._start, self._patches[1:]
+        seconds = samples / self._rate
+        took = sum(step.seconds for step in later)
+        inside = sum(step.backend_seconds for step in later)
+        return Timings(
+            total=total,
+            first_patch=self._patches[0].seconds if self._patches else 0.0,
+            first_audio=self._first_audio,
+            patch_median=statistics.median(s.seconds for s in later) if later else None,
+            patches=len(self._patches),
+            audio_seconds=seconds,
+            real_time_factor=total / seconds if seconds else None,
+            overhead_share=1 - inside / took if took else None,
+        )

@@ -1,0 +1,275 @@
+"""Every task of MiMo-Audio, for programs.
+
+    with MimoAudio.open("bundle") as model:
+        print(model.asr("question.wav").result().answer)
+        write_audio("hello.wav", model.tts("Hello there.").result().wav, model.sampling_rate)
+
+Each method prepares a `Talk`; `result()` generates it whole, `stream()` as it comes.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from runtime import codec
+from runtime.audio import check_audio, load_audio
+from runtime.backend import Backend, Floats, Ints
+from runtime.backends import open_backend
+from runtime.bundle import Bundle
+from runtime.errors import ContextError, InputError
+from runtime.loop import Request
+from runtime.presets import PRESETS, Sampling
+from runtime.prompts import Example, PromptBuilder, Turn
+from runtime.segments import Grid, PromptLayout
+from runtime.talk import Talk
+from runtime.text_tokenizer import TextTokenizer
+
+# a path, the bytes of a file, or wav [N] at the model's rate
+Audio = str | Path | bytes | Floats
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every task takes. None means the task's preset."""
+
+    text: Sampling | None = None
+    audio: Sampling | None = None
+    seed: int = 0
+    max_new: int | None = None  # patches: text tokens, and 160 ms pieces of speech
+    min_new: int = 0
+    template: str | None = None  # the instruction of asr and tts, otherwise drawn by seed
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation: text, audio, or, for a spoken answer, both."""
+
+    role: str  # "user" or "assistant"
+    text: str | None = None
+    audio: Audio | None = None
+
+
+Messages = list[Message] | tuple[Message, ...]
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One example of in-context speech-to-speech."""
+
+    input_audio: Audio
+    output_audio: Audio
+    transcript: str  # of the output
+
+
+class MimoAudio:
+    """A bundle on a backend, with one method per task."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        model = backend.bundle.model
+        self.tokenizer = TextTokenizer.from_folder(backend.bundle.folder)
+        self.layout = PromptLayout(model.group_size, model.n_q, model.empty_codes)
+        self.prompts = PromptBuilder(self.tokenizer, self.layout)
+
+    @classmethod
+    def open(
+        cls,
+        bundle: str | Path,
+        backend: str = "ort-cpu",
+        *,
+        threads: int | None = None,
+        verify: bool = True,
+    ) -> Self:
+        """Open a bundle: see `runtime.bundle.Bundle.open` and `runtime.backends.open_backend`."""
+        return cls(open_backend(backend, Bundle.open(bundle, verify=verify), threads))
+
+    @property
+    def sampling_rate(self) -> int:
+        """Hz, of every wav that goes in as an array or comes out."""
+        return self.backend.bundle.model.sampling_rate
+
+    def encode(self, audio: Audio) -> Ints:
+        """Audio -> codes [K, T], whole patches. Raises AudioError."""
+        model = self.backend.bundle.model
+        if isinstance(audio, np.ndarray):
+            wav = check_audio(audio, max_seconds=model.max_audio_seconds)
+        else:
+            wav = load_audio(audio, rate=model.sampling_rate, max_seconds=model.max_audio_seconds)
+        return codec.encode(self.backend, wav)
+
+    def asr(self, audio: Audio, options: Options = Options()) -> Talk:
+        """Transcribe speech."""
+        rng = random.Random(options.seed)
+        prompt = self.prompts.asr(self.encode(audio), rng=rng, template=options.template)
+        return self._talk("asr", prompt, options)
+
+    def tts(
+        self,
+        text: str,
+        *,
+        instruction: str | None = None,
+        natural: bool = False,
+        voice: Audio | None = None,
+        options: Options = Options(),
+    ) -> Talk:
+        """Speak a text: plainly, in the style of `instruction`, or as the text itself asks
+        (`natural`); the latter two can copy a `voice`."""
+        if natural and instruction is not None:
+            raise InputError("natural says that the text holds the style; drop the instruction")
+        if voice is not None and not natural and instruction is None:
+            raise InputError(
+                "a voice is used only with an instruction or with natural: the model knows no "
+                'plain prompt with a voice. Add an instruction such as "in a calm voice".'
+            )
+        styled = natural or instruction is not None
+        prompt = self.prompts.tts(
+            text,
+            rng=random.Random(options.seed),
+            instruction=instruction,
+            natural=natural,
+            voice=None if voice is None else self.encode(voice),
+            template=options.template,
+        )
+        return self._talk("tts", prompt, options, opened=styled)
+
+    def understand(
+        self,
+        audio: Audio,
+        question: str,
+        *,
+        thinking: bool = False,
+        options: Options = Options(),
+    ) -> Talk:
+        """Answer a question about any audio, in text."""
+        prompt = self.prompts.understand(self.encode(audio), question, thinking=thinking)
+        return self._talk("understand", prompt, options, opened=thinking)
+
+    def dialogue(
+        self,
+        audio: Audio | Messages,
+        *,
+        system_prompt: str | None = None,
+        voice: Audio | None = None,
+        history: Grid | None = None,
+        options: Options = Options(),
+    ) -> Talk:
+        """Answer speech with speech: one turn, a whole conversation, or the next turn of `history`
+        (a `Result.history`; system prompt and voice are then those of the first turn)."""
+        codes = None if voice is None else self.encode(voice)
+        if isinstance(audio, list | tuple):
+            if history is not None:
+                raise InputError("give a conversation or a history, not both")
+            turns = self._turns(audio)
+            prompt = self.prompts.dialogue_turns(turns, system_prompt=system_prompt, voice=codes)
+        else:
+            prompt = self.prompts.dialogue(
+                self.encode(audio),
+                system_prompt=system_prompt,
+                voice=codes,
+                continues=history is not None,
+            )
+        return self._talk("dialogue", prompt, options, history=history)
+
+    def speech_to_text(
+        self,
+        audio: Audio | Messages,
+        *,
+        thinking: bool = False,
+        history: Grid | None = None,
+        options: Options = Options(),
+    ) -> Talk:
+        """Answer speech with text: one turn, a conversation, or the next turn of `history`."""
+        if isinstance(audio, list | tuple):
+            prompt = self.prompts.speech_to_text_turns(self._turns(audio), thinking=thinking)
+        else:
+            prompt = self.prompts.speech_to_text(self.encode(audio), thinking=thinking)
+        return self._talk("speech-to-text", prompt, options, history=history, opened=thinking)
+
+    def chat(
+        self,
+        text: str | Messages,
+        *,
+        thinking: bool = False,
+        history: Grid | None = None,
+        options: Options = Options(),
+    ) -> Talk:
+        """Answer text with text: one turn, a conversation, or the next turn of `history`."""
+        if isinstance(text, str):
+            prompt = self.prompts.chat(text, thinking=thinking)
+        else:
+            prompt = self.prompts.chat_turns(self._turns(text), thinking=thinking)
+        return self._talk("chat", prompt, options, history=history, opened=thinking)
+
+    def in_context(
+        self,
+        instruction: str,
+        examples: Sequence[Demonstration],
+        audio: Audio,
+        options: Options = Options(),
+    ) -> Talk:
+        """Do to `audio` what the examples show: few-shot speech-to-speech."""
+        shown = [
+            Example(self.encode(e.input_audio), self.encode(e.output_audio), e.transcript)
+            for e in examples
+        ]
+        prompt = self.prompts.in_context(instruction, shown, self.encode(audio))
+        return self._talk("in-context", prompt, options)
+
+    def _turns(self, messages: Messages) -> list[Turn]:
+        return [
+            Turn(m.role, m.text, None if m.audio is None else self.encode(m.audio))
+            for m in messages
+        ]
+
+    def _talk(
+        self,
+        task: str,
+        prompt: Grid,
+        options: Options,
+        *,
+        history: Grid | None = None,
+        opened: bool = False,
+    ) -> Talk:
+        preset, context = PRESETS[task], self.backend.bundle.model.context
+        if history is not None:
+            prompt = np.concatenate((history, prompt), axis=1)
+        patches = prompt.shape[1] // self.layout.group_size
+        if patches >= context:
+            raise ContextError(
+                f"the prompt has {patches} patches and the context holds {context} with the "
+                "answer. Shorten the audio or the text, or drop the oldest turns."
+            )
+        request = Request(
+            prompt=prompt,
+            text=options.text or preset.text,
+            audio=options.audio or preset.audio,
+            stop_ids=preset.stop_ids(self.tokenizer.special),
+            max_new=options.max_new,
+            min_new=options.min_new,
+            seed=options.seed,
+        )
+        return Talk(
+            self.backend,
+            self.tokenizer,
+            self.layout,
+            request,
+            speaks=preset.speaks,
+            opened=opened,
+        )
+
+    def __enter__(self) -> Self:
+        self.backend.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.backend.__exit__(kind, error, trace)

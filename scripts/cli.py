@@ -1,0 +1,86 @@
+"""The command line `mimo-edge`. Commands are imported when asked for: `run` needs no torch."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from mimo_ref.errors import CheckpointError, ConfigError
+from runtime.errors import EnvironmentProblem, MimoError
+
+# name -> (module, what it does); the order is the order of use
+COMMANDS = {
+    "make-checkpoint": ("make_checkpoint", "write a random checkpoint pair, to try all else"),
+    "export": ("export", "turn a checkpoint pair into a bundle of ONNX graphs"),
+    "build": ("build", "build TensorRT engines from a bundle, with or without a GPU"),
+    "run": ("run", "transcribe, speak, understand, talk: every task of the model"),
+    "inspect": ("inspect", "show what is in a bundle"),
+    "doctor": ("doctor", "show what this machine can run, and how to get the rest"),
+    "demo": ("demo", "the whole chain on a tiny random checkpoint, checked step by step"),
+    "bench": ("bench", "time the stages of a bundle on this machine"),
+}
+EXTRAS = {"torch": "export", "onnx": "export", "onnxscript": "export", "tensorrt_rtx": "trt"}
+EPILOG = """exit codes: 0 ok, 2 usage or unusable input, 3 something is not installed or not there,
+4 out of memory or disk, 5 parity failed, 6 engine incompatible, 130 interrupted.
+`mimo-edge COMMAND --help` explains a command. Results go to stdout, progress to stderr."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        return _dispatch(argv)
+    except (MimoError, ConfigError, CheckpointError) as error:
+        return _fail(str(error), getattr(error, "exit_code", 2))
+    except MemoryError:
+        return _fail("out of memory. Use a smaller precision, or a larger machine.", 4)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        # the reader of our output is gone; keep the interpreter from complaining at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _dispatch(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="mimo-edge",
+        description="Export MiMo-Audio to ONNX and TensorRT, and run it without PyTorch.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    chosen = argv[0] if argv and argv[0] in COMMANDS else None
+    module = None
+    for name, (module_name, text) in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text + ".")
+        command.formatter_class = argparse.RawDescriptionHelpFormatter
+        if name == chosen:
+            module = _load(module_name)
+            module.add_arguments(command)
+    args = parser.parse_args(argv)
+    assert module is not None  # argparse has refused anything else
+    return module.run(args)
+
+
+def _load(name: str):  # type: ignore[no-untyped-def]
+    try:
+        return importlib.import_module(f"scripts.{name}")
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package not in EXTRAS:
+            raise
+        raise EnvironmentProblem(
+            f"this command needs the package {package}. "
+            f'Install it with `pip install "mimo-edge[{EXTRAS[package]}]"`.'
+        ) from error
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"mimo-edge: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""`mimo-edge doctor`: what this machine can do, and how to get the rest."""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Finding:
+    what: str
+    works: bool
+    found: str
+    remedy: str = ""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--json", action="store_true")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the findings. Returns the exit code: 0 if the CPU runtime works, else 3."""
+    findings = examine()
+    if args.json:
+        print(json.dumps([asdict(f) for f in findings], ensure_ascii=False))
+    else:
+        for f in findings:
+            print(f"{'ok ' if f.works else '-- '} {f.what:28} {f.found}")
+            if not f.works and f.remedy:
+                print(f"    {'':28} {f.remedy}")
+    return 0 if findings[1].works else 3
+
+
+def examine() -> list[Finding]:
+    """Look at packages, providers, GPU, memory and disk; nothing is loaded that is heavy."""
+    return [
+        Finding("python", True, f"{platform.python_version()} on {platform.machine()}"),
+        _runtime(),
+        _provider("CUDAExecutionProvider", "run on the GPU (ort-cuda)"),
+        _package("torch", "export a checkpoint", "export"),
+        _package("onnx", "write ONNX graphs", "export"),
+        _package("tensorrt_rtx", "build RTX engines", "trt", "tensorrt-rtx"),
+        _package("tensorrt", "build classic engines", None),
+        _package("cuda", "run engines", "trt", "cuda-python"),
+        _gpu(),
+        _memory(),
+        Finding("disk here", True, f"{shutil.disk_usage('.').free / 1e9:.0f} GB free"),
+    ]
+
+
+def _runtime() -> Finding:
+    try:
+        import onnxruntime
+
+        return Finding("run on the CPU (ort-cpu)", True, f"onnxruntime {onnxruntime.__version__}")
+    except ImportError as error:
+        remedy = "pip install --force-reinstall onnxruntime"
+        return Finding("run on the CPU (ort-cpu)", False, str(error), remedy)
+
+
+def _provider(name: str, what: str) -> Finding:
+    try:
+        import onnxruntime
+
+        there = name in onnxruntime.get_available_providers()
+    except ImportError:
+        there = False
+    remedy = 'pip uninstall onnxruntime; pip install "mimo-edge[gpu]"'
+    return Finding(what, there, name if there else f"no {name}", remedy)
+
+
+def _package(module: str, what: str, extra: str | None, name: str | None = None) -> Finding:
+    name = name or module
+    if importlib.util.find_spec(module) is None:
+        remedy = (
+            f'pip install "mimo-edge[{extra}]"' if extra else "comes with JetPack or NVIDIA's index"
+        )
+        return Finding(what, False, f"no {name}", remedy)
+    try:
+        return Finding(what, True, f"{name} {importlib.metadata.version(name)}")
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(what, True, f"{name} (version unknown)")
+
+
+def _gpu() -> Finding:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return Finding("GPU", False, "no nvidia-smi", "install NVIDIA's driver if there is a GPU")
+    query = "--query-gpu=name,compute_cap,memory.total,driver_version"
+    done = subprocess.run(
+        [tool, query, "--format=csv,noheader"], capture_output=True, text=True, check=False
+    )
+    lines = "; ".join(done.stdout.split("\n")).strip("; ")
+    return Finding("GPU", done.returncode == 0, lines or done.stderr.strip() or "none answers")
+
+
+def _memory() -> Finding:
+    if sys.platform == "linux":
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return Finding("memory", True, f"{total / 1e9:.0f} GB, {os.cpu_count()} cores")
+    return Finding("memory", True, f"{os.cpu_count()} cores")

@@ -1,0 +1,74 @@
+"""`mimo-edge inspect`: what is in a bundle, and how data flows through it."""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+from runtime.bundle import Bundle, PieceSpec, TensorSpec
+from scripts.progress import size
+
+FLOW = """
+  wav --> [mel] --> [tokenizer_encoder] --> codes --+
+                                                    v
+  text --> tokenizer --> text ids ----------> [patch_encoder] --> embeddings
+                                                                     |
+                  +------------ one patch a step ------------+       v
+                  |                                          |   [backbone] <-> keys, values
+                  v                                          |       |
+           next embeddings <-- text id, codes <---------+    |       +--> scores --> text id
+                                                        |    |       |
+                                                        +--[patch_decoder] <-- uniform numbers
+                                                        v
+                                     codes --> [tokenizer_decoder] --> wav
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path)
+    parser.add_argument("--no-verify", action="store_true", help="skip hashing the files")
+    parser.add_argument("--json", action="store_true", help="the manifest as it is")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the bundle. Returns the exit code."""
+    bundle = Bundle.open(args.bundle, verify=not args.no_verify)
+    if args.json:
+        print(json.dumps(dataclasses.asdict(bundle.manifest), indent=1, ensure_ascii=False))
+        return 0
+    manifest, model = bundle.manifest, bundle.model
+    total = sum(spec.bytes for spec in manifest.files.values())
+    checked = "sizes only" if args.no_verify else "all hashes verified"
+    print(f"{bundle.folder}: schema {manifest.schema}, {size(total)}, {checked}")
+    print(f"exported by {', '.join(f'{k} {v}' for k, v in manifest.tools.items())}")
+    print(f"source checkpoint {manifest.source[:16]}, bundle {bundle.identity[:16]}\n")
+    print(
+        f"{model.layers} layers of width {model.hidden_size}, vocabulary {model.vocab_size}, "
+        f"context {model.context} patches"
+    )
+    print(
+        f"patches of {model.group_size} frames x {model.n_q} codebooks, delays "
+        f"{'-'.join(map(str, model.delays))}, {model.sampling_rate} Hz\n"
+    )
+    print(f"{'piece':18} {'precision':9} {'size':>8}  inputs -> outputs")
+    for name, piece in manifest.pieces.items():
+        files = (piece.file, piece.file + ".data")
+        held = sum(manifest.files[f].bytes for f in files if f in manifest.files)
+        print(f"{name:18} {piece.precision:9} {size(held):>8}  {_ports(piece)}")
+    print(FLOW)
+    for engine in sorted((bundle.folder / "engines").glob("*/engine.json")):
+        print(f"engines: {engine.parent.name}")
+    return 0
+
+
+def _ports(piece: PieceSpec) -> str:
+    return f"{_side(piece.inputs)} -> {_side(piece.outputs)}"
+
+
+def _side(ports: tuple[TensorSpec, ...]) -> str:
+    """Ports in short; the many of the cache as one."""
+    shown = [p for p in ports if not p.name.startswith(("past_k", "past_v", "present_"))]
+    texts = [f"{p.name}[{','.join(map(str, p.axes))}]" for p in shown]
+    cached = len(ports) - len(shown)
+    return ", ".join(texts) + (f", cache x {cached}" if cached else "")

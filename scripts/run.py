@@ -1,0 +1,285 @@
+"""`mimo-edge run TASK`: every task of the model on a bundle."""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from runtime.audio import open_sink, write_audio
+from runtime.backends import BACKENDS
+from runtime.codec import LEFT_OVERLAP, RIGHT_OVERLAP
+from runtime.conversation import read_conversation, read_history, write_history
+from runtime.errors import InputError
+from runtime.presets import PRESETS, Sampling
+from runtime.talk import CHUNK_PATCHES, Result, Talk
+from runtime.tasks import Demonstration, MimoAudio, Options
+
+Prepare = Callable[[MimoAudio, argparse.Namespace, Options], Talk]
+
+EXAMPLES = """examples:
+  mimo-edge run asr bundle question.wav
+  mimo-edge run tts bundle "Hello there." -o hello.wav --stream
+  mimo-edge run tts bundle "Hello there." -o hello.wav --instruction "happily" --voice me.wav
+  mimo-edge run dialogue bundle question.wav -o answer.wav --history talk.npz --json"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the tasks and their arguments."""
+    parser.epilog = EXAMPLES
+    tasks = parser.add_subparsers(dest="task", metavar="TASK", required=True)
+    for name, (text, declare, _) in TASKS.items():
+        task = tasks.add_parser(name, help=text, description=text + ".")
+        task.add_argument("bundle", metavar="BUNDLE", type=Path)
+        declare(task)
+        _common(task, speaks=PRESETS[name].speaks)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run a task: text or JSON to stdout, speech to the file of -o. Returns the exit code."""
+    _check(args)
+    speaks = PRESETS[args.task].speaks
+    with MimoAudio.open(
+        args.bundle, args.backend, threads=args.threads, verify=not args.no_verify
+    ) as model:
+        talk = TASKS[args.task][2](model, args, _options(args))
+        if args.stream:
+            result = _stream(talk, args, model.sampling_rate)
+        else:
+            result = talk.result()
+            if speaks and result.wav is not None:
+                write_audio(args.output, result.wav, model.sampling_rate)
+    if getattr(args, "history", None):
+        write_history(args.history, result.history)
+    _print(result, args)
+    return 0
+
+
+def _stream(talk: Talk, args: argparse.Namespace, rate: int) -> Result:
+    """Text to stdout and sound to the sink while they come."""
+    result = None
+    show_text = not args.json and args.output != "-"
+    with ExitStack() as stack:
+        sink = stack.enter_context(open_sink(args.output, rate)) if talk.speaks else None
+        for event in talk.stream(
+            chunk=args.chunk, left=args.left_overlap, right=args.right_overlap
+        ):
+            if event.text and show_text:
+                print(_printable(event.text), end="", flush=True)
+            if sink is not None and len(event.wav):
+                sink.write(event.wav)
+            result = event.result
+    if show_text:
+        print()
+    assert result is not None  # the last event of every stream
+    return result
+
+
+def _print(result: Result, args: argparse.Namespace) -> None:
+    if args.json:
+        raw = {
+            "task": args.task,
+            "text": result.text,
+            "answer": result.answer,
+            "thinking": result.thinking,
+            "audio": str(args.output) if result.wav is not None else None,
+            "frames": int(result.codes.shape[1]),
+            "stopped": result.stopped,
+            "seed": result.seed,
+            "timings": dataclasses.asdict(result.timings),
+        }
+        out = sys.stderr if getattr(args, "output", None) == "-" else sys.stdout
+        print(json.dumps(raw, ensure_ascii=False), file=out)
+    elif not args.stream and getattr(args, "output", None) != "-":
+        print(_printable(result.answer or result.text))
+
+
+def _printable(text: str) -> str:
+    """Without control characters, which a terminal would obey."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
+
+
+def _check(args: argparse.Namespace) -> None:
+    """What argparse cannot see."""
+    if PRESETS[args.task].speaks and args.output is None:
+        raise InputError("this task answers with speech: say where it goes with -o FILE (or -o -)")
+    given = [name for name in ("history", "conversation") if getattr(args, name, None)]
+    if len(given) == 2:
+        raise InputError("give --history or --conversation, not both")
+    if args.task in ("dialogue", "speech-to-text", "chat"):
+        conversation = getattr(args, "conversation", None) is not None
+        if conversation == (args.input is not None):
+            raise InputError("give either an input or --conversation FILE")
+
+
+def _options(args: argparse.Namespace) -> Options:
+    preset = PRESETS[args.task]
+
+    def sampling(default: Sampling, prefix: str) -> Sampling:
+        names = ("temperature", "top_k", "top_p")
+        given = {n: getattr(args, f"{prefix}{n}") for n in names}
+        return dataclasses.replace(default, **{n: v for n, v in given.items() if v is not None})
+
+    return Options(
+        text=sampling(preset.text, ""),
+        audio=sampling(preset.audio, "audio_"),
+        seed=args.seed,
+        max_new=args.max_new,
+        min_new=args.min_new,
+        template=getattr(args, "template", None),
+    )
+
+
+def _common(parser: argparse.ArgumentParser, speaks: bool) -> None:
+    if speaks:
+        parser.add_argument(
+            "-o", "--output", metavar="FILE", help=".wav .flac .ogg .opus .mp3, or - for stdout"
+        )
+    else:
+        parser.set_defaults(output=None)
+    how = parser.add_argument_group("how it runs")
+    how.add_argument("--backend", choices=BACKENDS, default="ort-cpu", help="default: ort-cpu")
+    how.add_argument("--threads", metavar="N", type=int, help="CPU threads (default: all cores)")
+    how.add_argument("--no-verify", action="store_true", help="skip hashing the bundle's files")
+    how.add_argument("--json", action="store_true", help="one JSON object with text and timings")
+    how.add_argument("--stream", action="store_true", help="put out text and sound as they come")
+    how.add_argument(
+        "--chunk", metavar="N", type=int, default=CHUNK_PATCHES, help="patches between two decodes"
+    )
+    how.add_argument("--left-overlap", metavar="FRAMES", type=int, default=LEFT_OVERLAP)
+    how.add_argument(
+        "--right-overlap",
+        metavar="FRAMES",
+        type=int,
+        default=RIGHT_OVERLAP,
+        help=f"40 ms each; default {RIGHT_OVERLAP}, fewer sound sooner",
+    )
+    what = parser.add_argument_group("what it generates (defaults: the task's own)")
+    what.add_argument("--seed", type=int, default=0, help="same seed, same answer; default 0")
+    what.add_argument("--max-new", metavar="N", type=int, help="patches at most")
+    what.add_argument("--min-new", metavar="N", type=int, default=0, help="patches at least")
+    for prefix, channel in (("", "text"), ("audio-", "audio codes")):
+        what.add_argument(f"--{prefix}temperature", type=float, help=f"of {channel}; 0 is greedy")
+        what.add_argument(f"--{prefix}top-k", type=int)
+        what.add_argument(f"--{prefix}top-p", type=float)
+
+
+def _declare_asr(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("audio", metavar="AUDIO", help="a sound file")
+    parser.add_argument("--template", help="the instruction (default: one of upstream's, by seed)")
+
+
+def _declare_tts(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("text", metavar="TEXT")
+    parser.add_argument("--instruction", help="the style, in words")
+    parser.add_argument("--natural", action="store_true", help="TEXT says what is spoken and how")
+    parser.add_argument("--voice", metavar="AUDIO", help="a voice to copy")
+    parser.add_argument("--template", help="the instruction (default: one of upstream's, by seed)")
+
+
+def _declare_understand(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("audio", metavar="AUDIO")
+    parser.add_argument("question", metavar="QUESTION")
+    parser.add_argument("--thinking", action="store_true")
+
+
+def _declare_turn(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", metavar="INPUT", nargs="?", help="this turn's audio or text")
+    parser.add_argument("--conversation", metavar="FILE", help="JSON with all turns so far")
+    parser.add_argument(
+        "--history", metavar="FILE", help="go on from this file if it exists, and write it anew"
+    )
+
+
+def _declare_dialogue(parser: argparse.ArgumentParser) -> None:
+    _declare_turn(parser)
+    parser.add_argument("--system-prompt", metavar="TEXT")
+    parser.add_argument("--voice", metavar="AUDIO", help="the voice of the answer")
+
+
+def _declare_written(parser: argparse.ArgumentParser) -> None:
+    _declare_turn(parser)
+    parser.add_argument("--thinking", action="store_true")
+
+
+def _declare_in_context(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("audio", metavar="AUDIO")
+    parser.add_argument("--instruction", required=True)
+    parser.add_argument(
+        "--example",
+        nargs=3,
+        metavar=("IN", "OUT", "TEXT"),
+        action="append",
+        default=[],
+        help="input audio, output audio and what the output says; may be repeated",
+    )
+
+
+def _tts(model: MimoAudio, args: argparse.Namespace, options: Options) -> Talk:
+    return model.tts(
+        args.text,
+        instruction=args.instruction,
+        natural=args.natural,
+        voice=args.voice,
+        options=options,
+    )
+
+
+def _dialogue(model: MimoAudio, args: argparse.Namespace, options: Options) -> Talk:
+    if args.conversation:
+        talk = read_conversation(args.conversation)
+        return model.dialogue(
+            talk.messages,
+            system_prompt=args.system_prompt or talk.system_prompt,
+            voice=args.voice or talk.voice,
+            options=options,
+        )
+    history = read_history(args.history) if args.history else None
+    return model.dialogue(
+        args.input,
+        system_prompt=args.system_prompt,
+        voice=args.voice,
+        history=history,
+        options=options,
+    )
+
+
+def _written(task: str) -> Prepare:
+    def prepare(model: MimoAudio, args: argparse.Namespace, options: Options) -> Talk:
+        method = model.speech_to_text if task == "speech-to-text" else model.chat
+        if args.conversation:
+            given = read_conversation(args.conversation).messages
+            return method(given, thinking=args.thinking, options=options)
+        history = read_history(args.history) if args.history else None
+        return method(args.input, thinking=args.thinking, history=history, options=options)
+
+    return prepare
+
+
+def _in_context(model: MimoAudio, args: argparse.Namespace, options: Options) -> Talk:
+    examples = [Demonstration(*example) for example in args.example]
+    return model.in_context(args.instruction, examples, args.audio, options)
+
+
+# name -> (help, arguments, how the answer is prepared)
+TASKS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Prepare]] = {
+    "asr": ("transcribe speech", _declare_asr, lambda m, a, o: m.asr(a.audio, o)),
+    "tts": ("speak a text", _declare_tts, _tts),
+    "understand": (
+        "answer a question about audio",
+        _declare_understand,
+        lambda m, a, o: m.understand(a.audio, a.question, thinking=a.thinking, options=o),
+    ),
+    "dialogue": ("answer speech with speech", _declare_dialogue, _dialogue),
+    "speech-to-text": (
+        "answer speech with text",
+        _declare_written,
+        _written("speech-to-text"),
+    ),
+    "chat": ("answer text with text", _declare_written, _written("chat")),
+    "in-context": ("do what the examples show, speech to speech", _declare_in_context, _in_context),
+}

@@ -1,0 +1,150 @@
+"""Rung 3: the tasks, from audio and text to text and audio, against the golden pipeline."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runtime.answer import answer_text, split_answer
+from runtime.errors import InputError
+from runtime.loop import Request, generate, join_steps
+from runtime.ort_backend import OrtBackend
+from runtime.presets import Sampling
+from runtime.segments import Grid
+from runtime.talk import Result
+from runtime.tasks import Demonstration, Message, MimoAudio, Options
+from scripts import tolerances
+from tests import check
+from tests.golden import Golden
+
+GREEDY = Sampling(0.0)
+CLIP = Path(__file__).parents[2] / "assets" / "clips" / "weather-question.flac"
+SHORT = Options(max_new=8, seed=3)
+
+
+@pytest.fixture(scope="module")
+def model(backend: OrtBackend) -> MimoAudio:
+    return MimoAudio(backend)
+
+
+def new_patches(golden: Golden, name: str, prompt: Grid) -> int:
+    group = golden.info["group_size"]
+    return (golden.npz("pipeline.npz")[f"{name}.out"].shape[1] - prompt.shape[1]) // group
+
+
+def test_asr_pipeline(golden: Golden, model: MimoAudio) -> None:
+    arrays = golden.npz("pipeline.npz")
+    prompt = arrays["asr.ids"]
+    options = Options(text=GREEDY, audio=GREEDY, max_new=new_patches(golden, "asr", prompt), seed=3)
+    talk = model.asr(arrays["wav24k"], options)
+    check.equal(talk.request.prompt, prompt, "asr.ids")
+    result = talk.result(upstream_drop_last=True)
+    check.equal(result.history, arrays["asr.out"], "asr.out")
+    assert result.text.encode() == arrays["asr.text_utf8"].tobytes()
+    assert result.wav is None
+
+
+def test_dialogue_pipeline(golden: Golden, model: MimoAudio) -> None:
+    """Two turns: the second goes on from the first's history."""
+    arrays = golden.npz("pipeline.npz")
+    wav, prompt = arrays["wav24k"], arrays["dlg.ids"]
+    count = new_patches(golden, "dlg", prompt)
+    options = Options(text=GREEDY, audio=GREEDY, max_new=count, min_new=count - 1)
+    talk = model.dialogue(wav, system_prompt="You are kind.", voice=wav, options=options)
+    check.equal(talk.request.prompt, prompt, "dlg.ids")
+    result = talk.result(upstream_drop_last=True)
+    check.equal(result.history, arrays["dlg.out"], "dlg.out")
+    assert result.wav is not None
+    check.close(result.wav[None, None], arrays["dlg.wav"], tolerances.AUDIO, "dlg.wav")
+
+    count = (arrays["dlg2.out"].shape[1] - arrays["dlg.out"].shape[1]) // golden.info["group_size"]
+    count -= arrays["dlg2.ids"].shape[1] // golden.info["group_size"]
+    options = Options(text=GREEDY, audio=GREEDY, max_new=count, min_new=count - 1)
+    talk = model.dialogue(wav, history=result.history, options=options)
+    check.equal(talk.request.prompt[:, result.history.shape[1] :], arrays["dlg2.ids"], "dlg2.ids")
+    check.equal(talk.result().history, arrays["dlg2.out"], "dlg2.out")
+
+
+def test_post_cases(golden: Golden, model: MimoAudio) -> None:
+    """Scripted answers: text, speech codes, and the audio they become."""
+    arrays, layout, special = golden.npz("post.npz"), model.layout, model.tokenizer.special
+    for name, case in golden.json("post.json").items():
+        grid = arrays[f"{name}.generated"]
+        answer = split_answer(grid, layout, special, stopped=False, upstream_drop_last=True)
+        assert answer_text(answer.text_ids, model.tokenizer) == case["text"], name
+        if case["audio_requested"]:
+            check.equal(answer.codes, arrays[f"{name}.codes"], name)
+
+
+@pytest.mark.parametrize("right", [0, 4, 40])
+def test_stream_is_its_offline_definition(model: MimoAudio, right: int) -> None:
+    """A streamed answer has the text and codes of the whole one, and the window's audio."""
+    talk = model.tts("Hello there, please read this.", options=Options(max_new=40, seed=1))
+    whole = talk.result()
+    events = list(talk.stream(chunk=3, left=60, right=right))
+    streamed = events[-1].result
+    assert streamed is not None and streamed.wav is not None and whole.wav is not None
+    check.equal(streamed.codes, whole.codes, "codes")
+    assert streamed.text == whole.text
+    assert whole.codes.shape[1] >= 20, "the seed gives too little speech to test"
+    assert len(streamed.wav) == len(whole.wav)
+    heard = np.concatenate([e.wav for e in events])
+    check.equal(heard, streamed.wav, "events")
+    assert sum(len(e.wav) > 0 for e in events) > 1, "nothing came out before the end"
+    assert whole.timings.first_audio is not None and streamed.timings.first_audio is not None
+    if right >= whole.codes.shape[1]:
+        check.close(streamed.wav, whole.wav, tolerances.AUDIO, "one window")
+
+
+@pytest.mark.parametrize("task", ["asr", "tts", "styled", "natural", "understand", "dialogue"])
+def test_every_task_answers(model: MimoAudio, task: str) -> None:
+    calls: dict[str, Callable[[], Result]] = {
+        "asr": lambda: model.asr(CLIP, SHORT).result(),
+        "tts": lambda: model.tts("Hello.", options=SHORT).result(),
+        "styled": lambda: model.tts("Hi.", instruction="calm", voice=CLIP, options=SHORT).result(),
+        "natural": lambda: model.tts("Say hi.", natural=True, options=SHORT).result(),
+        "understand": lambda: model.understand(
+            CLIP, "What is it?", thinking=True, options=SHORT
+        ).result(),
+        "dialogue": lambda: model.dialogue(
+            [
+                Message("user", audio=CLIP),
+                Message("assistant", "Sunny.", CLIP),
+                Message("user", audio=CLIP),
+            ],
+            system_prompt="Be kind.",
+            voice=CLIP,
+            options=SHORT,
+        ).result(),
+    }
+    result = calls[task]()
+    assert result.timings.patches <= 8 and result.history.shape[0] == 9
+    assert (result.wav is not None) == (task in ("tts", "styled", "natural", "dialogue"))
+
+
+def test_written_tasks(model: MimoAudio) -> None:
+    first = model.speech_to_text(CLIP, options=SHORT).result()
+    second = model.speech_to_text(CLIP, history=first.history, options=SHORT)
+    check.equal(second.request.prompt[:, : first.history.shape[1]], first.history, "history")
+    turns = [Message("user", "Hi"), Message("assistant", "Hello!"), Message("user", "1 + 1 = ?")]
+    assert model.chat(turns, thinking=True, options=SHORT).result().wav is None
+    shown = [Demonstration(CLIP, CLIP, "What is the weather like today?")]
+    assert model.in_context("Repeat.", shown, CLIP, SHORT).result().wav is not None
+
+
+def test_what_the_model_does_not_know_is_refused(model: MimoAudio) -> None:
+    with pytest.raises(InputError, match="instruction"):
+        model.tts("Hello.", voice=CLIP)
+    with pytest.raises(InputError, match="natural"):
+        model.tts("Hello.", natural=True, instruction="calm")
+
+
+def test_post_is_what_generation_makes(golden: Golden, backend: OrtBackend) -> None:
+    """join_steps repeats a text id over its patch and fills text patches with empty codes."""
+    prompt = golden.npz("pipeline.npz")["dlg.ids"]
+    steps = list(generate(backend, Request(prompt, GREEDY, GREEDY, max_new=6), golden.empty_id))
+    grid = join_steps(steps, backend.bundle.model.empty_codes, backend.bundle.model.group_size)
+    assert (grid[0].reshape(6, -1) == grid[0, ::4, None]).all()
+    text = grid[0] != golden.empty_id
+    assert (grid[1:, text] == np.array(golden.info["speech_empty_ids"])[:, None]).all()
