@@ -175,7 +175,7 @@ def export_bundle(
                     done += count
                     report(f"writing {name}", done, max(total, done))
 
-                report(f"tracing {name}", done, total)
+                report(f"tracing {name}", done, max(total, done))
                 finished = _export_piece(sources, partial, name, build, dtype_name, wrote)
                 _write_marker(partial, name, key, finished)
             else:

@@ -6,7 +6,6 @@ only for `empty_id`. Lengths and limits count patches, the prompt included.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -57,17 +56,19 @@ def removed_ids(vocabulary: int, ids: frozenset[int] | set[int]) -> Tensor:
     return removed
 
 
-def _choose(
-    sampling: Sampling,
-    uniforms: Tensor,
-    empties: list[Tensor],
-    scores: list[Tensor],
-    draws: list[tuple[int, int]],
-) -> list[Tensor]:
-    """Sample each of a sub-step's scores; uniforms [B, G, K], empties bool [V_k] per codebook."""
-    return [
-        sampling(s, uniforms[:, g, k], empties[k]) for s, (k, g) in zip(scores, draws, strict=True)
-    ]
+def draw_patch(
+    model: LanguageModel, hidden: Tensor, uniforms: Tensor, sampling: Sampling
+) -> Tensor:
+    """States [B, D] and uniforms [B, G, K] -> codes [B, G, K]; the empty code is never drawn."""
+    empties = model.config.speech_zeroemb_idx
+
+    def choose(scores: list[Tensor], draws: list[tuple[int, int]]) -> list[Tensor]:
+        return [
+            sampling(s, uniforms[:, g, k], removed_ids(s.shape[-1], {empties[k]}))
+            for s, (k, g) in zip(scores, draws, strict=True)
+        ]
+
+    return model.patch_decoder(model.patch_decoder.hidden_states_downcast(hidden), choose)
 
 
 @torch.inference_mode()
@@ -90,10 +91,6 @@ def generate(
         raise ValueError(f"the prompt has {length} patches, the limit is {limits.max_patches}")
     cache = KVCache(config.backbone, 1, limits.max_patches, model.backbone.lm_head.weight.dtype)
     empty = torch.tensor(config.speech_zeroemb_idx)
-    empties = [
-        removed_ids(n, {e})
-        for n, e in zip(config.speech_vocab_size, config.speech_zeroemb_idx, strict=True)
-    ]
     stops = removed_ids(config.vocab_size, limits.stop_ids)
 
     new = grid
@@ -105,9 +102,7 @@ def generate(
         text_id = int(text(scores, uniform[:1], stops if too_short else torch.zeros_like(stops)))
         codes = empty[:, None].expand(-1, group)  # [K, G]
         if text_id == model.empty_id:
-            choose = partial(_choose, audio, uniform[1:].view(1, group, channels), empties)
-            local = model.patch_decoder.hidden_states_downcast(hidden)
-            codes = model.patch_decoder(local, choose)[0].T
+            codes = draw_patch(model, hidden, uniform[1:].view(1, group, channels), audio)[0].T
         new = torch.cat((torch.full((1, group), text_id), codes))
         yield new
         if text_id in limits.stop_ids and length + step + 1 >= limits.min_patches:

@@ -99,20 +99,22 @@ class Talk:
 
         `chunk` patches are collected between decodes; `left` and `right` are the overlaps in frames
         of `runtime.codec.StreamDecoder`. A smaller right overlap sounds sooner and less like the
-        whole decode.
+        whole decode. Sound starts where the prompt says so; should the model open speech once more
+        later, `result` keeps only what follows, as upstream does, and a stream has sounded already.
         """
         decoder = codec.StreamDecoder(self._backend, left, right)
         clock, words = self._ready(), IncrementalDecoder(self._tokenizer)
         special = self._tokenizer.special
         marks = {special.empty, special.eot, special.sostm, special.eostm}
-        speaking, steps, waiting, heard = self.speaks and not self._opened, [], [], []
+        speaking, closed = self.speaks and not self._opened, False
+        steps, waiting, heard = [], [], []
         for step in self.steps():
             clock.patch(step)
             steps.append(step)
             if step.text_id == special.sostm:
-                speaking = self.speaks
+                speaking = self.speaks and not closed
             elif step.text_id == special.eostm:
-                speaking = False
+                speaking, closed = False, True
             if step.text_id not in marks and not step.stopped:
                 yield Event(text=words.feed(step.text_id))
             if speaking and step.codes is not None:

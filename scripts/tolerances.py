@@ -13,13 +13,20 @@ import numpy as np
 class Tolerance:
     name: str
     absolute: float
+    largest: float = 0.0  # of the goldens' values, where rounding grows with the value
+
+    def at(self, expected: np.ndarray) -> float:
+        """The limit for a checkpoint whose values may be larger than the goldens'."""
+        if not self.largest:
+            return self.absolute
+        return self.absolute * max(1.0, float(np.abs(expected).max()) / self.largest)
 
 
 RESAMPLED = Tolerance("resampled audio", 5e-6)
 ENCODER = Tolerance("encoder hidden and intermediates", 3e-5)
 AUDIO = Tolerance("decoder, streaming and pipeline audio", 1e-5)
 DECODER = Tolerance("decoder hidden and intermediates", 1e-5)
-LM = Tolerance("language model embeddings, states, logits, keys, values", 3e-5)
+LM = Tolerance("language model embeddings, states, logits, keys, values", 3e-5, 10.0)
 LOCAL_HEADS = Tolerance("local heads", 1e-4)
 PROBABILITIES = Tolerance("sampler probabilities", 1e-6)
 ORACLE = Tolerance("backbone against the Qwen2 model of transformers", 2e-5)

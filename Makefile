@@ -1,0 +1,34 @@
+# Two commands do everything on a machine that has Python (>= 3.11) and make:
+#
+#   make demo    the whole chain on a tiny random checkpoint, checked step by step
+#   make test    linter, types and all tests
+#
+# PYTHON chooses the interpreter. The PyTorch of the plain package index is a CUDA build of some GB
+# on Linux; for the small CPU build point pip at PyTorch's own CPU index (README, "Install").
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint clean
+
+demo: $(READY)
+	$(BIN)/mimo-edge demo --out out/demo
+
+test: $(READY) lint
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(READY): pyproject.toml
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.11 ...')"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[dev,trt]"
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) build out *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,146 @@
+"""`mimo-edge bench`: what each stage of a bundle takes here, and how far that is from the bound."""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from runtime import codec
+from runtime.backends import BACKENDS, open_backend
+from runtime.bundle import Bundle
+from runtime.loop import Loop, Request
+from runtime.presets import Sampling
+
+PROMPT = 64  # patches
+SPEECH_SECONDS = 4
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Medians of one stage; `bound` is weight bytes over the measured read rate of this memory."""
+
+    stage: str
+    median_ms: float
+    fastest_ms: float
+    weight_mb: float
+    bound_ms: float
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path)
+    parser.add_argument("--backend", choices=BACKENDS, default="ort-cpu")
+    parser.add_argument("--threads", metavar="N", type=int)
+    parser.add_argument("--rows", metavar="N", type=int, default=1, help="rows that share a step")
+    parser.add_argument("--runs", metavar="N", type=int, default=30)
+    parser.add_argument("--json", action="store_true")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print. Returns the exit code."""
+    bundle = Bundle.open(args.bundle, verify=False)
+    rate = read_rate()
+    with open_backend(args.backend, bundle, args.threads) as backend:
+        model, rng = bundle.model, np.random.default_rng(0)
+        wav = rng.normal(0, 0.1, SPEECH_SECONDS * model.sampling_rate).astype(np.float32)
+        mel, codes = backend.mel(wav), codec.encode(backend, wav)
+        lengths = np.array([codes.shape[1]], np.int64)
+        rows, n = args.rows, args.runs
+        states = backend.new_rows(rows)
+        text = np.zeros(PROMPT, np.int64)
+        patches = np.resize(codes, (PROMPT, model.n_q, model.group_size)) % min(model.empty_codes)
+        for row in range(rows):
+            states.prefill(row, text, patches)
+        one = np.zeros(rows, np.int64), patches[:1].repeat(rows, 0), np.zeros(rows, bool)
+        patch = (rows, model.group_size, model.n_q)
+        uniforms = rng.random(patch, np.float32)
+        settings = (
+            np.full(rows, 0.9, np.float32),
+            np.zeros(rows, np.int64),
+            np.full(rows, 0.95, np.float32),
+        )
+
+        calls: dict[str, tuple[tuple[str, ...], Callable[[], object]]] = {
+            "mel, 4 s": (("mel",), lambda: backend.mel(wav)),
+            "tokenizer_encoder, 4 s": (("tokenizer_encoder",), lambda: backend.encode(mel)),
+            f"prefill, {PROMPT} patches": (
+                ("patch_encoder", "backbone"),
+                lambda: backend.new_rows(1).prefill(0, text, patches),
+            ),
+            f"backbone step, {rows} rows": (("backbone",), lambda: states.step(*one)),
+            f"patch_decoder, {rows} rows": (
+                ("patch_decoder",),
+                lambda: states.draw_codes(uniforms, *settings),
+            ),
+            "tokenizer_decoder, 4 s": (
+                ("tokenizer_decoder",),
+                lambda: backend.decode(codes[None], lengths),
+            ),
+        }
+        stages = [
+            _measure(name, call, n, sum(_weight_bytes(bundle, p) for p in pieces), rate)
+            for name, (pieces, call) in calls.items()
+        ]
+        share = _overhead(backend, n)
+        described = backend.describe()
+    if args.json:
+        raw = {"backend": described, "read_gb_per_s": rate / 1e9, "overhead_share": share}
+        print(json.dumps(raw | {"stages": [dataclasses.asdict(s) for s in stages]}))
+        return 0
+    print(f"{described}; memory read {rate / 1e9:.1f} GB/s; medians of {n} runs\n")
+    print(f"{'stage':24} {'median':>10} {'fastest':>10} {'weights':>10} {'bound':>9}")
+    for s in stages:
+        print(
+            f"{s.stage:24} {s.median_ms:7.2f} ms {s.fastest_ms:7.2f} ms "
+            f"{s.weight_mb:7.1f} MB {s.bound_ms:6.2f} ms"
+        )
+    print(
+        f"\nof a generated patch, {100 * share:.0f} % is our Python and the text sampler, "
+        f"{100 - 100 * share:.0f} % the backend"
+    )
+    return 0
+
+
+def read_rate() -> float:
+    """Bytes a second that one pass over a large array reads, the best of five."""
+    block = np.ones(1 << 25, np.float64)  # 256 MB, past every cache
+    return block.nbytes / min(_seconds(block.max) for _ in range(5))
+
+
+def _measure(
+    name: str, call: Callable[[], object], runs: int, weight_bytes: int, rate: float
+) -> Stage:
+    call()
+    took = [1e3 * _seconds(call) for _ in range(runs)]
+    bound = 1e3 * weight_bytes / rate
+    return Stage(name, statistics.median(took), min(took), weight_bytes / 1e6, bound)
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _weight_bytes(bundle: Bundle, piece: str) -> int:
+    spec = bundle.manifest.files.get(bundle.piece(piece).file + ".data")
+    return 0 if spec is None else spec.bytes
+
+
+def _overhead(backend, runs: int) -> float:  # type: ignore[no-untyped-def]
+    """The share of a patch that is spent outside the backend, on a sampled answer."""
+    model = backend.bundle.model
+    grid = np.zeros((1 + model.n_q, 8 * model.group_size), np.int64)
+    hot = Sampling(0.9, top_p=0.95)
+    # no text id is the empty id: every patch is text, the worst case for our share
+    loop = Loop(backend, empty_id=-1)
+    loop.add(Request(grid, hot, hot, max_new=runs + 1))
+    steps = [step for _ in range(runs + 1) for step in loop.step()][1:]
+    took = sum(s.seconds for s in steps)
+    return 1 - sum(s.backend_seconds for s in steps) / took
