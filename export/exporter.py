@@ -117,6 +117,13 @@ class Sources:
         tensors = [t for m in models for p in m.pieces() for t in p.state_dict().values()]
         return sum(t.numel() for t in tensors) * dtype.itemsize
 
+    def memory_bytes(self, dtype: torch.dtype) -> int:
+        """Memory that the export takes at its peak: the tracer, and the largest tensor."""
+        with torch.device("meta"):
+            models = LanguageModel(self.language_model, 0), AudioTokenizer(self.audio_tokenizer)
+        largest = max(t.numel() for m in models for t in m.parameters())
+        return TRACE_BYTES + largest * dtype.itemsize
+
     def model_spec(self) -> ModelSpec:
         lm, audio = self.language_model, self.audio_tokenizer
         return ModelSpec(

@@ -4,6 +4,7 @@ One slice of one tensor is in memory at a time, whatever the size of the model.
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ TORCH_DTYPES = {
     ir.DataType.INT64: torch.int64,
     ir.DataType.BOOL: torch.bool,
 }
+STORED_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -82,16 +84,25 @@ class WeightWriter:
             yield torch.from_numpy(self.piece.constants[region.name]()).to(region.dtype).flatten()
             return
         name = self.piece.source(region.name)
-        file = next(f for f in self.files if name in f.where)
-        tensor = file.where[name].get_slice(name)
-        rows = max(1, SLICE_BYTES // max(1, region.bytes // max(1, region.shape[0] or 1)))
-        if not region.shape:
-            yield file.read(name).to(region.dtype).reshape(1)
-            return
+        tensor = map_tensor(next(f.path_of[name] for f in self.files if name in f.path_of), name)
+        rows = max(1, SLICE_BYTES * region.shape[0] // max(1, region.bytes))
         for start in range(0, region.shape[0], rows):
             stop = start + rows
             part = tensor[:, start:stop].T if region.transposed else tensor[start:stop]
             yield part.to(region.dtype).contiguous().flatten()
+
+
+def map_tensor(path: Path, name: str) -> Tensor:
+    """One tensor of a safetensors file, mapped alone: its pages go when the tensor goes.
+
+    (A map of the whole file would keep every page that was read in the process's memory.)
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(length))[name]
+    start, stop = entry["data_offsets"]
+    data = np.memmap(path, np.uint8, "c", offset=8 + length + start, shape=(stop - start,))
+    return torch.from_numpy(data).view(STORED_DTYPES[entry["dtype"]]).view(entry["shape"])
 
 
 def attach(model: ir.Model, regions: list[Region], data_file: str) -> None:

@@ -47,6 +47,7 @@ class TensorFiles:
         self.folder = folder
         self._files: list[Any] = []
         self.where: dict[str, Any] = {}
+        self.path_of: dict[str, Path] = {}
         for path in self._paths():
             try:
                 file = safe_open(path, framework="pt")
@@ -56,6 +57,7 @@ class TensorFiles:
                 ) from error
             self._files.append(file)
             self.where.update(dict.fromkeys(file.keys(), file))
+            self.path_of.update(dict.fromkeys(file.keys(), path))
 
     def _paths(self) -> list[Path]:
         index = self.folder / INDEX

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from export.exporter import DTYPES, TRACE_BYTES, Sources, export_bundle
+from export.exporter import DTYPES, Sources, export_bundle
 from scripts.progress import StageProgress, size
 
 
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     with StageProgress() as progress:
         progress.note(
             f"{size(weights)} of weights in {args.dtype}; needs that much disk, and about "
-            f"{size(TRACE_BYTES)} of memory"
+            f"{size(sources.memory_bytes(DTYPES[args.dtype]))} of memory"
         )
         export_bundle(
             sources,
