@@ -78,10 +78,12 @@ def test_seeded_noise_repeats(golden: Golden, load_lm: Load) -> None:
     grid = torch.tensor(golden.npz("pipeline.npz")["dlg.ids"])
     limits = Limits(grid.shape[1] // model.config.group_size + 4)
     hot = Sampling(temperature=1.0, top_p=0.95)
+    draws = 1 + model.config.group_size * model.config.audio_channels
 
     def noise(seed: int) -> Callable[[int], torch.Tensor]:
         def draw(step: int) -> torch.Tensor:
-            return torch.rand(33, generator=torch.Generator().manual_seed(seed * 1000 + step))
+            generator = torch.Generator().manual_seed(seed * 1000 + step)
+            return torch.rand(draws, generator=generator)
 
         return draw
 

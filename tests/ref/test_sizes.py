@@ -85,7 +85,7 @@ def test_audio_tokenizer(tokenizer: AudioTokenizer) -> None:
     assert count(tokenizer, r"encoder\.(?!quantizer)") == encoder
     assert count(tokenizer, r"encoder\.quantizer") == codebooks
     assert count(tokenizer, "decoder") == decoder + window
-    assert count(tokenizer) == encoder + codebooks + decoder + window
+    assert count(tokenizer) == encoder + codebooks + decoder + window == 1_290_224_642
     assert count(tokenizer) == pytest.approx(1.2 * BILLION, rel=0.1)
 
 
@@ -101,8 +101,12 @@ def names_on_disk(folder: Path) -> list[str]:
 
 def test_names_are_upstream_s(golden: Golden, lm: LanguageModel, tokenizer: AudioTokenizer) -> None:
     """Upstream itself wrote the golden checkpoints; ours has names of the same kinds."""
-    for folder, model in (("lm_a", lm), ("audio_tokenizer", tokenizer)):
-        assert kinds(list(shapes_of(model))) == kinds(names_on_disk(golden.folder / folder))
+    written = [names_on_disk(golden.folder / name) for name in golden.lm_names]
+    # this one exists only where the two local stacks differ in width
+    optional = {"speech_embeddings_to_local.weight"}
+    assert kinds(list(shapes_of(lm))) == set().union(*map(kinds, written)) - optional
+    on_disk = names_on_disk(golden.folder / "audio_tokenizer")
+    assert kinds(list(shapes_of(tokenizer))) == kinds(on_disk)
 
 
 @pytest.mark.parametrize("part", ["language_model", "audio_tokenizer"])

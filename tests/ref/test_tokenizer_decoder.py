@@ -70,7 +70,8 @@ def test_pieces_of_a_long_answer(
     tokenizer: AudioTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mimo_ref.model.PIECE_CODE_FRAMES", 10)
-    codes = torch.randint(0, min(tokenizer.config.codebook_size), (8, 23))
+    config = tokenizer.config
+    codes = torch.randint(0, min(config.codebook_size), (config.num_quantizers, 23))
     wav = tokenizer.decode(codes)
     parts = [tokenizer.decode(part) for part in codes.split(10, dim=1)]
     assert torch.equal(wav, torch.cat(parts))
