@@ -36,6 +36,13 @@ class LanguageModelConfig:
     num_attention_heads: int
     num_key_value_heads: int
     intermediate_size: int
+    speech_vocab_size: tuple[int, ...]
+    speech_zeroemb_idx: tuple[int, ...]
+    local_dim: int
+    local_layers: int
+    local_attn_heads: int
+    local_ffn_dim: int
+    input_local_layers: int
     head_dim: int = 128
     rope_theta: float = 10000.0
     rms_norm_eps: float = 1e-6
@@ -43,26 +50,19 @@ class LanguageModelConfig:
     sliding_window: int | None = 4096
     group_size: int = 4
     audio_channels: int = 8
-    speech_vocab_size: tuple[int, ...] = (1025, 1025, 129, 129, 129, 129, 129, 129)
-    speech_zeroemb_idx: tuple[int, ...] = (1024, 1024, 128, 128, 128, 128, 128, 128)
     delay_pattern: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7)
-    local_dim: int = 1024
-    local_layers: int = 16
-    local_attn_heads: int = 64
-    local_ffn_dim: int = 4096
-    input_local_layers: int = 6
-    input_local_dim: int = 1024
+    input_local_dim: int = 0  # 0: as local_dim
     input_full_attention: bool = False  # upstream's None, too, means causal
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> "LanguageModelConfig":
         """Parse a `config.json`. Raises ConfigError for what this code does not compute."""
-        _refuse(raw, hidden_act="silu", rope_scaling=None)
         values = _known_fields(cls, raw, "language model")
+        _refuse(raw, hidden_act="silu", rope_scaling=None)
         channels = int(values.setdefault("audio_channels", 8))
         for name in ("speech_vocab_size", "speech_zeroemb_idx", "delay_pattern"):
-            values[name] = _per_channel(values.get(name, getattr(cls, name)), channels, name)
-        values["input_local_dim"] = values.get("input_local_dim") or values.get("local_dim", 1024)
+            values[name] = _per_channel(values.get(name, cls.delay_pattern), channels, name)
+        values["input_local_dim"] = values.get("input_local_dim") or values["local_dim"]
         values["input_full_attention"] = bool(values.get("input_full_attention"))
         config = cls(**values)
         config._check()
@@ -159,6 +159,7 @@ class AudioTokenizerConfig:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> "AudioTokenizerConfig":
         """Parse a `config.json`. Raises ConfigError for what this code does not compute."""
+        values = _known_fields(cls, raw, "audio tokenizer")
         _refuse(
             raw,
             activation_function="gelu",
@@ -167,7 +168,6 @@ class AudioTokenizerConfig:
             position_embedding_type="rope",
             vocoder_padding="same",
         )
-        values = _known_fields(cls, raw, "audio tokenizer")
         for name in ("encoder", "decoder", "vocoder"):
             window = values.get(f"{name}_attn_window_size")
             if window is not None:
@@ -188,6 +188,8 @@ class AudioTokenizerConfig:
 
 
 def _known_fields(cls: type, raw: Mapping[str, Any], what: str) -> dict[str, Any]:
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"it holds a {type(raw).__name__}, not the settings of a {what}")
     known = {f.name: f for f in fields(cls)}
     required = [name for name in known if not hasattr(cls, name)]
     missing = [name for name in required if raw.get(name) is None]
@@ -197,7 +199,18 @@ def _known_fields(cls: type, raw: Mapping[str, Any], what: str) -> dict[str, Any
             f"{' ...' if len(missing) > 10 else ''}. Give the folder of the released {what}."
         )
     nullable = ("sliding_window", "fmax", "encoder_skip_layer_id")
-    return {k: v for k, v in raw.items() if k in known and (v is not None or k in nullable)}
+    values = {k: v for k, v in raw.items() if k in known and (v is not None or k in nullable)}
+    may_be_zero = ("fmin", "input_local_dim", "encoder_skip_layer_id", "input_local_layers")
+    for name, value in values.items():
+        kind = known[name].type
+        if kind not in (int, float) and "None" not in str(kind):
+            continue  # bools, and lists that are parsed later
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and (
+            not number or value < 0 or (not value and name not in may_be_zero)
+        ):
+            raise ConfigError(f"{name} is {value!r}; it must be a positive number")
+    return values
 
 
 def _refuse(raw: Mapping[str, Any], **expected: Any) -> None:
@@ -212,7 +225,10 @@ def _per_channel(value: Any, channels: int, name: str) -> tuple[int, ...]:
         value = value.split("-")
     elif isinstance(value, int | str):
         value = [value] * channels
-    result = tuple(int(v) for v in value)
+    try:
+        result = tuple(int(v) for v in value)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{name} is {value!r}; it must be numbers joined by -") from error
     if len(result) != channels:
         raise ConfigError(f"{name} has {len(result)} entries for {channels} audio channels")
     return result

@@ -62,7 +62,12 @@ class TensorFiles:
     def _paths(self) -> list[Path]:
         index = self.folder / INDEX
         if index.is_file():
-            names = sorted(set(read_json(index)["weight_map"].values()))
+            try:
+                names = sorted(
+                    {Path(name).name for name in read_json(index)["weight_map"].values()}
+                )
+            except (KeyError, TypeError, AttributeError) as error:
+                raise CheckpointError(f"{index} lists no weights. Download it again.") from error
             paths = [self.folder / name for name in names]
         else:
             paths = sorted(self.folder.glob("*.safetensors"))
@@ -100,7 +105,7 @@ def check_names(files: TensorFiles, shapes: Mapping[str, tuple[int, ...]]) -> No
 
 
 def _shorten(names: list[str], limit: int = 10) -> str:
-    return ", ".join(names[:limit]) + (f" ... ({len(names)} in all)" if len(names) > limit else "")
+    return ", ".join(names[:limit]) + (" ..." if len(names) > limit else "")
 
 
 def read_json(path: Path) -> Any:
@@ -124,7 +129,10 @@ def read_config(folder: Path, parse: Callable[[Mapping[str, Any]], Any]) -> Any:
 def find_empty_id(folder: Path) -> int:
     """The text id that means "speech here", from the text tokenizer's files."""
     for name, items in (
-        ("tokenizer.json", lambda raw: {t["content"]: t["id"] for t in raw["added_tokens"]}),
+        (
+            "tokenizer.json",
+            lambda raw: {t["content"]: t["id"] for t in raw.get("added_tokens", [])},
+        ),
         ("added_tokens.json", lambda raw: raw),
     ):
         if (folder / name).is_file():

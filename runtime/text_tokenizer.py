@@ -33,7 +33,7 @@ _SPEECH_TOKENS = (
 _DEFAULT_EOS = "<|endoftext|>"
 
 # Qwen2's split, one alternative a line: contractions, words, single digits, punctuation, blanks.
-_QWEN2_SPLIT = "|".join(
+QWEN2_SPLIT = "|".join(
     (
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)",
         r"[^\r\n\p{L}\p{N}]?\p{L}+",
@@ -202,7 +202,7 @@ def _byte_level_bpe(vocab: Path, merges: Path) -> Tokenizer:
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_QWEN2_SPLIT), behavior="isolated"),
+            pre_tokenizers.Split(Regex(QWEN2_SPLIT), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

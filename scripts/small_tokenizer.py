@@ -6,7 +6,7 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from runtime.text_tokenizer import _QWEN2_SPLIT as QWEN2_SPLIT
+from runtime.text_tokenizer import QWEN2_SPLIT
 
 BPE_SIZE = 476  # 256 bytes and 220 merges
 

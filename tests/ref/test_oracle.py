@@ -1,5 +1,6 @@
 """The backbone against an independent implementation: the Qwen2 model of transformers."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from mimo_ref.backbone import Backbone, KVCache
 from mimo_ref.config import LanguageModelConfig
 from scripts import tolerances
+from scripts.checkpoint_presets import PRESETS
 from scripts.tolerances import difference
 
 # of the dev extra: whoever runs the tests without it loses this cross-check, not the golden ones
@@ -23,7 +25,8 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 def build(changes: dict[str, Any]) -> tuple[Backbone, torch.nn.Module]:
     """Ours and theirs with the same random weights; biases and norms are random too."""
-    config = LanguageModelConfig(
+    config = replace(
+        LanguageModelConfig.from_dict(PRESETS["tiny"].language_model),
         vocab_size=64,
         hidden_size=64,
         num_hidden_layers=3,
