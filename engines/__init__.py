@@ -1,0 +1,1 @@
+"""Engines: recipes, lowering of the bundle's graphs for TensorRT, builds, and their identity."""

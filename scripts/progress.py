@@ -81,8 +81,8 @@ class StageProgress:
         """A line of its own."""
         print(text, file=self._stream, flush=True)
 
-    def report(self, stage: str, done: int, total: int) -> None:
-        """`done` of `total` bytes, inside `stage`; called as often as one likes."""
+    def report(self, stage: str, done: int, total: int, unit: str = "") -> None:
+        """`done` of `total` bytes, or of `unit`, inside `stage`; called as often as one likes."""
         now = time.monotonic()
         every = 0.5 if self._live else 10.0
         if stage == self._stage and now - self._said < every:
@@ -93,8 +93,8 @@ class StageProgress:
         passed = now - self._start
         text = f"[{passed:6.1f} s] {stage}"
         if total and done:
-            text += f"  {100 * done // total}% of {size(total)}"
+            text += f"  {100 * done // total}% of {f'{total} {unit}' if unit else size(total)}"
             left = passed * (total - done) / done
-            text += f", about {left:.0f} s left" if done < total else ""
+            text += f", about {left:.0f} s left" if done < total and not unit else ""
         self._stream.write(f"\r{text:<78}" if self._live else f"{text}\n")
         self._stream.flush()

@@ -1,0 +1,68 @@
+"""Optimisation profiles: the ranges of shapes that an engine must take."""
+
+from dataclasses import dataclass
+
+from engines.lowering import CAPACITY
+from runtime.bundle import Bundle, TensorSpec
+from runtime.errors import InputError
+
+PREFILL_CHUNK = 512  # positions at a time, as in the ONNX Runtime backend
+AUDIO_SECONDS = 60  # longer audio is cut by the runtime
+
+# shape -> (min, opt, max)
+Range = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the engines are built for."""
+
+    max_seq: int  # patches that a row's cache holds
+    max_batch: int = 1  # rows that share a step
+
+    def check(self, context: int) -> None:
+        """Raises InputError for what the model or a profile cannot hold."""
+        if not 2 <= self.max_seq <= context:
+            raise InputError(
+                f"--max-seq {self.max_seq}: choose 2 to {context}, the model's context"
+            )
+        if self.max_batch < 1:
+            raise InputError(f"--max-batch {self.max_batch}: choose 1 or more")
+
+
+def profiles(bundle: Bundle, piece: str, limits: Limits) -> list[dict[str, Range]]:
+    """The profiles of a piece, input name -> range. Decode comes before prefill."""
+    model = bundle.model
+    rows = (1, limits.max_batch, limits.max_batch)
+    one = (1, 1, 1)
+    mel_frames = AUDIO_SECONDS * model.sampling_rate // model.hop_length
+    samples = AUDIO_SECONDS * model.sampling_rate + 2 * model.n_fft
+    code_frames = mel_frames // model.mel_per_frame
+    chunk = min(PREFILL_CHUNK, limits.max_seq)
+    fixed = {CAPACITY: (limits.max_seq,) * 3, "codebooks": (model.n_q,) * 3}
+    audio = {
+        "batch": one,
+        "samples": (model.n_fft // 2 + 1, 5 * model.sampling_rate, samples),
+        "mel_frames": (1, mel_frames // 12, mel_frames),
+        "frames": (1, min(100, code_frames), code_frames),
+    }
+    decode = {"batch": rows, "time": one, "patches": one}
+    prefill = {"batch": one, "time": (1, chunk, chunk), "patches": (1, chunk, chunk)}
+    axes = {
+        "mel": [audio],
+        "tokenizer_encoder": [audio],
+        "tokenizer_decoder": [audio],
+        "patch_encoder": [decode, prefill],
+        "backbone": [decode, prefill],
+        "patch_decoder": [decode],
+    }[piece]
+    inputs = bundle.piece(piece).inputs
+    return [{port.name: _range(port, {**fixed, **named}) for port in inputs} for named in axes]
+
+
+def _range(port: TensorSpec, axes: dict[str, tuple[int, int, int]]) -> Range:
+    shapes = [
+        tuple(axes[axis][end] if isinstance(axis, str) else axis for axis in port.axes)
+        for end in range(3)
+    ]
+    return shapes[0], shapes[1], shapes[2]

@@ -1,0 +1,47 @@
+"""Targets: what engines are built for. `trt-rtx:8.9` is TensorRT for RTX, `trt` the classic one."""
+
+from dataclasses import dataclass
+
+from runtime.errors import InputError
+
+RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
+
+
+@dataclass(frozen=True)
+class Target:
+    """`capabilities` is empty for classic TensorRT, which builds for the GPU that is there."""
+
+    product: str  # "trt-rtx" or "trt"
+    capabilities: tuple[str, ...] = ()
+
+    @property
+    def module(self) -> str:
+        """The Python module of the product."""
+        return {"trt-rtx": "tensorrt_rtx", "trt": "tensorrt"}[self.product]
+
+
+def parse(text: str) -> Target:
+    """`trt-rtx:8.6,8.9` or `trt`. Raises InputError with what may stand there."""
+    product, _, rest = text.partition(":")
+    if product == "trt":
+        if rest:
+            raise InputError(
+                f"target {text!r}: classic TensorRT builds for the GPU that is there; write `trt`"
+            )
+        return Target("trt")
+    if product != "trt-rtx":
+        raise InputError(f"there is no target {text!r}; write `trt`, or `trt-rtx:8.6,8.9,12.0`")
+    capabilities = tuple(dict.fromkeys(part for part in rest.split(",") if part))
+    if not capabilities:
+        raise InputError(
+            f"target {text!r} names no compute capability; write one or more of "
+            f"{', '.join(RTX_CAPABILITIES)}, as in `trt-rtx:8.9` (RTX 40), `trt-rtx:12.0` (RTX 50)"
+        )
+    for capability in capabilities:
+        if capability not in RTX_CAPABILITIES:
+            raise InputError(
+                f"TensorRT for RTX does not build for compute capability {capability}, only for "
+                f"{', '.join(RTX_CAPABILITIES)}. Jetson Orin (8.7), Thor (11.0) and data centre "
+                "GPUs (9.0, 10.0) take classic TensorRT: run `mimo-edge build --target trt` there."
+            )
+    return Target(product, capabilities)

@@ -1,0 +1,148 @@
+"""engine.json: what an engine folder was built from and for, and whether it fits.
+
+<bundle>/engines/<product>-<version>-<capabilities>/engine.json, <piece>.plan, build.log
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.bundle import PIECES, Bundle, FileSpec, hash_file
+from runtime.errors import EngineError
+
+SCHEMA = 1
+MANIFEST = "engine.json"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Everything that an engine depends on. Two builds with equal identities are the same build."""
+
+    bundle: str  # sha256 over all files of the bundle
+    recipe: str
+    precision: Mapping[str, str]
+    product: str  # "trt-rtx" or "trt"
+    version: str  # full version of the product
+    capabilities: tuple[str, ...]  # compute capabilities it runs on
+    max_seq: int
+    max_batch: int
+    profiles: Mapping[str, Any]  # piece -> its profiles
+    flags: tuple[str, ...]  # builder flags
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(_canonical(dataclasses.asdict(self)).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class EngineManifest:
+    """The content of engine.json."""
+
+    identity: Identity
+    plans: Mapping[str, FileSpec]  # piece -> its plan
+    log_sha256: str
+    seconds: Mapping[str, float]  # piece -> build time
+
+    def to_json(self) -> str:
+        return json.dumps({"schema": SCHEMA} | dataclasses.asdict(self), indent=1) + "\n"
+
+
+def folder_of(bundle: Bundle, identity: Identity) -> Path:
+    """Where engines of this identity lie; recipe and limits in the name keep builds apart."""
+    sm = "_".join(c.replace(".", "") for c in identity.capabilities) or "local"
+    name = f"{identity.product}-{identity.version}-sm{sm}-{identity.recipe}"
+    return bundle.folder / "engines" / f"{name}-s{identity.max_seq}-b{identity.max_batch}"
+
+
+def read(folder: Path) -> EngineManifest:
+    """Read engine.json. Raises EngineError if it is missing or damaged."""
+    path = folder / MANIFEST
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        if raw["schema"] != SCHEMA:
+            raise EngineError(
+                f"{path} has schema {raw['schema']}, this program reads {SCHEMA}. "
+                + _rebuild(folder)
+            )
+        identity = raw["identity"]
+        for name in ("capabilities", "flags"):
+            identity[name] = tuple(identity[name])
+        plans = {name: FileSpec(**spec) for name, spec in raw["plans"].items()}
+        return EngineManifest(Identity(**identity), plans, raw["log_sha256"], raw["seconds"])
+    except FileNotFoundError as error:
+        raise EngineError(
+            f"{folder} is no finished engine: no {MANIFEST}. {_rebuild(folder)}"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise EngineError(f"{path} is damaged ({error}). {_rebuild(folder)}") from error
+
+
+def check(
+    folder: Path,
+    manifest: EngineManifest,
+    bundle: Bundle,
+    product: str,
+    version: str,
+    capability: str,
+) -> None:
+    """Refuse engines that are not of this bundle, product, version and GPU, or not whole.
+
+    Raises EngineError that names the difference.
+    """
+    identity = manifest.identity
+    for what, built, here in (
+        ("bundle", identity.bundle[:16], bundle.identity[:16]),
+        ("product", identity.product, product),
+        ("version", identity.version, version),
+    ):
+        if built != here:
+            raise EngineError(
+                f"{folder} was built for {what} {built}, here is {here}. {_rebuild(folder)}"
+            )
+    if identity.capabilities and capability not in identity.capabilities:
+        raise EngineError(
+            f"{folder} was built for compute capability {', '.join(identity.capabilities)}, this "
+            f"GPU has {capability}. {_rebuild(folder)}"
+        )
+    missing = [piece for piece in PIECES if piece not in manifest.plans]
+    if missing:
+        raise EngineError(f"{folder} lacks {', '.join(missing)}. {_rebuild(folder)}")
+    for piece, spec in manifest.plans.items():
+        path = folder / f"{piece}.plan"
+        if not path.is_file():
+            raise EngineError(f"{path} is missing. {_rebuild(folder)}")
+        if path.stat().st_size != spec.bytes or hash_file(path) != spec:
+            raise EngineError(f"{path} is truncated or altered. {_rebuild(folder)}")
+
+
+def find(
+    bundle: Bundle, product: str, version: str, capability: str
+) -> tuple[Path, EngineManifest]:
+    """The bundle's engines that fit this product and GPU, checked. Raises EngineError."""
+    folders = sorted((bundle.folder / "engines").glob(f"{product}-*"))
+    reasons = []
+    for folder in folders:
+        try:
+            manifest = read(folder)
+            check(folder, manifest, bundle, product, version, capability)
+            return folder, manifest
+        except EngineError as error:
+            reasons.append(str(error))
+    if reasons:
+        raise EngineError("no engine of this bundle fits here:\n  " + "\n  ".join(reasons))
+    raise EngineError(
+        f"{bundle.folder} has no engines for {product} {version}. Build them: mimo-edge build "
+        f"{bundle.folder} --target {product}{':' + capability if product == 'trt-rtx' else ''}"
+    )
+
+
+def _rebuild(folder: Path) -> str:
+    return f"Build it again: mimo-edge build {folder.parent.parent} --target ..."
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
