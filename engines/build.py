@@ -5,6 +5,7 @@ is not finished. Finished plans of the same identity are taken over by the next 
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -22,7 +23,6 @@ from runtime.engine import MANIFEST, EngineManifest, Identity, folder_of
 from runtime.errors import ResourceError
 
 FLAGS = ("STRONGLY_TYPED",)
-LOG = "build.log"
 # what a build takes, fitted to measured ones (docs/tensorrt.md)
 MEMORY_PER_WEIGHT_BYTE = 3.5
 MEMORY_BASE = 1.5e9
@@ -117,9 +117,10 @@ def build_engines(
             heard,
         )
         plans[piece], seconds[piece] = _store(folder, piece, built, identity.key), built.seconds
-    log = "".join((folder / f"{piece}.log").read_text(encoding="utf-8") for piece in PIECES)
-    write_text(folder / LOG, log)
-    manifest = EngineManifest(identity, plans, hash_file(folder / LOG).sha256, seconds)
+    log = hashlib.sha256()
+    for piece in PIECES:
+        log.update((folder / f"{piece}.log").read_bytes())
+    manifest = EngineManifest(identity, plans, log.hexdigest(), seconds)
     write_text(folder / MANIFEST, manifest.to_json())
     return folder, manifest
 
@@ -132,7 +133,7 @@ def _store(folder: Path, piece: str, built: Built, key: str) -> FileSpec:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    write_text(folder / f"{piece}.log", f"== {piece}\n" + "\n".join(built.log.lines) + "\n")
+    write_text(folder / f"{piece}.log", "\n".join(built.log.lines) + "\n")
     spec = hash_file(path)
     marker = {"key": key, "plan": dataclasses.asdict(spec), "seconds": built.seconds}
     write_text(folder / f"{piece}.json", json.dumps(marker))

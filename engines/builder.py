@@ -40,7 +40,8 @@ class BuildLog:
     fatal: list[str] = field(default_factory=list)
 
     def add(self, severity: str, message: str) -> None:
-        self.lines.append(f"{severity}: {message}")
+        if severity != "VERBOSE":
+            self.lines.append(f"{severity}: {message}")
         if any(pattern.search(message) for pattern in HARMLESS):
             return
         heavy = severity in ("INTERNAL_ERROR", "ERROR", "WARNING")

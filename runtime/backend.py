@@ -26,6 +26,7 @@ class RowStates(Protocol):
     """
 
     rows: int
+    capacity: int  # positions that a row can hold at most
     lengths: Ints
 
     def prefill(self, row: int, text_ids: Ints, codes: Ints) -> Floats:

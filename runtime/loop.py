@@ -88,10 +88,10 @@ class Loop:
         if self.free == 0:
             raise InputError(f"all {len(self._rows)} rows are busy; wait for one to end")
         text_ids, codes = split_grid(request.prompt, self._model.group_size)
-        room = self._model.context - len(text_ids)
+        room = self._states.capacity - len(text_ids)
         if room < 1:
             raise ContextError(
-                f"the prompt has {len(text_ids)} patches and the context {self._model.context}. "
+                f"the prompt has {len(text_ids)} patches and the context {self._states.capacity}. "
                 "Shorten the prompt or the audio in it, or drop old turns."
             )
         slot = self._rows.index(None)

@@ -124,8 +124,8 @@ class OrtRowStates:
         self._model = model
         self._spec: PieceSpec = backend.bundle.piece("backbone")
         self._dtype = np.dtype(_port(self._spec.inputs, "embeddings").dtype)
-        self._context = model.context
-        self._capacity = min(capacity, self._context)
+        self.capacity = model.context
+        self._capacity = min(capacity, self.capacity)
         value = backend.value
         self._hidden = value((rows, model.hidden_size), self._dtype)
         self._logits = value((rows, model.vocab_size), np.float32)
@@ -216,15 +216,15 @@ class OrtRowStates:
         self.lengths[row] = length
 
     def _capacity_for(self, positions: int) -> int:
-        if positions > self._context:
+        if positions > self.capacity:
             raise ContextError(
-                f"{positions} positions do not fit the context of {self._context}. "
+                f"{positions} positions do not fit the context of {self.capacity}. "
                 "Shorten the prompt, drop old turns, or ask for a shorter answer."
             )
         capacity = FIRST_CAPACITY
         while capacity < positions:
             capacity *= 2
-        return min(capacity, self._context)
+        return min(capacity, self.capacity)
 
     def _reserve(self, positions: int) -> None:
         """Room for this many positions in every row."""

@@ -1,0 +1,121 @@
+"""The CUDA calls of the TensorRT backend, and no others: memory, one stream, graphs.
+
+Everything here is a line or two over NVIDIA's `cuda.bindings.runtime`; the tests replace this class by
+one that keeps its memory on the host and records the calls.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from numpy.typing import NDArray
+
+from runtime.errors import EnvironmentProblem, ResourceError
+
+
+class CudaDevice:
+    """One GPU with one stream. Addresses are integers. `close` frees what is still allocated."""
+
+    def __init__(self, index: int = 0) -> None:
+        try:
+            from cuda.bindings import runtime
+        except ImportError as error:
+            raise EnvironmentProblem(
+                'cuda-python is not installed: pip install "mimo-edge[trt]".'
+            ) from error
+        self._cuda = runtime
+        self._index = index
+        self._memory: dict[int, int] = {}  # address -> bytes
+        self._graphs: list[Any] = []
+        self._call("cudaSetDevice", index)
+        self._stream = self._call("cudaStreamCreateWithFlags", runtime.cudaStreamNonBlocking)
+
+    @property
+    def stream(self) -> int:
+        """The stream's handle, as TensorRT takes it."""
+        return int(self._stream)
+
+    @property
+    def allocated(self) -> int:
+        """Bytes held."""
+        return sum(self._memory.values())
+
+    def capability(self) -> str:
+        """The GPU's compute capability, as in "8.9"."""
+        kinds = self._cuda.cudaDeviceAttr
+        major, minor = (
+            self._call("cudaDeviceGetAttribute", kind, self._index)
+            for kind in (
+                kinds.cudaDevAttrComputeCapabilityMajor,
+                kinds.cudaDevAttrComputeCapabilityMinor,
+            )
+        )
+        return f"{major}.{minor}"
+
+    def free_bytes(self) -> int:
+        """Device memory that is not in use."""
+        free, _total = self._call("cudaMemGetInfo")
+        return int(free)
+
+    def allocate(self, count: int) -> int:
+        """Zeroed device memory; raises ResourceError."""
+        address = int(self._call("cudaMalloc", count))
+        self._memory[address] = count
+        self._call("cudaMemsetAsync", address, 0, count, self._stream)
+        return address
+
+    def upload(self, address: int, array: NDArray[Any]) -> None:
+        """Copy a contiguous host array to the device, in stream order.
+
+        The source is pageable memory, which the driver has copied when the call returns.
+        """
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self._call("cudaMemcpyAsync", address, array.ctypes.data, array.nbytes, kind, self._stream)
+
+    def download(self, array: NDArray[Any], address: int) -> None:
+        """Fill a contiguous host array from the device; returns when it is there."""
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self._call("cudaMemcpyAsync", array.ctypes.data, address, array.nbytes, kind, self._stream)
+        self.synchronize()
+
+    def synchronize(self) -> None:
+        """Wait for the stream."""
+        self._call("cudaStreamSynchronize", self._stream)
+
+    def capture(self, work: Callable[[], None]) -> Any:
+        """Record what `work` puts on the stream as a graph; it is not run yet."""
+        mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._call("cudaStreamBeginCapture", self._stream, mode)
+        try:
+            work()
+        finally:  # a stream must not stay in capture mode
+            graph = self._call("cudaStreamEndCapture", self._stream)
+        executable = self._call("cudaGraphInstantiate", graph, 0)
+        self._call("cudaGraphDestroy", graph)
+        self._graphs.append(executable)
+        return executable
+
+    def launch(self, graph: Any) -> None:
+        """Run a captured graph, in stream order."""
+        self._call("cudaGraphLaunch", graph, self._stream)
+
+    def close(self) -> None:
+        """Wait, then free graphs, memory and the stream."""
+        self.synchronize()
+        for graph in self._graphs:
+            self._call("cudaGraphExecDestroy", graph)
+        for address in self._memory:
+            self._call("cudaFree", address)
+        self._graphs, self._memory = [], {}
+        self._call("cudaStreamDestroy", self._stream)
+
+    def _call(self, name: str, *args: Any) -> Any:
+        error, *values = getattr(self._cuda, name)(*args)
+        codes = self._cuda.cudaError_t
+        if error == codes.cudaErrorMemoryAllocation:
+            raise ResourceError(
+                f"the GPU has no memory for {args[0] / 1e6:.0f} MB more. Use fewer rows or a "
+                "smaller --max-seq, or close other programs."
+            )
+        if error != codes.cudaSuccess:
+            raise EnvironmentProblem(f"CUDA {name}: {error.name}. Check driver and GPU (doctor).")
+        return values[0] if len(values) == 1 else tuple(values)
