@@ -31,6 +31,8 @@ HARMLESS = (
 # Messages that may come at any severity and mean that the engine would compute something else.
 FATAL = re.compile(r"unused input|is not used|not supported|unsupported|falling back|ignor", re.I)
 
+_loggers: dict[str, Any] = {}
+
 
 @dataclass
 class BuildLog:
@@ -187,14 +189,23 @@ def _ports(tensors: Iterable[Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def _logger(trt: Any, log: BuildLog) -> Any:
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
+    """The module's logger, writing to `log` from now on.
 
-        def log(self, severity: Any, message: str) -> None:
-            log.add(severity.name, message)
+    TensorRT keeps the first logger that it is given, so there is one for the whole process.
+    """
+    if trt.__name__ not in _loggers:
 
-    return Logger()
+        class Logger(trt.ILogger):  # type: ignore[misc]
+            def __init__(self) -> None:
+                trt.ILogger.__init__(self)
+                self.sink = log
+
+            def log(self, severity: Any, message: str) -> None:
+                self.sink.add(severity.name, message)
+
+        _loggers[trt.__name__] = Logger()
+    _loggers[trt.__name__].sink = log
+    return _loggers[trt.__name__]
 
 
 def _monitor(trt: Any, progress: Progress) -> Any:

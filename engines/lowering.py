@@ -4,13 +4,16 @@ The weights stay where they are: a lowered graph points into the bundle's data f
 """
 
 import onnx
+from onnx import helper
 
 CAPACITY = "capacity"
+FLOAT, BFLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.BFLOAT16
 
 
 def lower(model: onnx.ModelProto, capacity: int) -> onnx.ModelProto:
     """All steps, in place."""
     fix_capacity(model, capacity)
+    widen_transposed_convolutions(model)
     return model
 
 
@@ -25,3 +28,28 @@ def fix_capacity(model: onnx.ModelProto, capacity: int) -> None:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param == CAPACITY:
                 dim.dim_value = capacity  # setting the value clears the name
+
+
+def widen_transposed_convolutions(model: onnx.ModelProto) -> None:
+    """Compute bf16 ConvTranspose in float32.
+
+    TensorRT for RTX has no bf16 kernel for it ("Could not infer output types"). There are two in
+    the model, in the audio tokenizer's decoder; float32 is only more exact.
+    """
+    graph = model.graph
+    stored = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    nodes = []
+    for node in graph.node:
+        if node.op_type != "ConvTranspose" or stored.get(node.input[1]) != BFLOAT16:
+            nodes.append(node)
+            continue
+        for index, name in enumerate(node.input):
+            wide = f"{node.name}_wide_{index}"
+            nodes.append(helper.make_node("Cast", [name], [wide], name=wide, to=FLOAT))
+            node.input[index] = wide
+        output, wide = node.output[0], f"{node.name}_wide"
+        node.output[0] = wide
+        nodes.append(node)
+        nodes.append(helper.make_node("Cast", [wide], [output], name=f"{wide}_back", to=BFLOAT16))
+    del graph.node[:]
+    graph.node.extend(nodes)

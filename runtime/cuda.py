@@ -1,7 +1,7 @@
 """The CUDA calls of the TensorRT backend, and no others: memory, one stream, graphs.
 
-Everything here is a line or two over NVIDIA's `cuda.bindings.runtime`; the tests replace this class by
-one that keeps its memory on the host and records the calls.
+Everything here is a line or two over NVIDIA's `cuda.bindings.runtime`; the tests replace this class
+by one that keeps its memory on the host and records the calls.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """engine.json: what an engine folder was built from and for, and whether it fits.
 
-<bundle>/engines/<product>-<version>-<capabilities>/engine.json, <piece>.plan, build.log
+<bundle>/engines/<product>-<version>-<capabilities>/engine.json, <piece>.plan, .log
 """
 
 import dataclasses
@@ -123,7 +123,7 @@ def find(
     bundle: Bundle, product: str, version: str, capability: str
 ) -> tuple[Path, EngineManifest]:
     """The bundle's engines that fit this product and GPU, checked. Raises EngineError."""
-    folders = sorted((bundle.folder / "engines").glob(f"{product}-*"))
+    folders = sorted((bundle.folder / "engines").glob(f"{product}-[0-9]*"))
     reasons = []
     for folder in folders:
         try:

@@ -1,12 +1,12 @@
-"""TensorRT backend, for TensorRT for RTX and the classic product: both have the same Python API.
+"""TensorRT backend, for TensorRT for RTX and the classic product: one Python API.
 
-Engines are loaded and device buffers allocated once. The key-value cache is one buffer per layer,
-bound as input and output of the same step. The decode step and the patch decoder run as CUDA graphs.
-Per patch, the scores of the text and the codes come back to the host, and nothing else.
+Engines are loaded and device buffers allocated once. The key-value cache is one buffer per layer
+and kind, bound as input and output of the same step. The decode step and the patch decoder run as
+CUDA graphs. Per patch, the text's scores and the codes come back to the host, and nothing else.
 """
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -180,8 +180,8 @@ class TrtBackend:
 class TrtRowStates:
     """Decode state of several rows; see `runtime.backend.RowStates`.
 
-    A row's part of every buffer is contiguous, so its prompt is prefilled in place: the same engine,
-    on the prefill profile, with the addresses of that row alone.
+    A row's part of every buffer is contiguous, so its prompt is prefilled in place: the same
+    engine, on the prefill profile, with the addresses of that row alone.
     """
 
     def __init__(self, backend: TrtBackend, rows: int) -> None:
@@ -221,7 +221,7 @@ class TrtRowStates:
         self._upload("text_ids", text_ids)
         self._upload("codes", codes)
         self._upload("past_lengths", self.lengths)
-        self._run("step", lambda: (self._embed.enqueue(), self._backbone.enqueue()))
+        self._run("step", self._embed, self._backbone)
         self.lengths += active
         logits = np.zeros((self.rows, self._model.vocab_size), np.float32)
         self._device.download(logits, self._address["logits"])
@@ -235,7 +235,7 @@ class TrtRowStates:
             ("top_p", top_p),
         ):
             self._upload(name, array)
-        self._run("draw", self._draw.enqueue)
+        self._run("draw", self._draw)
         codes = np.zeros((self.rows, self._model.group_size, self._model.n_q), np.int64)
         self._device.download(codes, self._address["drawn"])
         return codes
@@ -243,8 +243,13 @@ class TrtRowStates:
     def clear(self, row: int) -> None:
         self.lengths[row] = 0
 
-    def _run(self, name: str, work: Callable[[], Any]) -> None:
+    def _run(self, name: str, *contexts: Context) -> None:
         """Once plainly, as TensorRT asks before a capture, and from then on as a graph."""
+
+        def work() -> None:
+            for context in contexts:
+                context.enqueue()
+
         if name in self._graphs:
             self._device.launch(self._graphs[name])
             return

@@ -16,7 +16,7 @@ CONTRACT = ("runtime.bundle", "runtime.errors")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "mimo_ref": (),
     "export": ("mimo_ref", *CONTRACT, "runtime.text_tokenizer"),
-    "engines": CONTRACT,
+    "engines": (*CONTRACT, "runtime.engine"),
     "runtime": (),
     "scripts": ROOMS,
 }
