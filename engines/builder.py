@@ -98,6 +98,7 @@ def build(
 
     config = builder.create_builder_config()
     config.progress_monitor = _monitor(trt, progress)
+    config.clear_flag(trt.BuilderFlag.TF32)  # float32 means float32
     for shapes in profiles:
         profile = builder.create_optimization_profile()
         for name, (smallest, typical, largest) in shapes.items():

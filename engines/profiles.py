@@ -7,6 +7,7 @@ from runtime.bundle import Bundle, TensorSpec
 from runtime.errors import InputError
 
 PREFILL_CHUNK = 512  # positions at a time, as in the ONNX Runtime backend
+AUDIO_PIECES = ("mel", "tokenizer_encoder", "tokenizer_decoder")
 AUDIO_SECONDS = 60  # longer audio is cut by the runtime
 
 # shape -> (min, opt, max)
@@ -31,7 +32,11 @@ class Limits:
 
 
 def profiles(bundle: Bundle, piece: str, limits: Limits) -> list[dict[str, Range]]:
-    """The profiles of a piece, input name -> range. Decode comes before prefill."""
+    """The profile of a piece, input name -> range, in a list of one.
+
+    Decode step and prefill share it, tuned for the step: a second profile would make TensorRT for
+    RTX keep the weights twice (docs/tensorrt.md).
+    """
     model = bundle.model
     rows = (1, limits.max_batch, limits.max_batch)
     one = (1, 1, 1)
@@ -46,18 +51,9 @@ def profiles(bundle: Bundle, piece: str, limits: Limits) -> list[dict[str, Range
         "mel_frames": (1, mel_frames // 12, mel_frames),
         "frames": (1, min(100, code_frames), code_frames),
     }
-    decode = {"batch": rows, "time": one, "patches": one}
-    prefill = {"batch": one, "time": (1, chunk, chunk), "patches": (1, chunk, chunk)}
-    axes = {
-        "mel": [audio],
-        "tokenizer_encoder": [audio],
-        "tokenizer_decoder": [audio],
-        "patch_encoder": [decode, prefill],
-        "backbone": [decode, prefill],
-        "patch_decoder": [decode],
-    }[piece]
-    inputs = bundle.piece(piece).inputs
-    return [{port.name: _range(port, {**fixed, **named}) for port in inputs} for named in axes]
+    language = {"batch": rows, "time": (1, 1, chunk), "patches": (1, 1, chunk)}
+    axes = fixed | (audio if piece in AUDIO_PIECES else language)
+    return [{port.name: _range(port, axes) for port in bundle.piece(piece).inputs}]
 
 
 def _range(port: TensorSpec, axes: dict[str, tuple[int, int, int]]) -> Range:

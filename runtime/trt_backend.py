@@ -21,14 +21,13 @@ from runtime.errors import ContextError, EngineError, EnvironmentProblem, InputE
 
 MODULES = {"trt-rtx": "tensorrt_rtx", "trt": "tensorrt"}
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8}
-DECODE, PREFILL = 0, 1  # optimisation profiles of patch encoder and backbone
 AUDIO_PIECES = ("mel", "tokenizer_encoder", "tokenizer_decoder")
 
 
 class Context:
-    """One execution context of an engine, on one optimisation profile."""
+    """One execution context of an engine. Contexts of an engine share its weights and profile."""
 
-    def __init__(self, plan: Any, profile: int, device: CudaDevice) -> None:
+    def __init__(self, plan: Any, device: CudaDevice) -> None:
         self._context = plan.create_execution_context()
         self._device = device
         if self._context is None:
@@ -36,8 +35,8 @@ class Context:
                 "the GPU has no memory for an execution context. Use fewer rows or a smaller "
                 "--max-seq when building."
             )
-        if not self._context.set_optimization_profile_async(profile, device.stream):
-            raise EngineError(f"the engine has no profile {profile}. Build it again.")
+        if not self._context.set_optimization_profile_async(0, device.stream):
+            raise EngineError("the engine has no profile. Build it again.")
 
     def bind(self, name: str, address: int, shape: Sequence[int] | None = None) -> None:
         """Give a tensor its memory and, for inputs, its shape."""
@@ -107,9 +106,9 @@ class TrtBackend:
             )
         return TrtRowStates(self, rows)
 
-    def context(self, piece: str, profile: int) -> Context:
-        """A fresh execution context of a piece; all contexts of a piece share its weights."""
-        return Context(self._plans[piece], profile, self.device)
+    def context(self, piece: str) -> Context:
+        """A fresh execution context of a piece."""
+        return Context(self._plans[piece], self.device)
 
     def allocate(self, count: int) -> int:
         """Zeroed device memory, checked against what is free."""
@@ -150,7 +149,7 @@ class TrtBackend:
     def _audio_context(self, piece: str) -> Context:
         """The piece's context, with buffers for the largest call its engine takes."""
         if piece not in self._contexts:
-            context, spec = self.context(piece, DECODE), self.bundle.piece(piece)
+            context, spec = self.context(piece), self.bundle.piece(piece)
             for port in spec.inputs:
                 largest = self.identity.profiles[piece][0][port.name][2]
                 self._buffers[piece, port.name] = self.allocate(_bytes(port, largest))
@@ -181,7 +180,7 @@ class TrtRowStates:
     """Decode state of several rows; see `runtime.backend.RowStates`.
 
     A row's part of every buffer is contiguous, so its prompt is prefilled in place: the same
-    engine, on the prefill profile, with the addresses of that row alone.
+    engine, in a context of its own, with the addresses of that row alone.
     """
 
     def __init__(self, backend: TrtBackend, rows: int) -> None:
@@ -189,16 +188,15 @@ class TrtRowStates:
         self.capacity = backend.identity.max_seq
         self.lengths = np.zeros(rows, np.int64)
         self._model = backend.bundle.model
-        self._chunk = backend.identity.profiles["patch_encoder"][PREFILL]["text_ids"][2][1]
+        self._chunk = backend.identity.profiles["patch_encoder"][0]["text_ids"][2][1]
         self._address: dict[str, int] = {}
         self._size: dict[str, int] = {}  # bytes of one row
         self._graphs: dict[str, Any] = {}
         self._embed, self._backbone, self._draw = (
-            backend.context(piece, DECODE)
-            for piece in ("patch_encoder", "backbone", "patch_decoder")
+            backend.context(piece) for piece in ("patch_encoder", "backbone", "patch_decoder")
         )
-        self._prefill_embed = backend.context("patch_encoder", PREFILL)
-        self._prefill = backend.context("backbone", PREFILL)
+        self._prefill_embed = backend.context("patch_encoder")
+        self._prefill = backend.context("backbone")
         self._bind_decode()
 
     def prefill(self, row: int, text_ids: Ints, codes: Ints) -> Floats:

@@ -55,9 +55,9 @@ def test_profiles_cover_what_the_runtime_sends(
         for shapes in made:
             for smallest, typical, largest in shapes.values():
                 assert all(a <= b <= c for a, b, c in zip(smallest, typical, largest, strict=True))
-    decode, prefill = profiles(bundle, "backbone", Limits(1000, 3))
-    assert decode["embeddings"][2][:2] == (3, 1) and prefill["embeddings"][2][:2] == (1, 512)
-    assert decode["past_keys_0"][0][2] == decode["past_keys_0"][2][2] == 1000
+    (shapes,) = profiles(bundle, "backbone", Limits(1000, 3))
+    assert [shape[:2] for shape in shapes["embeddings"]] == [(1, 1), (3, 1), (3, 512)]
+    assert {shape[2] for shape in shapes["past_keys_0"]} == {1000}
     with pytest.raises(InputError, match="--max-seq"):
         Limits(10**6).check(bundle.model.context)
 

@@ -1,0 +1,67 @@
+"""Rung 7, where there is a GPU: `pytest -m gpu`. ONNX Runtime CUDA and TensorRT, on the goldens."""
+
+import importlib
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from engines.build import build_engines, identity_of
+from engines.profiles import Limits
+from engines.recipe import for_bundle
+from engines.target import RTX_CAPABILITIES, Target
+from runtime import codec
+from runtime.backend import Backend
+from runtime.backends import open_backend
+from runtime.bundle import Bundle
+from runtime.cuda import CudaDevice
+from runtime.loop import Request, generate, join_steps
+from runtime.presets import Sampling
+from scripts import tolerances
+from tests import check
+from tests.golden import Golden
+
+pytestmark = pytest.mark.gpu
+GREEDY = Sampling(0.0)
+
+
+@pytest.fixture(scope="module", params=["ort-cuda", "trt-rtx", "trt"])
+def backend(
+    request: pytest.FixtureRequest, golden: Golden, bundle_copy: Callable[..., Bundle]
+) -> Backend:
+    bundle = bundle_copy(golden.lm_names[0])
+    if request.param != "ort-cuda":
+        device = CudaDevice()
+        capability = device.capability()
+        device.close()
+        target = Target(request.param, (capability,) if request.param == "trt-rtx" else ())
+        if request.param == "trt-rtx" and capability not in RTX_CAPABILITIES:
+            pytest.skip(f"TensorRT for RTX does not build for {capability}")
+        trt = pytest.importorskip(target.module)
+        limits, recipe = Limits(max_seq=512, max_batch=2), for_bundle(bundle, None)
+        identity = identity_of(bundle, recipe, target, trt.__version__, limits)
+        build_engines(bundle, identity, target, importlib.import_module(target.module), limits)
+    return open_backend(request.param, bundle)
+
+
+def test_generate(golden: Golden, backend: Backend) -> None:
+    lm, model = golden.lm_names[0], backend.bundle.model
+    arrays = golden.npz(f"{lm}.generate.npz")
+    for case in golden.generate_cases(lm):
+        prompt = arrays[f"{case}.ids"]
+        expected = arrays[f"{case}.free.out"][:, prompt.shape[1] :]
+        count = expected.shape[1] // model.group_size
+        steps = list(
+            generate(backend, Request(prompt, GREEDY, GREEDY, max_new=count), golden.empty_id)
+        )
+        check.equal(join_steps(steps, model.empty_codes, model.group_size), expected, case)
+
+
+def test_audio(golden: Golden, backend: Backend) -> None:
+    arrays, codes = golden.npz("pipeline.npz"), golden.npz("decoder.npz")["long.codes"]
+    encoded = codec.encode(backend, arrays["wav24k"])
+    check.equal(encoded.T.flatten(), arrays["audio_tokenized"], "audio_tokenized")
+    wav = codec.decode(backend, codes)
+    expected = golden.npz("decoder.npz")["long.wav"][0, 0]
+    # another device sums in another order; the CPU limit is for the CPU
+    assert np.abs(wav - expected).max() <= 10 * tolerances.AUDIO.absolute
