@@ -23,9 +23,6 @@ from scripts.random_weights import RandomWeights
 from scripts.safetensors_stream import Layout, Shape, write_tensors
 from scripts.small_tokenizer import write_tokenizer
 
-NAME = "make-checkpoint"
-HELP = "write a random checkpoint pair in the layout of the released one"
-
 LANGUAGE_MODEL, AUDIO_TOKENIZER = "language_model", "audio_tokenizer"
 Model = LanguageModel | AudioTokenizer
 _SPARE_BYTES = 64 << 20  # headers, configs, tokenizer files, and room for everyone else
