@@ -26,8 +26,8 @@ FLAGS = ("STRONGLY_TYPED", "NO_TF32")
 # What a build takes, fitted to measured ones (docs/tensorrt.md). The patch decoder counts once per
 # sub-step: it is unrolled, and the builder works on every copy.
 MEMORY_BASE = 1.5e9
-MEMORY_PER_WEIGHT_BYTE = 3.3
-SECONDS_PER_GB = 15.0
+MEMORY_PER_WEIGHT_BYTE = 3.0
+SECONDS_PER_GB = 10.0
 
 Report = Callable[[str, str, int, int], None]  # piece, phase, steps done, steps in all
 
