@@ -112,6 +112,8 @@ def build_engines(
             profiles(bundle, piece, limits),
             limits.max_seq,
             heard,
+            # TensorRT for RTX chooses kernels on the user's machine and times nothing here
+            folder.parent / "timing.cache" if target.product == "trt" else None,
         )
         plans[piece], seconds[piece] = _store(folder, piece, built, identity.key), built.seconds
     log = hashlib.sha256()

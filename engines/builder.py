@@ -5,6 +5,7 @@ messages. Here every message of weight that is not known to be harmless fails th
 """
 
 import importlib
+import os
 import re
 import time
 from collections.abc import Callable, Iterable
@@ -80,8 +81,12 @@ def build(
     profiles: list[dict[str, Range]],
     capacity: int,
     progress: Progress = lambda *_: None,
+    timing_cache: Path | None = None,
 ) -> Built:
-    """Lower, parse and build one ONNX file. Raises EngineError that quotes what TensorRT said."""
+    """Lower, parse and build one ONNX file. Raises EngineError that quotes what TensorRT said.
+
+    `timing_cache` is read if it is there, and written: so that a kernel is measured only once.
+    """
     log = BuildLog()
     logger = _logger(trt, log)
     start = time.monotonic()
@@ -111,7 +116,14 @@ def build(
             name = f"SM{capability.replace('.', '')}"
             if not config.set_compute_capability(getattr(trt.ComputeCapability, name), index):
                 raise EngineError(f"{graph.name}: TensorRT refused compute capability {capability}")
+    if timing_cache is not None:
+        known = timing_cache.read_bytes() if timing_cache.is_file() else b""
+        config.set_timing_cache(config.create_timing_cache(known), False)
     plan = builder.build_serialized_network(network, config)
+    if timing_cache is not None and plan is not None:
+        temporary = timing_cache.with_name(timing_cache.name + ".tmp")
+        temporary.write_bytes(config.get_timing_cache().serialize())
+        os.replace(temporary, timing_cache)
     _stop_at(graph, log)
     if plan is None:
         raise _failure(graph, log, ["no plan came out"])

@@ -60,10 +60,10 @@ class StreamDecoder:
     def __init__(
         self, backend: Backend, left: int = LEFT_OVERLAP, right: int = RIGHT_OVERLAP
     ) -> None:
-        if not 0 <= right < left:
+        if not 0 <= right <= left:
             raise InputError(
-                f"left overlap {left} and right overlap {right}: the left one must be the larger, "
-                "and neither below 0; upstream uses 250 and 40 frames"
+                f"left overlap {left} and right overlap {right}: the left one must not be the "
+                "smaller, and neither below 0; upstream uses 250 and 40 frames"
             )
         self._backend, self.left, self.right = backend, left, right
         self._window = np.zeros((backend.bundle.model.n_q, 0), np.int64)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
+from runtime.bundle import Bundle
 from scripts.cli import COMMANDS
 from scripts.run import TASKS
 from tests.cli.conftest import CLIP, Outcome
@@ -42,7 +43,8 @@ def test_tasks(mimo_edge: Run, bundle: Path, tmp_path: Path, task: str) -> None:
     assert raw["task"] == task and raw["timings"]["patches"] <= 6
     assert (raw["audio"] is not None) == out.exists()
     if out.exists():
-        assert soundfile.info(out).frames == raw["frames"] * 960
+        samples = Bundle.open(bundle, verify=False).model.samples_per_frame
+        assert soundfile.info(out).frames == raw["frames"] * samples
         assert raw["timings"]["first_audio"] > 0
 
 
@@ -65,7 +67,8 @@ def test_stream_to_a_file_and_to_stdout(bundle: Path, tmp_path: Path) -> None:
     frames = json.loads(to_file.stdout)["frames"]
     piped = subprocess.run([*command, "-"], capture_output=True, check=True)
     assert piped.stdout[:4] == b"RIFF" and json.loads(piped.stderr)["frames"] == frames
-    assert len(piped.stdout) == 44 + 2 * 960 * frames
+    samples = Bundle.open(bundle, verify=False).model.samples_per_frame
+    assert len(piped.stdout) == 44 + 2 * samples * frames
     assert path.read_bytes()[44:] == piped.stdout[44:]
 
 
