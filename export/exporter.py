@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,14 +165,14 @@ def export_bundle(
 ) -> None:
     """Write a bundle. Raises InputError, ResourceError; leaves nothing behind on failure."""
     dtype = DTYPES[dtype_name]
-    if output.exists() and not force and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"{output} exists. Choose another name, or pass --force to replace it.")
+    _check_output(sources, output, force)
+    output = Path(os.path.realpath(output))  # a link stays a link: what it points to is replaced
     total = sources.weight_bytes(dtype)
     with _partial_folder(output, total, resume) as partial:
         files: dict[str, FileSpec] = {}
         pieces: dict[str, PieceSpec] = {}
         done = 0
-        key = f"{sources.fingerprint} {dtype_name} {json.dumps(tool_versions(), sort_keys=True)}"
+        key = _marker_key(sources, dtype_name)
         for name, build in sources.piece_builders(dtype).items():
             finished = _read_marker(partial, name, key) if resume else None
             if finished is None:
@@ -209,9 +209,22 @@ def tool_versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in TOOLS}
 
 
+def _check_output(sources: Sources, output: Path, force: bool) -> None:
+    """Refuse, before the long work, an output that must not or cannot be replaced."""
+    read = [files.folder for files in sources.tensors] + [p.parent for p in sources.text_files]
+    place = output.resolve()
+    if any(place in (folder, *folder.parents) for folder in map(Path.resolve, read)):
+        raise InputError(f"{output} holds the checkpoint that is exported. Choose another name.")
+    if output.exists() and not output.is_dir():
+        raise InputError(f"{output} is a file, not a folder. Choose another name, or remove it.")
+    if output.exists() and not force and any(output.iterdir()):
+        raise InputError(f"{output} exists. Choose another name, or pass --force to replace it.")
+
+
 @contextmanager
 def _partial_folder(output: Path, total: int, resume: bool) -> Iterator[Path]:
     partial = output.with_name(output.name + ".partial")
+    new = [folder for folder in partial.parents if not folder.exists()]
     if partial.exists() and not resume:
         shutil.rmtree(partial)
     try:
@@ -227,6 +240,9 @@ def _partial_folder(output: Path, total: int, resume: bool) -> Iterator[Path]:
     finally:
         if partial.exists() and not resume:
             shutil.rmtree(partial, ignore_errors=True)
+        for folder in new:
+            with suppress(OSError):  # it is not empty where the export went well
+                folder.rmdir()
 
 
 def _check_disk(partial: Path, total: int) -> None:
@@ -273,6 +289,17 @@ def _marker(folder: Path, name: str) -> Path:
     return folder / f"{name}.finished.json"
 
 
+def _marker_key(sources: Sources, dtype_name: str) -> str:
+    """Everything that a finished piece depends on.
+
+    Weights count by place, size and time of change: to hash them takes as long as to export them.
+    """
+    weights = {path.resolve() for files in sources.tensors for path in files.path_of.values()}
+    stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(weights)]
+    empty = sources.text_tokenizer.special.empty
+    return json.dumps([sources.fingerprint, dtype_name, tool_versions(), empty, stats])
+
+
 def _write_marker(
     folder: Path, name: str, key: str, finished: tuple[PieceSpec, dict[str, FileSpec]]
 ) -> None:
@@ -286,11 +313,12 @@ def _read_marker(folder: Path, name: str, key: str) -> tuple[PieceSpec, dict[str
     """A piece that an earlier export finished from the same sources, or None."""
     try:
         raw = json.loads(_marker(folder, name).read_text())
-    except (OSError, ValueError):
+        if raw["key"] != key:  # before the rest: another version may write it otherwise
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     files = {n: FileSpec(**f) for n, f in raw["files"].items()}
-    whole = all((folder / n).is_file() and hash_file(folder / n) == f for n, f in files.items())
-    if raw["key"] != key or not whole:
+    if not all((folder / n).is_file() and hash_file(folder / n) == f for n, f in files.items()):
         return None
     piece = raw["piece"]
     ports = {

@@ -172,6 +172,8 @@ class _StdoutSink:
     def __init__(self, rate: int) -> None:
         self._rate = rate
         self._begun = self._open = False
+        if sys.stdout is None:
+            raise AudioError("stdout is closed; name a file instead of -")
         if sys.stdout.isatty():
             raise AudioError(
                 "stdout is a terminal; pipe it into a player or a file, or name a file instead of -"

@@ -12,8 +12,10 @@ A conversation file is JSON:
 
 import json
 import os
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -38,19 +40,17 @@ def read_conversation(path: str | Path) -> Conversation:
         raw = json.loads(path.read_text(encoding="utf-8"))
         items = raw["messages"]
         messages = [_message(item, path, index) for index, item in enumerate(items)]
+        voice = None if raw.get("voice") is None else path.parent / raw["voice"]
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}. Check the path.") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(
             f'{path} is no conversation file: it must be JSON with a list "messages" of '
             '{"role", "text" or "audio"}.'
         ) from error
-    voice = raw.get("voice")
-    return Conversation(
-        messages, raw.get("system_prompt"), None if voice is None else path.parent / voice
-    )
+    return Conversation(messages, raw.get("system_prompt"), voice)
 
 
 def _message(item: object, path: Path, index: int) -> Message:
@@ -70,7 +70,7 @@ def read_history(path: str | Path) -> Grid | None:
     try:
         with np.load(path) as file:
             return file["grid"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
         raise InputError(
             f"{path} is no history file ({error}). Delete it to start anew."
         ) from error

@@ -34,6 +34,8 @@ class Request:
             raise InputError(f"max_new must be at least 1 patch, not {self.max_new}")
         if self.min_new < 0:
             raise InputError(f"min_new must be 0 or more patches, not {self.min_new}")
+        if not 0 <= self.seed < 1 << 128:
+            raise InputError(f"seed must be 0 or more and below 2**128, not {self.seed}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from runtime.backend import Floats, Ints
 from runtime.bundle import Bundle, PieceSpec
-from runtime.errors import ContextError, EnvironmentProblem, ResourceError
+from runtime.errors import ContextError, EnvironmentProblem, InputError, ResourceError
 
 FIRST_CAPACITY = 256  # positions
 PREFILL_CHUNK = 512  # positions at a time: bounds the mask and the attention scores
@@ -34,6 +34,8 @@ class OrtBackend:
                 f"this onnxruntime {ort.__version__} has no {provider}. "
                 "Install onnxruntime-gpu in place of onnxruntime, or use --backend ort-cpu."
             )
+        if threads is not None and threads < 1:
+            raise InputError(f"threads must be at least 1, not {threads}; leave it out for all")
         precision = bundle.piece("backbone").precision
         if device == "cpu" and precision == "bf16":
             raise EnvironmentProblem(

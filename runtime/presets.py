@@ -9,6 +9,8 @@ from types import MappingProxyType
 from runtime.errors import InputError
 from runtime.text_tokenizer import SpecialIds
 
+COLDEST, HOTTEST = 1e-5, 1e5  # scores divided by a temperature outside these overflow float32
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -22,10 +24,12 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if not _is_number(self.temperature) or self.temperature < 0:
+        if not _is_number(self.temperature) or not (
+            self.temperature == 0 or COLDEST <= self.temperature <= HOTTEST
+        ):
             raise InputError(
-                f"temperature must be a number of at least 0, not {self.temperature!r}; "
-                "use 0 for greedy, 0.3 to 1 for more variety"
+                f"temperature must be 0, or a number from {COLDEST:g} to {HOTTEST:g}, "
+                f"not {self.temperature!r}; use 0 for greedy, 0.3 to 1 for more variety"
             )
         if not isinstance(self.top_k, Integral) or isinstance(self.top_k, bool) or self.top_k < 0:
             raise InputError(

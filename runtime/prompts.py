@@ -111,6 +111,7 @@ class PromptBuilder:
 
     def understand(self, codes: Codes, question: str, *, thinking: bool = False) -> Grid:
         """Answer a question about speech or sound, in text."""
+        question = _words(question, "question")
         return self._join([_USER, self._audio(codes), question, _END, *_answer(thinking)])
 
     def dialogue(
@@ -181,7 +182,7 @@ class PromptBuilder:
 
     def in_context(self, instruction: str, examples: Sequence[Example], codes: Codes) -> Grid:
         """Speech to speech as the examples show it; meant for the base model."""
-        parts: list[Part] = [f"[Int]:{instruction}\n"]
+        parts: list[Part] = [f"[Int]:{_words(instruction, 'instruction')}\n"]
         for index, example in enumerate(examples):
             name = f"example {index}"
             spoken = self._spoken(example.transcript, example.output_codes, name)

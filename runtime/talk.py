@@ -10,6 +10,7 @@ import numpy as np
 from runtime import codec
 from runtime.answer import answer_text, split_answer, split_thinking
 from runtime.backend import Backend, Floats, Ints
+from runtime.errors import InputError
 from runtime.loop import Request, Step, generate, join_steps
 from runtime.segments import Grid, PromptLayout
 from runtime.text_tokenizer import IncrementalDecoder, TextTokenizer
@@ -102,6 +103,8 @@ class Talk:
         whole decode. Sound starts where the prompt says so; should the model open speech once more
         later, `result` keeps only what follows, as upstream does, and a stream has sounded already.
         """
+        if chunk < 1:
+            raise InputError(f"chunk must be at least 1 patch, not {chunk}; the default is 6")
         decoder = codec.StreamDecoder(self._backend, left, right)
         clock, words = self._ready(), IncrementalDecoder(self._tokenizer)
         special = self._tokenizer.special

@@ -226,6 +226,22 @@ class MimoAudio:
             for m in messages
         ]
 
+    def _checked(self, history: Grid) -> Grid:
+        """A history comes from outside: one of another model must not reach the backend."""
+        rows, group = 1 + self.layout.n_q, self.layout.group_size
+        fits = history.ndim == 2 and history.dtype == np.int64 and len(history) == rows
+        if fits and history.shape[1] % group == 0:
+            text, codes = history[0, ::group], history[1:]
+            model = self.backend.bundle.model
+            limits = np.array((model.vocab_size, *model.code_vocab))[:, None]
+            ids = np.concatenate((text.repeat(group)[None], codes))
+            if ((ids >= 0) & (ids < limits)).all():
+                return history
+        raise InputError(
+            f"the history, {history.dtype} {list(history.shape)}, is not of this model; pass "
+            "Result.history of the same bundle, or start without one"
+        )
+
     def _talk(
         self,
         task: str,
@@ -237,7 +253,7 @@ class MimoAudio:
     ) -> Talk:
         preset, context = PRESETS[task], self.backend.bundle.model.context
         if history is not None:
-            prompt = np.concatenate((history, prompt), axis=1)
+            prompt = np.concatenate((self._checked(history), prompt), axis=1)
         patches = prompt.shape[1] // self.layout.group_size
         if patches >= context:
             raise ContextError(

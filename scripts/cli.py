@@ -1,7 +1,9 @@
 """The command line `mimo-edge`. Commands are imported when asked for: `run` needs no torch."""
 
 import argparse
+import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -29,18 +31,28 @@ EPILOG = """exit codes: 0 ok, 2 usage or unusable input, 3 something is not inst
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     argv = sys.argv[1:] if argv is None else list(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # JSON is UTF-8, and an answer in Chinese must not fail in a locale that has no Chinese
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
-        return _dispatch(argv)
+        code = _dispatch(argv)
+        if sys.stdout is not None:  # None where the caller has closed it
+            sys.stdout.flush()  # at exit it would be too late to say that the disk is full
+        return code
     except (MimoError, ConfigError, CheckpointError) as error:
         return _fail(str(error), getattr(error, "exit_code", 2))
     except MemoryError:
         return _fail("out of memory. Use a smaller precision, or a larger machine.", 4)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
-    except BrokenPipeError:
-        # the reader of our output is gone; keep the interpreter from complaining at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of our output is gone
+        _drop_output()
         return 0
+    except OSError as error:
+        _drop_output()
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _fail(f"{error}. Free some disk space, or write elsewhere.", 4)
+        return _fail(f"{error}. Check the path and its permissions.", 2)
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -75,6 +87,14 @@ def _load(name: str):  # type: ignore[no-untyped-def]
             f"this command needs the package {package}. "
             f'Install it with `pip install "mimo-edge[{EXTRAS[package]}]"`.'
         ) from error
+
+
+def _drop_output() -> None:
+    """Throw away what stdout does not take, or the interpreter would complain at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> int:

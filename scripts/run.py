@@ -5,10 +5,10 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
 
-from runtime.audio import open_sink, write_audio
+from runtime.audio import AudioSink, open_sink
 from runtime.backends import BACKENDS
 from runtime.codec import LEFT_OVERLAP, RIGHT_OVERLAP
 from runtime.conversation import read_conversation, read_history, write_history
@@ -44,25 +44,27 @@ def run(args: argparse.Namespace) -> int:
     with MimoAudio.open(
         args.bundle, args.backend, threads=args.threads, verify=not args.no_verify
     ) as model:
+        # before the long work, so that an output that cannot be written is refused at once
+        sink = open_sink(args.output, model.sampling_rate) if speaks else None
         talk = TASKS[args.task][2](model, args, _options(args))
         if args.stream:
-            result = _stream(talk, args, model.sampling_rate)
+            result = _stream(talk, args, sink)
         else:
             result = talk.result()
-            if speaks and result.wav is not None:
-                write_audio(args.output, result.wav, model.sampling_rate)
+            if sink is not None and result.wav is not None:
+                with sink:
+                    sink.write(result.wav)
     if getattr(args, "history", None):
         write_history(args.history, result.history)
     _print(result, args)
     return 0
 
 
-def _stream(talk: Talk, args: argparse.Namespace, rate: int) -> Result:
+def _stream(talk: Talk, args: argparse.Namespace, sink: AudioSink | None) -> Result:
     """Text to stdout and sound to the sink while they come."""
     result = None
     show_text = not args.json and args.output != "-"
-    with ExitStack() as stack:
-        sink = stack.enter_context(open_sink(args.output, rate)) if talk.speaks else None
+    with sink or nullcontext():
         for event in talk.stream(
             chunk=args.chunk, left=args.left_overlap, right=args.right_overlap
         ):
@@ -110,6 +112,9 @@ def _check(args: argparse.Namespace) -> None:
     given = [name for name in ("history", "conversation") if getattr(args, name, None)]
     if len(given) == 2:
         raise InputError("give --history or --conversation, not both")
+    history = getattr(args, "history", None)
+    if history and not Path(history).parent.is_dir():
+        raise InputError(f"{history} cannot be written: there is no such folder; create it first")
     if args.task in ("dialogue", "speech-to-text", "chat"):
         conversation = getattr(args, "conversation", None) is not None
         if conversation == (args.input is not None):

@@ -1,57 +1,61 @@
 """Exports that do not end well: nothing that looks whole stays, and finished work can be kept."""
 
 import errno
+import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from export import exporter
 from export.exporter import Sources
-from tests.cli.conftest import Outcome
+from export.piece import Piece
+from tests.cli.conftest import Outcome, process
 from tests.golden import Golden
 
 Run = Callable[..., Outcome]
-FEW = ("mel", "patch_encoder")  # quick to trace; enough to fail between
+TWO = ("mel", "patch_encoder")
 
 
 @pytest.fixture
-def words(golden: Golden, tmp_path: Path) -> tuple[object, ...]:
-    folder = golden.folder
+def checkpoint(golden: Golden, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(golden.folder / golden.lm_names[0], tmp_path / "checkpoint"))
+
+
+@pytest.fixture
+def words(golden: Golden, checkpoint: Path, tmp_path: Path) -> tuple[object, ...]:
     return (
-        "export",
-        folder / golden.lm_names[0],
-        *("--audio-tokenizer", folder / "audio_tokenizer"),
-        *("--text-tokenizer", folder / "text_tokenizer"),
-        *("-o", tmp_path / "bundle"),
+        *("export", checkpoint),
+        *("--audio-tokenizer", golden.folder / "audio_tokenizer"),
+        *("--text-tokenizer", golden.folder / "text_tokenizer"),
+        *("-o", tmp_path / "new" / "bundle"),  # a folder that is not there yet
     )
 
 
 @pytest.fixture
-def few_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only some pieces, where the test ends before the bundle would."""
+def two_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two pieces that are quick to trace, which is enough to fail in between."""
     real = Sources.piece_builders
 
-    def some(self: Sources, dtype: object) -> dict:
-        return {name: build for name, build in real(self, dtype).items() if name in FEW}
+    def two(self: Sources, dtype: torch.dtype) -> dict[str, Callable[[], Piece]]:
+        return dict.fromkeys(TWO, real(self, dtype)["mel"])
 
-    monkeypatch.setattr(Sources, "piece_builders", some)
-    monkeypatch.setattr(exporter, "PIECES", FEW)
+    monkeypatch.setattr(Sources, "piece_builders", two)
+    monkeypatch.setattr(exporter, "PIECES", TWO)
 
 
-def fail_at(monkeypatch: pytest.MonkeyPatch, piece: str, error: BaseException) -> None:
+def fail_writing(monkeypatch: pytest.MonkeyPatch, piece: str, error: BaseException) -> None:
     """Raise in the middle of writing a piece's weights."""
     real = exporter.WeightWriter.write
 
     def write(self, regions, path, progress):  # type: ignore[no-untyped-def]
-        if self.piece.name == piece:
+        if path.name.startswith(piece):
             path.write_bytes(b"half of it")
             raise error
         return real(self, regions, path, progress)
@@ -59,78 +63,156 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, piece: str, error: BaseException) -
     monkeypatch.setattr(exporter.WeightWriter, "write", write)
 
 
-def test_no_disk_space(
-    mimo_edge: Run, words: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def interrupt_tracing(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """Ctrl-C when so many pieces have been traced."""
+    real, left = exporter.trace, iter(range(after))
+
+    def trace(build):  # type: ignore[no-untyped-def]
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return real(build)
+
+    monkeypatch.setattr(exporter, "trace", trace)
+
+
+def flip(path: Path) -> None:
+    """Change the last bit of a file; size and time stay."""
+    data, before = bytearray(path.read_bytes()), path.stat()
+    data[-1] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_no_disk_space(mimo_edge: Run, words: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    mimo_edge(*words).refused(4, "GB free", "--dtype")
-    assert not list(tmp_path.iterdir())
+    mimo_edge(*words).refused(4, "/new has 0.0 GB free, the bundle needs", "smaller --dtype")
 
 
-def test_disk_fills_up(
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            4,
+            ("/new/bundle is full", "Free", "write elsewhere"),
+        ),
+        (MemoryError(), 4, ("out of memory", "smaller precision")),
+        (OSError(errno.EIO, "Input/output error"), 2, ("Input/output error", "Check the path")),
+        (KeyboardInterrupt(), 130, ("interrupted",)),
+    ],
+    ids=["disk fills up", "memory runs out", "disk breaks", "Ctrl-C"],
+)
+def test_failure_midway(
     mimo_edge: Run,
     words: tuple,
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    few_pieces: None,
+    two_pieces: None,
+    error: BaseException,
+    code: int,
+    says: tuple[str, ...],
 ) -> None:
-    fail_at(monkeypatch, "patch_encoder", OSError(errno.ENOSPC, "No space left on device"))
-    mimo_edge(*words).refused(4, "full", "Free")
-    assert not list(tmp_path.iterdir())
+    fail_writing(monkeypatch, "patch_encoder", error)
+    done = mimo_edge(*words)
+    done.refused(code, "writing mel", "tracing patch_encoder", *says)
 
 
-def test_interrupted_without_resume(
-    mimo_edge: Run,
-    words: tuple,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    few_pieces: None,
+def test_a_bundle_outlives_the_failure_of_the_next(
+    mimo_edge: Run, words: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_pieces: None
 ) -> None:
-    fail_at(monkeypatch, "patch_encoder", KeyboardInterrupt())
-    mimo_edge(*words).refused(130, "interrupted")
-    assert not list(tmp_path.iterdir())
+    """--force takes the old bundle away only when the new one is there."""
+    old = tmp_path / "new" / "bundle" / "old"
+    old.parent.mkdir(parents=True)
+    old.write_text("")
+    interrupt_tracing(monkeypatch, after=1)
+    mimo_edge(*words, "--force").refused(130, "interrupted")
+    assert old.exists()
 
 
 def test_resume(
-    mimo_edge: Run,
-    words: tuple,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    few_pieces: None,
+    mimo_edge: Run, words: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was finished is kept, byte for byte, unless it came from something else."""
-    partial, bundle = tmp_path / "bundle.partial", tmp_path / "bundle"
-    with monkeypatch.context() as patch:
-        fail_at(patch, "patch_encoder", KeyboardInterrupt())
-        mimo_edge(*words, "--resume").refused(130, "interrupted")
-    assert partial.is_dir() and not bundle.exists()
-    assert mimo_edge("inspect", partial).code == 2, "what is left must not look whole"
+    """What was finished is kept, and the bundle is that of an export without interruption."""
+    real = Sources.piece_builders
 
-    done = mimo_edge(*words, "--resume", "--dtype", "fp16")
-    assert done.code == 0 and "kept mel" not in done.err, "another precision is another export"
-    shutil.rmtree(bundle)
+    def two(self: Sources, dtype: torch.dtype) -> dict[str, Callable[[], Piece]]:
+        return {name: build for name, build in real(self, dtype).items() if name in TWO}
+
+    monkeypatch.setattr(Sources, "piece_builders", two)
+    monkeypatch.setattr(exporter, "PIECES", TWO)
+    partial, bundle = tmp_path / "new" / "bundle.partial", tmp_path / "new" / "bundle"
     with monkeypatch.context() as patch:
-        fail_at(patch, "patch_encoder", KeyboardInterrupt())
-        mimo_edge(*words, "--resume")
+        interrupt_tracing(patch, after=1)
+        done = mimo_edge(*words, "--resume")
+    assert done.code == 130 and "interrupted" in done.err
+    assert (partial / "mel.onnx").is_file() and not bundle.exists()
+    mimo_edge("inspect", partial).refused(2, "not a bundle")  # what is left must not look whole
+
     done = mimo_edge(*words, "--resume")
-    assert done.code == 0 and "kept mel" in done.err and not partial.exists()
-
+    assert done.code == 0 and "kept mel" in done.err and "tracing mel" not in done.err
+    assert not partial.exists()
     resumed = {p.name: p.read_bytes() for p in bundle.iterdir()}
     assert mimo_edge(*words, "--force").code == 0
     assert {p.name: p.read_bytes() for p in bundle.iterdir()} == resumed
     assert not [name for name in resumed if "finished" in name]
 
 
+STALE = {
+    "other precision": lambda checkpoint, mel: ("--dtype", "fp16"),
+    "other weights": lambda checkpoint, mel: [
+        (flip(p), os.utime(p)) for p in checkpoint.glob("*.safetensors")
+    ],
+    "other checkpoint": lambda checkpoint, mel: checkpoint.joinpath("config.json").write_text(
+        json.dumps(json.loads((checkpoint / "config.json").read_text()), indent=3)
+    ),
+    "damaged piece": lambda checkpoint, mel: flip(mel.with_name("mel.onnx.data")),
+    "missing piece": lambda checkpoint, mel: mel.unlink(),
+    "damaged marker": lambda checkpoint, mel: mel.with_name("mel.finished.json").write_text("{}"),
+    "half a marker": lambda checkpoint, mel: mel.with_name("mel.finished.json").write_text("{"),
+}
+
+
+@pytest.mark.parametrize("case", STALE)
+def test_what_is_not_kept(
+    mimo_edge: Run,
+    words: tuple,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    two_pieces: None,
+    case: str,
+) -> None:
+    """A finished piece counts only if it is whole, and came from the same sources."""
+    interrupt_tracing(monkeypatch, after=1)
+    assert mimo_edge(*words, "--resume").code == 130
+    more = STALE[case](checkpoint, tmp_path / "new" / "bundle.partial" / "mel.onnx")
+    done = mimo_edge(*words, "--resume", *(more if case == "other precision" else ()))
+    assert done.code == 130, done.err
+    assert "tracing mel" in done.err and "kept" not in done.err
+
+
+def test_without_resume_nothing_is_taken_over(
+    mimo_edge: Run, words: tuple, monkeypatch: pytest.MonkeyPatch, two_pieces: None, tmp_path: Path
+) -> None:
+    interrupt_tracing(monkeypatch, after=1)
+    assert mimo_edge(*words, "--resume").code == 130
+    done = mimo_edge(*words)
+    assert done.code == 130 and "tracing mel" in done.err
+    assert not (tmp_path / "new" / "bundle.partial").exists()
+
+
 def test_a_real_interrupt(words: tuple, tmp_path: Path) -> None:
     """SIGINT to the process, in the middle of tracing."""
-    command = [sys.executable, "-m", "scripts.cli", *map(str, words)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def heed() -> None:  # a shell lets what it starts in the background ignore SIGINT
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    running = process(*words, preexec_fn=heed)
     deadline = time.monotonic() + 60
-    while not (tmp_path / "bundle.partial").exists() and time.monotonic() < deadline:
+    while not (tmp_path / "new" / "bundle.partial").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(1.0)
-    os.kill(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert "interrupted" in err and "Traceback" not in err
-    assert not list(tmp_path.iterdir())
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 130, err
+    assert out == b"" and b"interrupted" in err and b"Traceback" not in err
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
