@@ -5,6 +5,7 @@ bound as input and output of the same step, so it is updated in place. On the CP
 small and doubles, because attention computes over the whole capacity.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -34,8 +35,11 @@ class OrtBackend:
                 f"this onnxruntime {ort.__version__} has no {provider}. "
                 "Install onnxruntime-gpu in place of onnxruntime, or use --backend ort-cpu."
             )
-        if threads is not None and threads < 1:
-            raise InputError(f"threads must be at least 1, not {threads}; leave it out for all")
+        most = 4 * (os.cpu_count() or 1)
+        if threads is not None and not 1 <= threads <= most:
+            raise InputError(
+                f"threads must be 1 to {most} on this machine, not {threads}; leave it out for all"
+            )
         precision = bundle.piece("backbone").precision
         if device == "cpu" and precision == "bf16":
             raise EnvironmentProblem(
