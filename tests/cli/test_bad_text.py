@@ -159,7 +159,7 @@ def test_choices_that_exclude_one_another(mimo_edge: Run, bundle: Path, tmp_path
         (("--max-new", "0"), "max_new must be at least 1"),
         (("--min-new", "-1"), "min_new must be 0 or more"),
         (("--seed", "-1"), "seed must be 0 or more"),
-        (("--threads", "0"), "threads must be at least 1"),
+        (("--threads", "0"), "threads must be 1 to"),
         (("--stream", "--chunk", "0"), "chunk must be at least 1"),
         (("--stream", "--right-overlap", "-1"), "upstream uses 250 and 40"),
         (("--stream", "--left-overlap", "3"), "upstream uses 250 and 40"),

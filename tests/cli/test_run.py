@@ -1,21 +1,42 @@
 """Every task from the command line."""
 
 import json
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 
-from runtime.bundle import Bundle
+from runtime.bundle import ModelSpec
+from runtime.conversation import read_history
+from runtime.loop import Step
+from runtime.loop import generate as real_generate
+from runtime.presets import PRESETS
+from runtime.talk import Timings
 from scripts.cli import COMMANDS
 from scripts.run import TASKS
-from tests.cli.conftest import CLIP, Outcome
+from tests.cli.conftest import CLIP, Outcome, process
 
 Run = Callable[..., Outcome]
 FEW = ("--max-new", 6, "--json")
+KEYS = ["task", "text", "answer", "thinking", "audio", "frames", "stopped", "seed", "timings"]
+
+COMMON = "--backend --threads --no-verify --json --stream --chunk --left-overlap --right-overlap "
+COMMON += "--seed --max-new --min-new --temperature --top-k --top-p "
+COMMON += "--audio-temperature --audio-top-k --audio-top-p"
+TURN = "INPUT --conversation --history"
+OPTIONS = {
+    "asr": "AUDIO --template",
+    "tts": "TEXT --output --instruction --natural --voice --template",
+    "understand": "AUDIO QUESTION --thinking",
+    "dialogue": f"{TURN} --output --system-prompt --voice",
+    "speech-to-text": f"{TURN} --thinking",
+    "chat": f"{TURN} --thinking",
+    "in-context": "AUDIO --output --instruction --example IN OUT TEXT",
+}
 
 
 def task_words(task: str, bundle: Path, out: Path) -> tuple[object, ...]:
@@ -33,81 +54,209 @@ def task_words(task: str, bundle: Path, out: Path) -> tuple[object, ...]:
     }[task]
 
 
+@pytest.mark.parametrize("stream", [(), ("--stream", "--right-overlap", 4)], ids=["", "stream"])
 @pytest.mark.parametrize("task", TASKS)
-def test_tasks(mimo_edge: Run, bundle: Path, tmp_path: Path, task: str) -> None:
+def test_tasks(
+    mimo_edge: Run,
+    bundle: Path,
+    tmp_path: Path,
+    spec: ModelSpec,
+    task: str,
+    stream: tuple[object, ...],
+) -> None:
     """Alone on stdout: one JSON object; the sound is as long as it says."""
-    out = tmp_path / "out.wav"
-    done = mimo_edge("run", *task_words(task, bundle, out), *FEW)
+    out, speaks = tmp_path / "out.wav", PRESETS[task].speaks
+    done = mimo_edge("run", *task_words(task, bundle, out), *FEW, "--seed", 5, *stream)
     assert done.code == 0, done.err
+    assert done.changed == (["out.wav"] if speaks else [])
     raw = json.loads(done.out)
-    assert raw["task"] == task and raw["timings"]["patches"] <= 6
-    assert (raw["audio"] is not None) == out.exists()
-    if out.exists():
-        samples = Bundle.open(bundle, verify=False).model.samples_per_frame
-        assert soundfile.info(out).frames == raw["frames"] * samples
-        assert raw["timings"]["first_audio"] > 0
+    assert list(raw) == KEYS and list(raw["timings"]) == [f.name for f in fields(Timings)]
+    assert raw["task"] == task and raw["seed"] == 5 and 1 <= raw["timings"]["patches"] <= 6
+    assert raw["audio"] == (str(out) if speaks else None)
+    if speaks:
+        info = soundfile.info(out)
+        assert info.samplerate == spec.sampling_rate and info.channels == 1
+        assert info.frames == raw["frames"] * spec.samples_per_frame
+        if raw["frames"]:
+            assert raw["timings"]["first_audio"] > 0 and raw["timings"]["real_time_factor"] > 0
 
 
-def test_seeds(mimo_edge: Run, bundle: Path, tmp_path: Path) -> None:
-    def sound(name: str, seed: int) -> bytes:
-        path = tmp_path / name
-        words = ("run", "tts", bundle, "Hello there.", "-o", path, "--max-new", 12)
-        assert mimo_edge(*words, "--seed", seed).code == 0
-        return path.read_bytes()
+@pytest.mark.parametrize("stream", [(), ("--stream",)], ids=["", "stream"])
+def test_seeds(mimo_edge: Run, bundle: Path, tmp_path: Path, stream: tuple[str, ...]) -> None:
+    def sound(name: str, *seed: object) -> bytes:
+        words = ("run", "tts", bundle, "Hello there.", "-o", tmp_path / name, "--max-new", 12)
+        assert mimo_edge(*words, *stream, *seed).code == 0
+        return (tmp_path / name).read_bytes()
 
-    assert sound("a.wav", 1) == sound("b.wav", 1) != sound("c.wav", 2)
+    one = sound("a.wav", "--seed", 1)
+    assert len(one) > 44, "the seed gives no speech to compare"
+    assert sound("b.wav", "--seed", 1) == one
+    assert sound("c.wav", "--seed", 2) != one
+    assert sound("d.wav") == sound("e.wav", "--seed", 0)
 
 
-def test_stream_to_a_file_and_to_stdout(bundle: Path, tmp_path: Path) -> None:
-    words = ["run", "tts", str(bundle), "Hello there.", "--max-new", "24", "--stream"]
-    words += ["--seed", "1", "--right-overlap", "4", "--json", "-o"]
-    command = [sys.executable, "-m", "scripts.cli", *words]
+def test_stdout_is_text_alone(mimo_edge: Run, bundle: Path) -> None:
+    """What is streamed is what is printed whole."""
+    words = ("run", "chat", bundle, "Hello", "--max-new", 12, "--temperature", 1)
+    whole, streamed = mimo_edge(*words), mimo_edge(*words, "--stream")
+    assert whole.code == streamed.code == 0 and whole.err == streamed.err == ""
+    assert whole.out.strip() == streamed.out.strip() != ""
+
+
+@pytest.mark.parametrize("stream", [(), ("--stream", "--right-overlap", "4")], ids=["", "stream"])
+def test_sound_to_stdout(
+    bundle: Path, tmp_path: Path, spec: ModelSpec, stream: tuple[str, ...]
+) -> None:
+    """A WAV and nothing else, with the samples of a file; the JSON makes room for it."""
     path = tmp_path / "x.wav"
-    to_file = subprocess.run([*command, path], capture_output=True, check=True)
-    frames = json.loads(to_file.stdout)["frames"]
-    piped = subprocess.run([*command, "-"], capture_output=True, check=True)
-    assert piped.stdout[:4] == b"RIFF" and json.loads(piped.stderr)["frames"] == frames
-    samples = Bundle.open(bundle, verify=False).model.samples_per_frame
-    assert len(piped.stdout) == 44 + 2 * samples * frames
-    assert path.read_bytes()[44:] == piped.stdout[44:]
+    words = ("run", "tts", bundle, "Hello there.", "--max-new", 24, "--seed", 1, "--json", *stream)
+    to_file, piped = process(*words, "-o", path), process(*words, "-o", "-")
+    told, _ = to_file.communicate(timeout=60)
+    sound, said = piped.communicate(timeout=60)
+    frames = json.loads(told)["frames"]
+    assert to_file.returncode == piped.returncode == 0 and json.loads(said)["frames"] == frames > 0
+    assert sound[:4] == b"RIFF" and len(sound) == 44 + 2 * spec.samples_per_frame * frames
+    assert path.read_bytes()[44:] == sound[44:]
 
 
-def test_history_goes_on(mimo_edge: Run, bundle: Path, tmp_path: Path) -> None:
+def test_a_reader_that_leaves(bundle: Path) -> None:
+    """As `| head` does: no error, and no complaint at exit."""
+    for words in (
+        ("tts", bundle, "Hello there.", "-o", "-", "--stream", "--right-overlap", 4, "--seed", 1),
+        ("chat", bundle, "Hello"),
+        ("chat", bundle, "Hello", "--json"),
+    ):
+        running = process("run", *words, "--max-new", 24)
+        assert running.stdout is not None and running.stderr is not None
+        running.stdout.close()
+        assert running.wait(timeout=60) == 0 and running.stderr.read() == b""
+        running.stderr.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is full")
+def test_a_full_disk_behind_stdout(bundle: Path) -> None:
+    for words in (("tts", bundle, "Hello.", "-o", "-"), ("chat", bundle, "Hello", "--json")):
+        with open("/dev/full", "wb") as full:
+            running = process("run", *words, "--max-new", 3, stdout=full)
+            _, err = running.communicate(timeout=60)
+        assert running.returncode == 4, err
+        assert b"No space left" in err and b"write elsewhere" in err and b"Traceback" not in err
+
+
+def test_a_locale_without_the_answer(bundle: Path, tmp_path: Path) -> None:
+    """JSON is UTF-8 everywhere, also with a file name that is none."""
+    path = bytes(tmp_path) + b"/\xe4.wav"
+    words = ("run", "tts", bundle, "你好", "-o", path, "--max-new", 3, "--json")
+    running = process(*words, env={"PYTHONIOENCODING": "ascii"})
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 0, err
+    assert json.loads(out.decode("utf-8"))["audio"].endswith("\udce4.wav")
+    assert [bytes(p) for p in tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.parametrize("stream", [(), ("--stream", "--chunk", 1, "--right-overlap", 0)])
+@pytest.mark.parametrize("name", ["x.wav", "x.flac"])
+def test_interrupt_while_speaking(
+    mimo_edge: Run,
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stream: tuple[object, ...],
+    name: str,
+) -> None:
+    """An older file stays as it was, and a history too."""
+
+    def interrupted(*words: object) -> Iterator[Step]:
+        for step in real_generate(*words):  # type: ignore[arg-type]
+            yield step
+            if step.index == 8:
+                raise KeyboardInterrupt
+
     history = tmp_path / "talk.npz"
-    words = ("run", "chat", bundle, "Hello", "--history", history, "--max-new", 4)
-    assert mimo_edge(*words).code == 0
-    first = history.stat().st_size
-    assert mimo_edge(*words).code == 0 and history.stat().st_size > first
+    words = ("run", "dialogue", bundle, CLIP, "-o", tmp_path / name, "--history", history)
+    assert mimo_edge(*words, "--max-new", 2).code == 0
+    monkeypatch.setattr("runtime.talk.generate", interrupted)
+    words = (*words, "--max-new", 12, "--min-new", 12, *stream)
+    done = mimo_edge(*words)
+    assert done.code == 130 and "interrupted" in done.err and not done.changed
 
 
-def test_conversation_file(mimo_edge: Run, bundle: Path, tmp_path: Path) -> None:
-    path = tmp_path / "talk.json"
+@pytest.mark.parametrize("task", ["dialogue", "speech-to-text", "chat"])
+def test_history_goes_on(mimo_edge: Run, bundle: Path, tmp_path: Path, task: str) -> None:
+    """Every turn is put behind those before it."""
+    history, turn = tmp_path / "talk.npz", "Hello" if task == "chat" else CLIP
+    words = ("run", task, bundle, turn, "--history", history, "--max-new", 4)
+    words += ("-o", tmp_path / "x.wav") if PRESETS[task].speaks else ()
+    grids = []
+    for _ in range(3):
+        assert mimo_edge(*words).code == 0
+        grids.append(read_history(history))
+    for before, after in pairwise(grids):
+        assert after.shape[1] > before.shape[1]
+        np.testing.assert_array_equal(after[:, : before.shape[1]], before)
+
+
+def test_conversation_files(mimo_edge: Run, bundle: Path, tmp_path: Path) -> None:
+    """Paths in the file are relative to it."""
     (tmp_path / "clip.flac").write_bytes(CLIP.read_bytes())
-    turns = [
-        {"role": "user", "audio": "clip.flac"},
-        {"role": "assistant", "text": "Sunny.", "audio": "clip.flac"},
-        {"role": "user", "audio": "clip.flac"},
-    ]
-    path.write_text(json.dumps({"messages": turns, "system_prompt": "Be kind."}))
-    out = ("-o", tmp_path / "x.wav")
-    assert mimo_edge("run", "dialogue", bundle, "--conversation", path, *out, *FEW).code == 0
+    path, out = tmp_path / "talk.json", ("-o", tmp_path / "x.wav")
+    heard = {"role": "user", "audio": "clip.flac"}
+    for task, answer, more in (
+        ("dialogue", {"text": "Sunny.", "audio": "clip.flac"}, {"system_prompt": "Be kind."}),
+        ("dialogue", {"text": "Sunny.", "audio": "clip.flac"}, {"voice": "clip.flac"}),
+        ("speech-to-text", {"text": "Sunny."}, {}),
+    ):
+        turns = [heard, {"role": "assistant", **answer}, heard]
+        path.write_text(json.dumps({"messages": turns, **more}))
+        words = ("run", task, bundle, "--conversation", path, *FEW)
+        done = mimo_edge(*words, *(out if PRESETS[task].speaks else ()))
+        assert done.code == 0, done.err
+    turns = [{"role": r, "text": t} for r, t in (("user", "1"), ("assistant", "2"), ("user", "3"))]
+    path.write_text(json.dumps({"messages": turns}))
+    assert mimo_edge("run", "chat", bundle, "--conversation", path, *FEW).code == 0
 
 
 def test_help_teaches(mimo_edge: Run) -> None:
+    done = mimo_edge("--help")
+    assert done.code == 0 and "exit codes:" in done.out
+    for command, (_, says) in COMMANDS.items():
+        assert command in done.out and says.split()[0] in done.out
     for command in COMMANDS:
         done = mimo_edge(command, "--help")
-        assert done.code == 0 and "usage: mimo-edge" in done.out
-    for task in TASKS:
-        done = mimo_edge("run", task, "--help")
-        assert done.code == 0 and "--seed" in done.out and "default" in done.out
+        assert done.code == 0 and f"usage: mimo-edge {command}" in done.out and done.err == ""
+    assert mimo_edge("run", "--help").out.count("mimo-edge run") >= 4  # examples
+    for option in ("--audio-tokenizer", "--text-tokenizer", "--dtype", "--resume", "--force"):
+        assert option in mimo_edge("export", "--help").out
+    for option in ("--no-verify", "--json"):
+        assert option in mimo_edge("inspect", "--help").out
 
 
-def test_inspect_and_doctor(mimo_edge: Run, bundle: Path) -> None:
+@pytest.mark.parametrize("task", TASKS)
+def test_help_of_a_task(mimo_edge: Run, task: str) -> None:
+    done = mimo_edge("run", task, "--help")
+    assert done.code == 0 and done.err == ""
+    missing = [w for w in f"BUNDLE {OPTIONS[task]} {COMMON}".split() if w not in done.out]
+    assert not missing, missing
+    assert ("--output" in done.out) == PRESETS[task].speaks
+
+
+def test_inspect(mimo_edge: Run, bundle: Path, spec: ModelSpec) -> None:
     done = mimo_edge("inspect", bundle)
     assert done.code == 0 and "patch_decoder" in done.out and "-->" in done.out
-    assert json.loads(mimo_edge("inspect", bundle, "--json").out)["schema"] == 1
-    findings = json.loads(mimo_edge("doctor", "--json").out)
-    assert {f["what"]: f["works"] for f in findings}["run on the CPU (ort-cpu)"]
+    assert "all hashes verified" in done.out and done.err == ""
+    assert "sizes only" in mimo_edge("inspect", bundle, "--no-verify").out
+    raw = json.loads(mimo_edge("inspect", bundle, "--json").out)
+    assert raw == json.loads((bundle / "bundle.json").read_text())
+    assert raw["model"]["context"] == spec.context
+
+
+def test_doctor(mimo_edge: Run) -> None:
+    done = mimo_edge("doctor")
+    assert done.code == 0 and "ok  run on the CPU (ort-cpu)" in done.out and done.err == ""
+    findings = {f["what"]: f for f in json.loads(mimo_edge("doctor", "--json").out)}
+    assert findings["run on the CPU (ort-cpu)"]["works"]
+    for finding in findings.values():
+        assert finding["works"] or finding["remedy"], "what is missing needs a way to get it"
 
 
 def test_bench(mimo_edge: Run, bundle: Path) -> None:
