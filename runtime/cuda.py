@@ -4,7 +4,7 @@ Everything here is a line or two over NVIDIA's `cuda.bindings.runtime`; the test
 by one that keeps its memory on the host and records the calls.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ class CudaDevice:
         self._index = index
         self._memory: dict[int, int] = {}  # address -> bytes
         self._graphs: list[Any] = []
+        self._in_flight: list[NDArray[Any]] = []  # sources of uploads that may still be running
         self._call("cudaSetDevice", index)
         self._stream = self._call("cudaStreamCreateWithFlags", runtime.cudaStreamNonBlocking)
 
@@ -66,8 +67,10 @@ class CudaDevice:
     def upload(self, address: int, array: NDArray[Any]) -> None:
         """Copy a contiguous host array to the device, in stream order.
 
-        The source is pageable memory, which the driver has copied when the call returns.
+        The source is kept until the stream has been waited for: when the driver has read it is its
+        own affair.
         """
+        self._in_flight.append(array)
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._call("cudaMemcpyAsync", address, array.ctypes.data, array.nbytes, kind, self._stream)
 
@@ -80,6 +83,20 @@ class CudaDevice:
     def synchronize(self) -> None:
         """Wait for the stream."""
         self._call("cudaStreamSynchronize", self._stream)
+        self._in_flight.clear()
+
+    def release(self, addresses: Iterable[int], graphs: Iterable[Any]) -> None:
+        """Wait, then free some memory and graphs; what `close` has freed already is left alone."""
+        held = [address for address in addresses if address in self._memory]
+        if not held:
+            return
+        self.synchronize()
+        for graph in graphs:
+            self._graphs.remove(graph)
+            self._call("cudaGraphExecDestroy", graph)
+        for address in held:
+            del self._memory[address]
+            self._call("cudaFree", address)
 
     def capture(self, work: Callable[[], None]) -> Any:
         """Record what `work` puts on the stream as a graph; it is not run yet."""

@@ -6,6 +6,7 @@ CUDA graphs. Per patch, the text's scores and the codes come back to the host, a
 """
 
 import importlib
+import weakref
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -192,6 +193,8 @@ class TrtRowStates:
         self._address: dict[str, int] = {}
         self._size: dict[str, int] = {}  # bytes of one row
         self._graphs: dict[str, Any] = {}
+        # buffers go with the state: an answer must not leave its cache behind
+        weakref.finalize(self, _release, self._device, self._address, self._graphs)
         self._embed, self._backbone, self._draw = (
             backend.context(piece) for piece in ("patch_encoder", "backbone", "patch_decoder")
         )
@@ -328,6 +331,10 @@ class TrtRowStates:
 
     def _upload(self, name: str, array: NDArray[Any]) -> None:
         self._device.upload(self._address[name], np.ascontiguousarray(array))
+
+
+def _release(device: CudaDevice, addresses: dict[str, int], graphs: dict[str, Any]) -> None:
+    device.release(addresses.values(), graphs.values())
 
 
 def _import(product: str) -> Any:

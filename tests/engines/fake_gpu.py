@@ -6,7 +6,7 @@ so that a wrong size, a freed buffer, or a cache that is not aliased is an error
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,14 @@ class FakeDevice:
         assert self.recording is None, "a stream may not be waited for while it captures"
         self.calls.append(("synchronize",))
         self.pending = 0
+
+    def release(self, addresses: Iterable[int], graphs: Iterable[object]) -> None:
+        held = [address for address in addresses if address in self.blocks]
+        if held:
+            self.synchronize()
+        for address in held:
+            del self.blocks[address]
+        self.calls.append(("release", len(held)))
 
     def capture(self, work: Callable[[], None]) -> list[Callable[[], None]]:
         assert self.pending == 0, "capture begins on an idle stream"

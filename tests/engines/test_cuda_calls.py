@@ -71,6 +71,13 @@ def test_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu.download(array, address)
     graph = gpu.capture(lambda: gpu.upload(address, array))
     gpu.launch(graph)
+    other = gpu.capture(lambda: gpu.upload(address, array))
+    runtime.calls.clear()
+    gpu.release([address], [other])
+    gpu.release([address], [])  # once is enough
+    assert runtime.calls == ["cudaStreamSynchronize", "cudaGraphExecDestroy", "cudaFree"]
+    assert gpu.allocated == 0
+    gpu.allocate(64)
     runtime.calls.clear()
     gpu.close()
     assert gpu.allocated == 0

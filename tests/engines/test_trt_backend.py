@@ -1,5 +1,6 @@
 """The TensorRT backend on a fake GPU: the real loop, the real backend, the goldens' numbers."""
 
+import gc
 from collections.abc import Callable
 
 import numpy as np
@@ -120,6 +121,23 @@ def test_order_of_calls(golden: Golden, open_fake: Open) -> None:
         states.draw_codes(uniforms, *settings)
         assert [call[0] for call in device.calls] == ["upload"] * 4 + ["launch", "download"]
         assert device.allocated == held, "a step allocates"
+
+
+def test_an_answer_leaves_nothing_behind(golden: Golden, open_fake: Open) -> None:
+    """Memory does not grow from answer to answer, and closing twice over is no error."""
+    lm = golden.lm_names[0]
+    prompt = golden.npz(f"{lm}.generate.npz")[f"{golden.generate_cases(lm)[0]}.ids"]
+    backend, device = open_fake(lm)
+    with backend:
+        held = []
+        for seed in range(3):
+            request = Request(prompt, GREEDY, GREEDY, max_new=3, seed=seed)
+            list(generate(backend, request, golden.empty_id))
+            gc.collect()
+            held.append(device.allocated)
+        assert held[0] == held[1] == held[2] == 0
+        states = backend.new_rows(1)
+    del states  # after the backend is closed
 
 
 def test_limits(golden: Golden, open_fake: Open) -> None:
