@@ -67,9 +67,10 @@ class CudaDevice:
     def upload(self, address: int, array: NDArray[Any]) -> None:
         """Copy a contiguous host array to the device, in stream order.
 
-        The source is kept until the stream has been waited for: when the driver has read it is its
-        own affair.
+        When the driver has read it is its own affair, so it gets a copy that is kept until the
+        stream has been waited for: the caller may change its array at once.
         """
+        array = array.copy()
         self._in_flight.append(array)
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._call("cudaMemcpyAsync", address, array.ctypes.data, array.nbytes, kind, self._stream)
