@@ -53,7 +53,7 @@ def test_bytes_that_are_no_text(bundle: Path) -> None:
         ((b"asr", bundle, b"\xff.wav"), "does not exist"),
         ((b"chat", b"\xff", b"hi"), "is not a bundle"),
     ):
-        done = process("run", *words)
+        done = process("run", *words, "--max-new", 2)
         out, err = done.communicate(timeout=60)
         assert done.returncode == 2 and out == b"", err
         assert says in err.decode() and "\\udcff" in err.decode() and b"Traceback" not in err
