@@ -1,0 +1,136 @@
+"""`python -m scripts.nano STAGE`: train nano. Every stage resumes where it was interrupted.
+
+Stages: data, tokenizer, codes, language-model, decoder, save, evaluate, samples, plot; `all` is all
+of them in turn.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from mimo_ref.config import AudioTokenizerConfig
+from mimo_ref.model import AudioTokenizer
+from scripts.nano import data, plots
+from scripts.nano.codes import encode_clips
+from scripts.nano.evaluate import evaluate
+from scripts.nano.journal import Journal, heeding_sigterm
+from scripts.nano.samples import write_samples
+from scripts.nano.save import AUDIO_TOKENIZER, save_audio_tokenizer, save_language_model
+from scripts.nano.sizes import NANO
+from scripts.nano.train_lm import LanguageModelRun, new_model, train_language_model
+from scripts.nano.train_tokenizer import DECODER_STEPS, TokenizerRun, train_decoder, train_tokenizer
+
+STAGES = (
+    "data",
+    "tokenizer",
+    "codes",
+    "language-model",
+    "decoder",
+    "save",
+    "evaluate",
+    "samples",
+    "plot",
+)
+_SAMPLES = 8
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one stage, or all; 0 when it is done, 1 when its minutes ran out first."""
+    options = _parser().parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    options.work.mkdir(parents=True, exist_ok=True)
+    deadline = None if options.minutes is None else time.monotonic() + 60 * options.minutes
+    for stage in STAGES if options.stage == "all" else (options.stage,):
+        left = None if deadline is None else max(0.0, (deadline - time.monotonic()) / 60)
+        with heeding_sigterm():
+            done = run_stage(stage, options, left)
+        if not done:
+            print(f"{stage}: not done; the same command goes on with it", file=sys.stderr)
+            return 1
+    return 0
+
+
+def run_stage(stage: str, options: argparse.Namespace, minutes: float | None) -> bool:
+    """Returns whether the stage is done."""
+    work: Path = options.work
+    out: Path = options.out or work / "checkpoint"
+    tokenizer = work / "checkpoint" / AUDIO_TOKENIZER
+    if stage == "data":
+        plan = data.Plan(options.sentences, options.held_out, options.readings, seed=options.seed)
+        data.build(work, plan)
+    elif stage == "tokenizer":
+        open_steps = min(TokenizerRun().open_steps, options.tokenizer_steps // 4)
+        run = TokenizerRun(options.tokenizer_steps, open_steps, seed=options.seed)
+        if not train_tokenizer(work, run, minutes):
+            return False
+        _save_tokenizer(work, work / "checkpoint")
+    elif stage == "codes":
+        encode_clips(work, tokenizer)
+    elif stage == "language-model":
+        lm_run = LanguageModelRun(options.lm_steps, seed=options.seed)
+        return train_language_model(work, tokenizer, encode_clips(work, tokenizer), lm_run, minutes)
+    elif stage == "decoder":
+        return train_decoder(work, TokenizerRun(options.decoder_steps, seed=options.seed), minutes)
+    elif stage == "save":
+        _save_tokenizer(work, out)
+        _save_language_model(work, out)
+    elif stage == "evaluate":
+        print(json.dumps(evaluate(out, work, options.count), indent=2))
+    elif stage == "samples":
+        write_samples(out, work, min(options.count, _SAMPLES))
+    else:
+        for path in plots.plot(work):
+            print(path, file=sys.stderr)
+    return True
+
+
+def _save_tokenizer(work: Path, out: Path) -> None:
+    """The best of the tokenizer's training, with the decoder's own if there is one."""
+    model = AudioTokenizer(AudioTokenizerConfig.from_dict(NANO.audio_tokenizer))
+    trained_on = (work / "decoder" / "best.pt").exists()
+    model.load_state_dict(_best(work / ("decoder" if trained_on else "tokenizer")))
+    save_audio_tokenizer(model, out)
+
+
+def _save_language_model(work: Path, out: Path) -> None:
+    """The best of the language model's training, as a checkpoint."""
+    model = new_model()
+    model.load_state_dict(_best(work / "language_model"))
+    save_language_model(model, out)
+
+
+def _best(folder: Path) -> dict[str, torch.Tensor]:
+    journal = Journal(folder)
+    state = journal.load("best") or journal.load()
+    if state is None:
+        raise SystemExit(f"{folder} holds no training yet: run its stage first")
+    weights: dict[str, torch.Tensor] = state["model"]
+    return weights
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m scripts.nano", description=__doc__)
+    parser.add_argument("stage", choices=(*STAGES, "all"))
+    parser.add_argument("--work", type=Path, default=Path("out/nano"), help="what training keeps")
+    parser.add_argument("--out", type=Path, help="the checkpoint (default: WORK/checkpoint)")
+    parser.add_argument("--minutes", type=float, help="stop after so long; run again to go on")
+    parser.add_argument("--threads", type=int, default=1, help="of the processor (default 1)")
+    parser.add_argument("--seed", type=int, default=1)
+    sizes = parser.add_argument_group("sizes")
+    plan = data.Plan()
+    sizes.add_argument("--sentences", type=int, default=plan.sentences, help="to train on")
+    sizes.add_argument("--held-out", type=int, default=plan.held_out, help="sentences to judge by")
+    sizes.add_argument("--readings", type=int, default=plan.readings, help="of each sentence")
+    sizes.add_argument("--tokenizer-steps", type=int, default=TokenizerRun().steps)
+    sizes.add_argument("--decoder-steps", type=int, default=DECODER_STEPS)
+    sizes.add_argument("--lm-steps", type=int, default=LanguageModelRun().steps)
+    sizes.add_argument("--count", type=int, default=60, help="sentences per figure of evaluate")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

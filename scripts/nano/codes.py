@@ -1,0 +1,82 @@
+"""Stage 2: every clip as codes of the saved audio tokenizer, which is what the next stage reads.
+
+Nano's own clips are also kept as the codes of their reconstruction, because that is what nano hears
+when it listens to itself.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mimo_ref.model import AudioTokenizer
+from mimo_ref.weights import TensorFiles, load_audio_tokenizer
+from scripts.nano.data import Clip, read_clips, read_shard, shards, to_float
+from scripts.progress import StageProgress
+
+Codes = NDArray[np.int64]  # [K, T]
+
+
+@dataclass(frozen=True, eq=False)
+class Coded:
+    """A clip as codes."""
+
+    clip: Clip
+    codes: Codes
+    again: Codes | None  # of the reconstruction, if the clip is nano's own
+
+
+def fingerprint(tokenizer: Path) -> str:
+    """Names the encoder and the codebooks of a saved audio tokenizer: what the codes depend on."""
+    digest, files = hashlib.sha256(), TensorFiles(tokenizer)
+    for name in sorted(name for name in files.where if name.startswith("encoder.")):
+        digest.update(name.encode("utf-8") + files.read(name).float().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def encode_clips(work: Path, tokenizer: Path) -> Path:
+    """Encode what is not yet encoded by this tokenizer; returns the folder of the codes."""
+    folder = work / f"codes-{fingerprint(tokenizer)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    model = load_audio_tokenizer(tokenizer, dtype=torch.float32)
+    paths = shards(work)
+    with StageProgress() as progress:
+        for done, path in enumerate(paths):
+            if not (folder / path.name).exists():
+                _encode_shard(model, path, folder / path.name)
+            progress.report("encoding", done + 1, len(paths), "shards")
+    return folder
+
+
+def read_codes(work: Path, folder: Path) -> Iterator[Coded]:
+    """All clips with their codes."""
+    for path in shards(work):
+        with np.load(folder / path.name) as file:
+            codes = np.split(file["codes"].astype(np.int64), file["ends"][:-1], axis=1)
+            again = np.split(file["again"].astype(np.int64), file["again_ends"][:-1], axis=1)
+        for clip, first, second in zip(read_clips(path), codes, again, strict=True):
+            yield Coded(clip, first, second if second.shape[1] else None)
+
+
+@torch.inference_mode()
+def _encode_shard(model: AudioTokenizer, source: Path, target: Path) -> None:
+    codes, again = [], []
+    for clip, samples in read_shard(source):
+        first = model.encode(torch.from_numpy(to_float(samples)))
+        second = model.encode(model.decode(first)) if clip.own else first[:, :0]
+        codes.append(first.numpy().astype(np.int16))
+        again.append(second.numpy().astype(np.int16))
+    partial = target.with_name(target.stem + ".partial")
+    with partial.open("wb") as file:
+        np.savez_compressed(
+            file,
+            codes=np.concatenate(codes, axis=1),
+            ends=np.cumsum([c.shape[1] for c in codes]),
+            again=np.concatenate(again, axis=1),
+            again_ends=np.cumsum([c.shape[1] for c in again]),
+        )
+    partial.rename(target)

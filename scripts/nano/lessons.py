@@ -1,0 +1,172 @@
+"""What the language model learns from: prompts exactly as the runtime builds them, with answers.
+
+A lesson is one grid [1 + K, P * G]; only what comes after its prompt counts in the loss.
+"""
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from runtime.prompts import PromptBuilder
+from runtime.segments import Grid, PromptLayout, pad_codes, streaming_segment, text_segment
+from runtime.text_tokenizer import TextTokenizer
+from scripts.nano import grammar
+from scripts.nano.codes import Coded, Codes
+from scripts.nano.sizes import CODEBOOKS, NANO
+
+TASKS = {"asr": 0.42, "tts": 0.28, "dialogue": 0.2, "speech-to-text": 0.06, "chat": 0.04}
+LAYOUT = PromptLayout(NANO.language_model["group_size"], len(CODEBOOKS), CODEBOOKS)
+_MISHEARD = 0.04  # share of codes replaced, in half of what is heard
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """A grid [1 + K, P * G] whose patches from `start` on are the answer."""
+
+    task: str
+    grid: Grid
+    start: int
+
+    @property
+    def patches(self) -> int:
+        return self.grid.shape[1] // LAYOUT.group_size
+
+
+class Teacher:
+    """Makes lessons for each task from texts and codes."""
+
+    def __init__(self, tokenizer_folder: Path) -> None:
+        self.tokenizer = TextTokenizer.from_folder(tokenizer_folder)
+        self.prompts = PromptBuilder(self.tokenizer, LAYOUT)
+
+    def asr(self, heard: Codes, text: str, rng: random.Random) -> Lesson:
+        """Write down what is heard."""
+        return self._written("asr", self.prompts.asr(heard, rng=rng), text)
+
+    def tts(self, text: str, spoken: Codes, rng: random.Random) -> Lesson:
+        """Read a text aloud."""
+        return self._spoken("tts", self.prompts.tts(text, rng=rng), text, spoken)
+
+    def dialogue(self, heard: Codes, answer: str, spoken: Codes) -> Lesson:
+        """Answer speech with speech."""
+        return self._spoken("dialogue", self.prompts.dialogue(heard), answer, spoken)
+
+    def speech_to_text(self, heard: Codes, answer: str) -> Lesson:
+        """Answer speech with text."""
+        return self._written("speech-to-text", self.prompts.speech_to_text(heard), answer)
+
+    def chat(self, question: str, answer: str) -> Lesson:
+        """Answer text with text."""
+        return self._written("chat", self.prompts.chat(question), answer)
+
+    def _written(self, task: str, prompt: Grid, text: str) -> Lesson:
+        ids = [*self.tokenizer.encode(text), self.tokenizer.special.im_end]
+        return self._lesson(task, prompt, text_segment(ids, LAYOUT))
+
+    def _spoken(self, task: str, prompt: Grid, text: str, codes: Codes) -> Lesson:
+        """The prompt already ends with the sostm that opens the answer."""
+        padded = pad_codes(codes, LAYOUT.group_size)
+        ids = self.tokenizer.encode(text)
+        answer = streaming_segment(ids, padded, LAYOUT, self.tokenizer.special)
+        return self._lesson(task, prompt, answer[:, LAYOUT.group_size :])
+
+    def _lesson(self, task: str, prompt: Grid, answer: Grid) -> Lesson:
+        start = prompt.shape[1] // LAYOUT.group_size
+        return Lesson(task, np.concatenate([prompt, answer], axis=1), start)
+
+
+@dataclass
+class Library:
+    """The clips of one part, by what is said in them."""
+
+    heard: dict[str, list[Codes]] = field(default_factory=dict)
+    own: dict[str, list[Codes]] = field(default_factory=dict)
+    answers: dict[str, str] = field(default_factory=dict)  # question -> answer
+
+    @classmethod
+    def of(cls, coded: Iterable[Coded], part: str) -> "Library":
+        """From the clips of `part`."""
+        library = cls()
+        for item in coded:
+            if item.clip.part != part:
+                continue
+            codes = [item.codes] if item.again is None else [item.codes, item.again]
+            library.heard.setdefault(item.clip.text, []).extend(codes)
+            if item.clip.own:  # the last frame is mostly padding: nothing to learn to say
+                library.own.setdefault(item.clip.text, []).append(item.codes[:, :-1])
+        known = {s.text: s.answer for kind in grammar.kinds() for s in grammar.sentences(kind)}
+        for text in library.heard:
+            answer = known.get(text)
+            if answer is not None:
+                library.answers[text] = answer
+        return library
+
+
+class Lessons:
+    """An endless course, every batch of which follows from its number alone."""
+
+    _POOL = 4  # batches drawn together and sorted by length, so that little is padding
+
+    def __init__(self, teacher: Teacher, library: Library, batch: int, seed: int) -> None:
+        self.teacher, self.library, self.batch, self.seed = teacher, library, batch, seed
+        self._texts = sorted(library.heard)
+        self._own = sorted(library.own)
+        self._questions = sorted(q for q, a in library.answers.items() if a in library.own)
+        self._pool: tuple[int, list[list[Lesson]]] = (-1, [])
+
+    def __getitem__(self, number: int) -> list[Lesson]:
+        """The batch of a step."""
+        pool, place = divmod(number, self._POOL)
+        if self._pool[0] != pool:
+            rng = random.Random(f"{self.seed} {pool}")
+            drawn = [self.draw(rng) for _ in range(self._POOL * self.batch)]
+            drawn.sort(key=lambda lesson: lesson.patches)
+            batches = [drawn[i : i + self.batch] for i in range(0, len(drawn), self.batch)]
+            rng.shuffle(batches)
+            self._pool = (pool, batches)
+        return self._pool[1][place]
+
+    def draw(self, rng: random.Random) -> Lesson:
+        """One lesson."""
+        task = rng.choices(list(TASKS), list(TASKS.values()))[0]
+        library, teacher = self.library, self.teacher
+        if task == "asr":
+            text = rng.choice(self._texts)
+            return teacher.asr(self._hear(text, rng), text, rng)
+        if task == "tts":
+            text = rng.choice(self._own)
+            return teacher.tts(text, rng.choice(library.own[text]), rng)
+        question = rng.choice(self._questions)
+        answer = library.answers[question]
+        if task == "dialogue":
+            spoken = rng.choice(library.own[answer])
+            return teacher.dialogue(self._hear(question, rng), answer, spoken)
+        if task == "speech-to-text":
+            return teacher.speech_to_text(self._hear(question, rng), answer)
+        return teacher.chat(question, answer)
+
+    def _hear(self, text: str, rng: random.Random) -> Codes:
+        codes = rng.choice(self.library.heard[text])
+        if rng.random() < 0.5:
+            return codes
+        noise = np.random.default_rng(rng.getrandbits(32))
+        other = noise.integers(0, np.array(CODEBOOKS)[:, None], codes.shape)
+        return np.where(noise.random(codes.shape) < _MISHEARD, other, codes)
+
+
+def collate(lessons: list[Lesson], padding_id: int) -> tuple[Grid, Grid]:
+    """Grids side by side [B, 1 + K, P * G], and which patches are answers, bool [B, P].
+
+    Rows are filled up on the right, where a causal model does not look.
+    """
+    patches = max(lesson.patches for lesson in lessons)
+    grids, answers = [], []
+    for lesson in lessons:
+        filling = text_segment([padding_id] * (patches - lesson.patches), LAYOUT)
+        grids.append(np.concatenate([lesson.grid, filling], axis=1))
+        place = np.arange(patches)
+        answers.append((place >= lesson.start) & (place < lesson.patches))
+    return np.stack(grids), np.stack(answers)

@@ -1,0 +1,49 @@
+"""A checkpoint pair in exactly the released layout, from trained models."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mimo_ref.model import AudioTokenizer, LanguageModel
+from mimo_ref.weights import upstream_tensors
+from scripts.nano.sizes import NANO
+from scripts.nano.text_tokenizer import write_tokenizer
+
+LANGUAGE_MODEL, AUDIO_TOKENIZER = "language_model", "audio_tokenizer"
+
+
+def save_language_model(model: LanguageModel, out: Path, dtype: torch.dtype = NANO.dtype) -> Path:
+    """Write `out`/language_model, text tokenizer included; returns the folder."""
+    folder = _save(model, NANO.language_model, out / LANGUAGE_MODEL, dtype)
+    write_tokenizer(folder)
+    return folder
+
+
+def save_audio_tokenizer(model: AudioTokenizer, out: Path, dtype: torch.dtype = NANO.dtype) -> Path:
+    """Write `out`/audio_tokenizer; returns the folder."""
+    return _save(model, NANO.audio_tokenizer, out / AUDIO_TOKENIZER, dtype)
+
+
+def tensors(model: LanguageModel | AudioTokenizer, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The model's tensors by upstream's names; one that two pieces share is there once."""
+    values = {piece: piece.state_dict() for piece in model.pieces()}
+    places = upstream_tensors(model.pieces())
+    return {
+        name: values[piece][local].to(dtype, copy=True).contiguous()
+        for name, [(piece, local), *_] in places.items()
+    }
+
+
+def _save(
+    model: LanguageModel | AudioTokenizer, config: dict[str, Any], folder: Path, dtype: torch.dtype
+) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    config = config | {"torch_dtype": str(dtype).removeprefix("torch.")}
+    text = json.dumps(config, indent=2, sort_keys=True)
+    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+    save_file(tensors(model, dtype), folder / "model.safetensors", metadata={"format": "pt"})
+    return folder

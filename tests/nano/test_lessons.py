@@ -1,0 +1,125 @@
+"""Lessons: what the runtime builds, continued by what the runtime would have generated."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runtime.answer import answer_text, split_answer
+from runtime.presets import PRESETS
+from runtime.segments import PAD, audio_segment, pad_codes, streaming_segment, text_segment
+from runtime.text_tokenizer import TextTokenizer
+from scripts.nano import data, grammar
+from scripts.nano.codes import Coded, Codes
+from scripts.nano.lessons import LAYOUT, TASKS, Lessons, Library, Teacher, collate
+from scripts.nano.sizes import BPE_SIZE, CODEBOOKS, NANO, SPECIALS
+from scripts.nano.text_tokenizer import write_tokenizer
+
+TEXT = "The kitchen light is on. It is quarter to twelve."
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Teacher:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(folder)
+    return Teacher(folder)
+
+
+def some_codes(frames: int, seed: int = 0) -> Codes:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, np.array(CODEBOOKS)[:, None], (len(CODEBOOKS), frames))
+
+
+def test_the_tokenizer_has_the_released_specials_and_whole_words(teacher: Teacher) -> None:
+    tokenizer = teacher.tokenizer
+    assert tokenizer.vocab_size == BPE_SIZE + len(SPECIALS) <= NANO.language_model["vocab_size"]
+    order = ["sosp", "eosp", "empty", "Human", "SpeechLM", "sostm", "eostm", "eot"]
+    ids = [tokenizer.encode(f"<|{name}|>") for name in order]
+    assert ids == [[ids[0][0] + i] for i in range(len(order))]
+    texts = [s.text for kind in grammar.kinds() for s in grammar.sentences(kind)[::11]]
+    for text in texts:
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    words, tokens = (
+        sum(map(len, map(split, texts))) for split in (grammar.words, tokenizer.encode)
+    )
+    assert tokens < 1.35 * words
+
+
+def test_spoken_answers_are_the_interleaved_layout(teacher: Teacher) -> None:
+    codes, rng = some_codes(47), random.Random(4)
+    lesson = teacher.tts(TEXT, codes, rng)
+    special = teacher.tokenizer.special
+    ids = teacher.tokenizer.encode(TEXT)
+    padded = pad_codes(codes, LAYOUT.group_size)
+    whole = streaming_segment(ids, padded, LAYOUT, special)
+    group = LAYOUT.group_size
+    # the prompt ends with the sostm that opens the segment
+    np.testing.assert_array_equal(lesson.grid[:, (lesson.start - 1) * group :], whole)
+    prompt = teacher.prompts.tts(TEXT, rng=random.Random(4))
+    np.testing.assert_array_equal(lesson.grid[:, : lesson.start * group], prompt)
+    row = whole[0, ::group].tolist()
+    assert row[:11] == [special.sostm, *ids[:5], *[special.empty] * 5]
+    assert row[11:17] == [*ids[5:10], special.empty]
+    assert row[-1] == special.eostm
+    assert row.count(special.eot) == 1
+
+
+def test_a_spoken_answer_is_what_the_runtime_takes_apart(teacher: Teacher) -> None:
+    codes = some_codes(48)
+    lesson = teacher.dialogue(some_codes(30, 1), TEXT, codes)
+    special = teacher.tokenizer.special
+    generated = lesson.grid[:, lesson.start * LAYOUT.group_size :]
+    answer = split_answer(generated, LAYOUT, special, stopped=True)
+    np.testing.assert_array_equal(answer.codes, codes)
+    assert answer_text(answer.text_ids, teacher.tokenizer) == TEXT
+    assert generated[0, -LAYOUT.group_size] in PRESETS["dialogue"].stop_ids(special)
+
+
+def test_written_answers_follow_the_prompt_and_stop(teacher: Teacher) -> None:
+    heard = some_codes(41)
+    special = teacher.tokenizer.special
+    lessons = {
+        "asr": teacher.asr(heard, TEXT, random.Random(2)),
+        "speech-to-text": teacher.speech_to_text(heard, TEXT),
+        "chat": teacher.chat("What colour is the sky?", TEXT),
+    }
+    ids = [*teacher.tokenizer.encode(TEXT), special.im_end]
+    for task, lesson in lessons.items():
+        answer = lesson.grid[:, lesson.start * LAYOUT.group_size :]
+        np.testing.assert_array_equal(answer, text_segment(ids, LAYOUT), err_msg=task)
+        assert ids[-1] in PRESETS[task].stop_ids(special)
+    prompt = teacher.prompts.asr(heard, rng=random.Random(2))
+    start = lessons["asr"].start * LAYOUT.group_size
+    np.testing.assert_array_equal(lessons["asr"].grid[:, :start], prompt)
+    speech = audio_segment(pad_codes(heard, LAYOUT.group_size), LAYOUT, special)
+    columns = np.flatnonzero(prompt[0] == special.sosp)
+    at = int(columns[0])
+    np.testing.assert_array_equal(prompt[:, at : at + speech.shape[1]], speech)
+
+
+def test_batches_follow_from_their_number_and_fill_up_on_the_right(teacher: Teacher) -> None:
+    clips = [c for c in data.clips(data.Plan(sentences=40, held_out=4)) if c.part == "train"]
+    coded = [
+        Coded(clip, some_codes(40 + i % 9, i), some_codes(40, i + 1000) if clip.own else None)
+        for i, clip in enumerate(clips)
+    ]
+    library = Library.of(coded, "train")
+    first, second = (Lessons(teacher, library, batch=4, seed=1) for _ in range(2))
+    drawn = [first[number] for number in range(30)]
+    for number in (29, 3, 17):
+        for lesson, same in zip(drawn[number], second[number], strict=True):
+            np.testing.assert_array_equal(lesson.grid, same.grid)
+    assert {lesson.task for batch in drawn for lesson in batch} == set(TASKS)
+    grid, answers = collate(drawn[0], SPECIALS["<|endoftext|>"])
+    for row, answer, lesson in zip(grid, answers, drawn[0], strict=True):
+        size = lesson.grid.shape[1]
+        np.testing.assert_array_equal(row[:, :size], lesson.grid)
+        assert set(row[0, size:]) <= {SPECIALS["<|endoftext|>"], PAD}
+        assert answer.sum() == lesson.patches - lesson.start
+
+
+def test_the_tokenizer_is_the_same_every_time(tmp_path: Path, teacher: Teacher) -> None:
+    write_tokenizer(tmp_path)
+    again = TextTokenizer.from_folder(tmp_path)
+    assert again.encode(TEXT) == teacher.tokenizer.encode(TEXT)
