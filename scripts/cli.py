@@ -20,6 +20,7 @@ COMMANDS = {
     "inspect": ("inspect", "show what is in a bundle"),
     "doctor": ("doctor", "show what this machine can run, and how to get the rest"),
     "demo": ("demo", "the whole chain on a tiny random checkpoint, checked step by step"),
+    "score": ("score", "how well a bundle hears and speaks, in word errors"),
     "bench": ("bench", "time the stages of a bundle on this machine"),
 }
 EXTRAS = {"torch": "export", "onnx": "export", "onnxscript": "export", "tensorrt_rtx": "trt"}

@@ -40,6 +40,9 @@ MEL_QUIET = -6.0
 HALF_STATES_RELATIVE = 5e-2  # of the largest value
 HALF_AUDIO_SNR = 25.0  # dB
 
+# of word error rate: what a build may lose on a set of utterances against the model's own score
+SPEECH_POINTS = 0.03
+
 
 def difference(actual: np.ndarray, expected: np.ndarray) -> float:
     """Largest absolute difference; infinite if the shapes differ or one is not finite."""

@@ -1,8 +1,11 @@
-"""Stage 4: what nano can do, on sentences that it never saw, in figures."""
+"""Stage 6: what nano can do, on sentences that it never saw, in figures.
+
+The checkpoint is exported, and judged as its users run it: in float32 on the torch-free runtime.
+"""
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,41 +13,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from mimo_ref.model import AudioTokenizer
-from mimo_ref.weights import load_audio_tokenizer, load_language_model
+from export.exporter import Sources, export_bundle
+from mimo_ref.config import AudioTokenizerConfig
+from runtime.tasks import MimoAudio
 from scripts.nano import grammar
-from scripts.nano.codes import Codes
 from scripts.nano.compare import compare
-from scripts.nano.data import Clip, read_shard, shards, to_float
-from scripts.nano.lessons import Teacher
-from scripts.nano.listen import Listener, edits
-from scripts.nano.losses import Distances
+from scripts.nano.data import Clip, Samples, read_shard, shards, to_float
+from scripts.nano.losses import Distances, codec_figures
 from scripts.nano.save import AUDIO_TOKENIZER, LANGUAGE_MODEL
-from scripts.nano.train_tokenizer import codec_figures
+from scripts.nano.sizes import NANO
+from scripts.progress import StageProgress
+from scripts.speech_score import Judge, Utterance, Verdict
+from scripts.word_errors import WordErrors
 
 DEPTHS = (1, 2, 4, 8)  # codebooks
-
-
-class Score:
-    """Word errors over many sentences, and how many came out without any."""
-
-    def __init__(self) -> None:
-        self.edits = self.words = self.right = self.count = 0
-
-    def add(self, heard: str, said: str) -> None:
-        wrong = edits(grammar.words(heard), grammar.words(said))
-        self.edits += wrong
-        self.words += len(grammar.words(said))
-        self.right += wrong == 0
-        self.count += 1
-
-    def figures(self) -> dict[str, float]:
-        """error_rate of words, and right: the share of whole sentences."""
-        return {
-            "error_rate": round(self.edits / max(1, self.words), 4),
-            "right": round(self.right / max(1, self.count), 4),
-            "sentences": self.count,
-        }
+_RECONSTRUCTED = 40  # clips for the codec's distances
+Figures = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,32 +36,42 @@ class Spoken:
     """A held-out clip."""
 
     clip: Clip
-    wav: torch.Tensor  # [N]
+    samples: Samples  # [N]
+
+    @property
+    def wav(self) -> np.ndarray:
+        """float32 [N] at 24 kHz."""
+        return to_float(self.samples)
+
+    @property
+    def utterance(self) -> Utterance:
+        """The clip with what is said in it."""
+        return Utterance(self.wav, self.clip.text)
 
 
 class Evaluation:
-    """A checkpoint pair and the held-out clips."""
+    """A model and the held-out clips of a work folder."""
 
-    def __init__(self, checkpoint: Path, work: Path, count: int) -> None:
-        folder = checkpoint / AUDIO_TOKENIZER
-        self.audio: AudioTokenizer = load_audio_tokenizer(folder, dtype=torch.float32)
-        folder = checkpoint / LANGUAGE_MODEL
-        model = load_language_model(folder, dtype=torch.float32)
-        teacher = Teacher(folder)
-        self.sampled = Listener(model, teacher)
-        self.greedy = Listener(model, teacher, greedy=True)
+    def __init__(self, model: MimoAudio, work: Path, count: int) -> None:
+        self.model, self.judge, self.count = model, Judge(model), count
         self.spoken = list(held_out(work))
-        self.count = count
 
-    def figures(self) -> dict[str, Any]:
-        """All of them. Samples are by upstream's presets, transcripts greedy as upstream's."""
-        return {
-            "codec": self.codec(),
-            "asr": {part: self.asr(part) for part in ("held_out", "new_voice", "own")},
-            "asr_of_reconstruction": {str(n): self.asr("held_out", n) for n in DEPTHS},
-            "tts": {"sampled": self.tts(self.sampled), "greedy": self.tts(self.greedy)},
-            "dialogue": self.dialogue(self.sampled),
+    def figures(self) -> Figures:
+        """All of them. Sampling is that of upstream's presets: transcripts greedy, speech drawn."""
+        jobs = {
+            "codec": self.codec,
+            "asr": lambda: {part: self.asr(part) for part in ("held_out", "new_voice", "own")},
+            "asr_of_reconstruction": lambda: {str(n): self.asr("held_out", n) for n in DEPTHS},
+            "tts": self.tts,
+            "dialogue": self.dialogue,
         }
+        found: Figures = {}
+        with StageProgress() as progress:
+            for name, job in jobs.items():
+                progress.report(name, len(found), len(jobs), "figures")
+                found[name] = job()
+                progress.note(f"{name} {json.dumps(found[name])}")
+        return found
 
     def clips(self, part: str) -> list[Spoken]:
         """Up to `count` clips; part "own" is nano's own voice, clean."""
@@ -85,84 +79,99 @@ class Evaluation:
         found = [s for s in self.spoken if s.clip.own == own and (own or s.clip.part == part)]
         return found[: self.count]
 
-    def codec(self) -> dict[str, dict[str, float]]:
+    def questions(self) -> list[Utterance]:
+        """Up to `count` spoken questions of seen voices, with the right answers."""
+        known = {s.text: s.answer for kind in grammar.kinds() for s in grammar.sentences(kind)}
+        asked = [s for s in self.spoken if s.clip.part == "held_out" and not s.clip.own]
+        pairs = [(s.wav, known[s.clip.text]) for s in asked]
+        return [Utterance(wav, answer) for wav, answer in pairs if answer][: self.count]
+
+    def codec(self) -> Figures:
         """Distances of reconstructed clips, by the number of codebooks."""
-        distances = Distances(self.audio.config)
-        wavs = [spoken.wav for spoken in self.clips("held_out")[:40]]
-        figures = {str(n): codec_figures(self.audio, distances, wavs, n) for n in DEPTHS}
-        return {n: {k: round(v, 4) for k, v in f.items()} for n, f in figures.items()}
+        distances = Distances(AudioTokenizerConfig.from_dict(NANO.audio_tokenizer))
+        wavs = [spoken.wav for spoken in self.clips("held_out")[:_RECONSTRUCTED]]
+        return {
+            str(n): codec_figures(
+                distances,
+                (
+                    (torch.from_numpy(self.judge.reconstruct(w, n)), torch.from_numpy(w))
+                    for w in wavs
+                ),
+            )
+            for n in DEPTHS
+        }
 
-    def asr(self, part: str, n_q: int | None = None) -> dict[str, float]:
+    def asr(self, part: str, n_q: int | None = None) -> Figures:
         """Transcripts; with n_q, of what the codec makes of n_q codebooks."""
-        score = Score()
-        for spoken in self.clips(part):
-            codes = self.audio.encode(spoken.wav)
-            if n_q is not None:
-                codes = self.audio.encode(self.audio.decode(codes[:n_q]))
-            score.add(self.sampled.transcribe(codes.numpy()), spoken.clip.text)
-        return score.figures()
+        utterances = [spoken.utterance for spoken in self.clips(part)]
+        return _errors(self.judge.listen(utterances, n_q))
 
-    def tts(self, listener: Listener) -> dict[str, float]:
+    def tts(self) -> Figures:
         """Held-out texts read aloud, decoded to sound, heard back, transcribed.
 
         mel and pitch compare the sound with espeak's own reading: a distance and a correlation.
         """
-        score, compared = Score(), []
-        for seed, spoken in enumerate(self.clips("own")):
-            codes = listener.read_aloud(spoken.clip.text, seed).codes
-            score.add(self.hear(codes), spoken.clip.text)
-            if codes.shape[1]:
-                wav = self.audio.decode(torch.from_numpy(codes))
-                compared.append(compare(wav, spoken.wav, self.audio.config))
-        figures = score.figures()
+        clips, compared = self.clips("own"), []
+        verdicts = list(self.judge.read(spoken.clip.text for spoken in clips))
+        config = AudioTokenizerConfig.from_dict(NANO.audio_tokenizer)
+        for verdict, spoken in zip(verdicts, clips, strict=True):
+            wav = verdict.result.wav if verdict.result else None
+            if wav is not None and len(wav):
+                wavs = torch.from_numpy(wav), torch.from_numpy(spoken.wav)
+                compared.append(compare(*wavs, config))
+        figures = _errors(verdicts)
         for name, values in zip(("mel", "pitch"), np.array(compared).reshape(-1, 2).T, strict=True):
             known = values[~np.isnan(values)]
             if known.size:
                 figures[name] = round(float(known.mean()), 4)
         return figures
 
-    def dialogue(self, listener: Listener) -> dict[str, float]:
+    def dialogue(self) -> Figures:
         """Held-out spoken questions: is the right answer heard in the sound of the reply?
 
         `right` judges the sound, `right_text` the words that the model wrote while it spoke.
         """
-        known = {s.text: s.answer for kind in grammar.kinds() for s in grammar.sentences(kind)}
-        sound, text = Score(), Score()
-        asked = [s for s in self.spoken if s.clip.part == "held_out" and not s.clip.own]
-        for seed, spoken in enumerate([s for s in asked if known[s.clip.text]][: self.count]):
-            wanted = known[spoken.clip.text] or ""
-            answer = listener.reply(self.audio.encode(spoken.wav).numpy(), seed)
-            text.add(listener.text(answer), wanted)
-            sound.add(self.hear(answer.codes), wanted)
-        return sound.figures() | {"right_text": text.figures()["right"]}
-
-    def hear(self, codes: Codes) -> str:
-        """What our own transcription makes of spoken codes, by way of the sound."""
-        if codes.shape[1] == 0:
-            return ""
-        wav = self.audio.decode(torch.from_numpy(codes))
-        return self.sampled.transcribe(self.audio.encode(wav).numpy())
+        verdicts, text = list(self.judge.ask(self.questions())), WordErrors()
+        for verdict in verdicts:
+            text.add(verdict.result.answer if verdict.result else "", verdict.wanted)
+        return _errors(verdicts) | {"right_text": round(text.right_rate, 4)}
 
 
 def held_out(work: Path) -> Iterator[Spoken]:
-    """Every clip that is not for training."""
+    """Every clip that is not for training; they lie in the last shards."""
     for path in reversed(shards(work)):
-        found = [
-            Spoken(clip, torch.from_numpy(to_float(samples)))
-            for clip, samples in read_shard(path)
-            if clip.part != "train"
-        ]
+        found = [Spoken(*pair) for pair in read_shard(path) if pair[0].part != "train"]
         if not found:
             return
         yield from found
 
 
-@torch.inference_mode()
-def evaluate(checkpoint: Path, work: Path, count: int = 60) -> dict[str, Any]:
+def evaluate(checkpoint: Path, work: Path, count: int = 60) -> Figures:
     """All figures of a checkpoint; also written to `work`/figures.json."""
     start = time.monotonic()
-    figures = Evaluation(checkpoint, work, count).figures()
+    with MimoAudio.open(export(checkpoint, work)) as model:
+        figures = Evaluation(model, work, count).figures()
     figures["seconds"] = round(time.monotonic() - start, 1)
     text = json.dumps(figures, indent=2)
     (work / "figures.json").write_text(text + "\n", encoding="utf-8")
     return figures
+
+
+def export(checkpoint: Path, work: Path) -> Path:
+    """The checkpoint pair as a bundle, `work`/bundle."""
+    language_model = checkpoint / LANGUAGE_MODEL
+    with StageProgress() as progress:
+        sources = Sources.open(language_model, checkpoint / AUDIO_TOKENIZER, language_model)
+        export_bundle(sources, work / "bundle", "fp32", force=True, report=progress.report)
+    return work / "bundle"
+
+
+def _errors(verdicts: Iterable[Verdict]) -> Figures:
+    errors = WordErrors()
+    for verdict in verdicts:
+        errors.add(verdict.heard, verdict.wanted)
+    return {
+        "error_rate": round(errors.rate, 4),
+        "right": round(errors.right_rate, 4),
+        "sentences": errors.utterances,
+    }

@@ -130,12 +130,6 @@ def choose(count: int, seed: int, *, held_out: bool) -> list[Sentence]:
     return chosen
 
 
-def words(text: str) -> list[str]:
-    """The words of a text, for counting errors: small letters, no punctuation."""
-    kept = (char if char.isalnum() or char.isspace() else " " for char in text.lower())
-    return "".join(kept).split()
-
-
 Pair = tuple[str, str | None]
 
 

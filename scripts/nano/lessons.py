@@ -19,7 +19,7 @@ from scripts.nano.sizes import CODEBOOKS, NANO
 
 TASKS = {"asr": 0.42, "tts": 0.28, "dialogue": 0.2, "speech-to-text": 0.06, "chat": 0.04}
 LAYOUT = PromptLayout(NANO.language_model["group_size"], len(CODEBOOKS), CODEBOOKS)
-_MISHEARD = 0.04  # share of codes replaced, in half of what is heard
+MISHEARD = 0.1  # of the codes of a lesson, at most so many are fed wrong
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,26 +135,18 @@ class Lessons:
         library, teacher = self.library, self.teacher
         if task == "asr":
             text = rng.choice(self._texts)
-            return teacher.asr(self._hear(text, rng), text, rng)
+            return teacher.asr(rng.choice(library.heard[text]), text, rng)
         if task == "tts":
             text = rng.choice(self._own)
             return teacher.tts(text, rng.choice(library.own[text]), rng)
         question = rng.choice(self._questions)
         answer = library.answers[question]
+        if task == "chat":
+            return teacher.chat(question, answer)
+        heard = rng.choice(library.heard[question])
         if task == "dialogue":
-            spoken = rng.choice(library.own[answer])
-            return teacher.dialogue(self._hear(question, rng), answer, spoken)
-        if task == "speech-to-text":
-            return teacher.speech_to_text(self._hear(question, rng), answer)
-        return teacher.chat(question, answer)
-
-    def _hear(self, text: str, rng: random.Random) -> Codes:
-        codes = rng.choice(self.library.heard[text])
-        if rng.random() < 0.5:
-            return codes
-        noise = np.random.default_rng(rng.getrandbits(32))
-        other = noise.integers(0, np.array(CODEBOOKS)[:, None], codes.shape)
-        return np.where(noise.random(codes.shape) < _MISHEARD, other, codes)
+            return teacher.dialogue(heard, answer, rng.choice(library.own[answer]))
+        return teacher.speech_to_text(heard, answer)
 
 
 def collate(lessons: list[Lesson], padding_id: int) -> tuple[Grid, Grid]:
@@ -170,3 +162,17 @@ def collate(lessons: list[Lesson], padding_id: int) -> tuple[Grid, Grid]:
         place = np.arange(patches)
         answers.append((place >= lesson.start) & (place < lesson.patches))
     return np.stack(grids), np.stack(answers)
+
+
+def misheard(grid: Grid, seed: int) -> Grid:
+    """Grids [B, 1 + K, P * G] with some codes of what is heard and said replaced.
+
+    What the model hears is noisy, and what it says is never quite what it has learned: fed its
+    lessons without a fault, it learns rows of codes by heart and is lost after its first own slip.
+    """
+    rng, codes = np.random.default_rng(seed), grid[:, 1:]
+    sizes = np.array(CODEBOOKS)[:, None]
+    other = rng.integers(0, sizes, codes.shape)
+    share = rng.uniform(0, MISHEARD, (len(grid), 1, 1))
+    wrong = (rng.random(codes.shape) < share) & (codes < sizes)  # beyond lies the empty code
+    return np.concatenate([grid[:, :1], np.where(wrong, other, codes)], axis=1)

@@ -4,6 +4,7 @@ All look at `log(magnitude + FLOOR)`: below it lies the noise floor of the clips
 predicted and would only teach noise.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mimo_ref.config import AudioTokenizerConfig
-from mimo_ref.mel import mel_filters
+from mimo_ref.mel import log_mel, mel_filters
 
 FLOOR = 1e-2
 RESOLUTIONS = ((2048, 512), (1024, 256), (512, 128), (256, 64))  # n_fft, hop
@@ -64,3 +65,20 @@ class Distances:
             log_gap = F.l1_loss((ours + FLOOR).log(), (theirs + FLOOR).log())
             total = total + gap.mean() + log_gap
         return total / len(RESOLUTIONS)
+
+
+@torch.no_grad()
+def codec_figures(distances: Distances, pairs: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """Mean distances of sounds [N] from what a codec should have made, as (made, wanted).
+
+    `plain_mel` has the floor of the mel front end.
+    """
+    rows = []
+    for made, wanted in pairs:
+        size = min(len(made), len(wanted))
+        pair = made[None, :size], wanted[None, :size]
+        exact = [log_mel(wav[0], distances.config) for wav in pair]
+        plain = (exact[0] - exact[1]).abs().mean()
+        rows.append(torch.stack((distances.mel(*pair), distances.stft(*pair), plain)))
+    means = torch.stack(rows).mean(0).tolist()
+    return {n: round(v, 4) for n, v in zip(("mel", "stft", "plain_mel"), means, strict=True)}

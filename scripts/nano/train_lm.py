@@ -15,10 +15,11 @@ from mimo_ref.weights import EMPTY_TOKEN
 from scripts.nano import forcing
 from scripts.nano.codes import fingerprint, read_codes
 from scripts.nano.journal import Journal, rate
-from scripts.nano.lessons import Lesson, Lessons, Library, Teacher, collate
-from scripts.nano.listen import Listener, error_rate
+from scripts.nano.lessons import Lesson, Lessons, Library, Teacher, collate, misheard
+from scripts.nano.listen import transcribe
 from scripts.nano.sizes import CODE_WEIGHTS, NANO, SPECIALS, TEXT_WEIGHT
 from scripts.nano.text_tokenizer import write_tokenizer
+from scripts.word_errors import WordErrors
 
 _TOTAL_WEIGHT = TEXT_WEIGHT + sum(CODE_WEIGHTS)
 
@@ -72,10 +73,9 @@ class LanguageModelTraining:
 
     def losses(self, lessons: list[Lesson]) -> tuple[Tensor, dict[str, Tensor]]:
         """Upstream's weighted cross-entropies, and each by itself."""
-        grid, answers = (
-            torch.from_numpy(array) for array in collate(lessons, SPECIALS["<|endoftext|>"])
-        )
-        return lesson_losses(self.model, grid, answers)
+        grid, answers = collate(lessons, SPECIALS["<|endoftext|>"])
+        fed = misheard(grid, self.run.seed * 1_000_003 + self.done)
+        return lesson_losses(self.model, *map(torch.from_numpy, (grid, answers, fed)))
 
     def step(self, lessons: list[Lesson]) -> dict[str, float]:
         """Learn from a batch."""
@@ -106,16 +106,18 @@ class LanguageModelTraining:
 
 
 def lesson_losses(
-    model: LanguageModel, grid: Tensor, answers: Tensor
+    model: LanguageModel, grid: Tensor, answers: Tensor, fed: Tensor | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Grid [B, 1 + K, P * G], answers bool [B, P] -> the loss, and its parts.
 
+    `fed` is what the backbone is given in place of `grid`, the same but for some codes.
     `text` and `codes` are the unweighted means that a reader can compare; a batch in which nobody
     speaks has no part `codes`.
     """
     text_ids, codes = model.split_grid(grid)  # [B, P], [B, P, K, G]
     wanted = answers[:, 1:]
-    hidden = forcing.states(model, grid)[:, :-1]  # what is known before each wanted patch
+    # what is known before each wanted patch
+    hidden = forcing.states(model, grid if fed is None else fed)[:, :-1]
     scores = model.backbone.text_logits(hidden[wanted])
     text = F.cross_entropy(scores, text_ids[:, 1:][wanted])
     loss, parts = TEXT_WEIGHT * text, {"text": text}
@@ -184,6 +186,7 @@ def judge(model: LanguageModel, teacher: Teacher, library: Library, count: int) 
     lessons = [teacher.tts(text, library.own[text][0], rng) for text in texts]
     grid, answers = collate(lessons, SPECIALS["<|endoftext|>"])
     _, parts = lesson_losses(model, torch.from_numpy(grid), torch.from_numpy(answers))
-    listener = Listener(model, teacher)
-    heard = [listener.transcribe(library.heard[text][0]) for text in texts]
-    return {"error_rate": error_rate(heard, texts)} | {k: float(v) for k, v in parts.items()}
+    errors = WordErrors()
+    for text in texts:
+        errors.add(transcribe(model, teacher, library.heard[text][0]), text)
+    return {"error_rate": errors.rate} | {k: float(v) for k, v in parts.items()}

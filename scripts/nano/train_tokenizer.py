@@ -20,7 +20,7 @@ from mimo_ref.model import AudioTokenizer
 from scripts.nano.codebooks import CodebookTrainer
 from scripts.nano.data import Clip, Samples, read_shard, shards, to_float
 from scripts.nano.journal import Journal, rate
-from scripts.nano.losses import Distances
+from scripts.nano.losses import Distances, codec_figures
 from scripts.nano.sizes import NANO
 
 DECODER_STEPS = 8000  # of training the decoder on, alone
@@ -123,7 +123,8 @@ class TokenizerTraining:
     @torch.no_grad()
     def judge(self, wavs: list[Tensor]) -> dict[str, float]:
         """Mean mel and STFT distance of whole clips [N] through all codebooks."""
-        return codec_figures(self.model, self.distances, wavs, len(self.config.codebook_size))
+        pairs = ((self.model.decode(self.model.encode(wav)), wav) for wav in wavs)
+        return codec_figures(self.distances, pairs)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a later session needs."""
@@ -188,22 +189,6 @@ def _train(
             journal.save(training.state_dict())
     journal.save(training.state_dict())
     return training.done >= run.steps
-
-
-@torch.no_grad()
-def codec_figures(
-    model: AudioTokenizer, distances: Distances, wavs: list[Tensor], n_q: int
-) -> dict[str, float]:
-    """Mean distances of clips [N] from what the first n_q codebooks make of them."""
-    totals = torch.zeros(3)
-    for wav in wavs:
-        made = model.decode(model.encode(wav, n_q))
-        size = min(len(made), len(wav))
-        pair = made[None, :size], wav[None, :size]
-        exact = [log_mel(w[0], model.config) for w in pair]
-        figures = (distances.mel(*pair), distances.stft(*pair), (exact[0] - exact[1]).abs().mean())
-        totals += torch.stack(figures)
-    return dict(zip(("mel", "stft", "plain_mel"), (totals / len(wavs)).tolist(), strict=True))
 
 
 def _depths(rows: int, codebooks: int, generator: torch.Generator) -> Tensor:

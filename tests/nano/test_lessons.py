@@ -12,9 +12,10 @@ from runtime.segments import PAD, audio_segment, pad_codes, streaming_segment, t
 from runtime.text_tokenizer import TextTokenizer
 from scripts.nano import data, grammar
 from scripts.nano.codes import Coded, Codes
-from scripts.nano.lessons import LAYOUT, TASKS, Lessons, Library, Teacher, collate
+from scripts.nano.lessons import LAYOUT, TASKS, Lessons, Library, Teacher, collate, misheard
 from scripts.nano.sizes import BPE_SIZE, CODEBOOKS, NANO, SPECIALS
 from scripts.nano.text_tokenizer import write_tokenizer
+from scripts.word_errors import words
 
 TEXT = "The kitchen light is on. It is quarter to twelve."
 
@@ -40,10 +41,8 @@ def test_the_tokenizer_has_the_released_specials_and_whole_words(teacher: Teache
     texts = [s.text for kind in grammar.kinds() for s in grammar.sentences(kind)[::11]]
     for text in texts:
         assert tokenizer.decode(tokenizer.encode(text)) == text
-    words, tokens = (
-        sum(map(len, map(split, texts))) for split in (grammar.words, tokenizer.encode)
-    )
-    assert tokens < 1.35 * words
+    said, tokens = (sum(map(len, map(split, texts))) for split in (words, tokenizer.encode))
+    assert tokens < 1.35 * said
 
 
 def test_spoken_answers_are_the_interleaved_layout(teacher: Teacher) -> None:
@@ -123,3 +122,19 @@ def test_the_tokenizer_is_the_same_every_time(tmp_path: Path, teacher: Teacher) 
     write_tokenizer(tmp_path)
     again = TextTokenizer.from_folder(tmp_path)
     assert again.encode(TEXT) == teacher.tokenizer.encode(TEXT)
+
+
+def test_what_is_fed_has_some_wrong_codes_and_every_word_right(teacher: Teacher) -> None:
+    lessons = [teacher.tts(TEXT, some_codes(200, i), random.Random(i)) for i in range(8)]
+    grid, _ = collate(lessons, SPECIALS["<|endoftext|>"])
+    fed = misheard(grid, 5)
+    np.testing.assert_array_equal(fed, misheard(grid, 5))
+    np.testing.assert_array_equal(fed[:, 0], grid[:, 0])
+    empty = np.array(CODEBOOKS)[:, None]
+    spoken = grid[:, 1:] < empty
+    wrong = fed[:, 1:] != grid[:, 1:]
+    assert (
+        not (wrong & ~spoken).any()
+        and (fed[:, 1:][spoken] < (grid[:, 1:] * 0 + empty)[spoken]).all()
+    )
+    assert 0.02 < wrong.sum() / spoken.sum() < 0.09

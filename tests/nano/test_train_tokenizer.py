@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from scripts.nano.codes import fingerprint
-from scripts.nano.losses import Distances
+from scripts.nano.losses import Distances, codec_figures
 from scripts.nano.save import save_audio_tokenizer
-from scripts.nano.train_tokenizer import TokenizerRun, TokenizerTraining, codec_figures
+from scripts.nano.train_tokenizer import TokenizerRun, TokenizerTraining
 
 
 def some_sound(rows: int) -> Tensor:
@@ -57,5 +57,6 @@ def test_a_clip_is_at_no_distance_from_itself() -> None:
     training = TokenizerTraining(TokenizerRun())
     distances, wav = Distances(training.config), some_sound(1)
     assert distances.mel(wav, wav) == distances.harmonics(wav, wav) == distances.stft(wav, wav) == 0
-    figures = codec_figures(training.model, distances, [wav[0]], 8)
+    pair = training.model.decode(training.model.encode(wav[0])), wav[0]
+    figures = codec_figures(distances, [pair])
     assert min(figures.values()) > 0

@@ -1,0 +1,146 @@
+"""`mimo-edge score`: how well a bundle hears and speaks, in word errors.
+
+It transcribes recordings, speaks texts and answers questions, and listens to its own speech. The
+same utterances and seeds give the same score on the same build, so a quantised build is judged by
+`--against` the score that the model itself has.
+"""
+
+import argparse
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+from runtime import codec
+from runtime.audio import write_audio
+from runtime.backends import BACKENDS
+from runtime.errors import InputError, ParityError
+from runtime.tasks import MimoAudio
+from scripts.progress import StageProgress
+from scripts.speech_score import Judge, UtteranceSet, Verdict, totals
+from scripts.tolerances import SPEECH_POINTS
+from scripts.word_errors import WordErrors
+
+Score = dict[str, WordErrors]  # by task
+UTTERANCES = Path(__file__).parent.parent / "assets" / "utterances"
+DID = {
+    "listen": "recordings transcribed",
+    "read": "texts spoken, heard back",
+    "ask": "spoken questions, the answer heard back",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.epilog = (
+        "A set of utterances is a folder with utterances.json: "
+        '{"listen": [{"audio", "text"}], "read": [text], "ask": [{"audio", "answer"}]}.'
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path)
+    parser.add_argument("--set", metavar="DIR", type=Path, default=UTTERANCES, help="utterances")
+    parser.add_argument("--backend", choices=BACKENDS, default="ort-cpu")
+    parser.add_argument("--threads", metavar="N", type=int)
+    parser.add_argument("--stream", action="store_true", help="judge streamed speech")
+    parser.add_argument("--left", metavar="N", type=int, default=codec.LEFT_OVERLAP)
+    parser.add_argument("--right", metavar="N", type=int, default=codec.RIGHT_OVERLAP)
+    parser.add_argument("--wavs", metavar="DIR", type=Path, help="keep what was spoken")
+    parser.add_argument("--record", metavar="FILE", type=Path, help="write the score, to compare")
+    parser.add_argument(
+        "--against",
+        metavar="FILE",
+        type=Path,
+        help=f"a recorded score; more than {100 * SPEECH_POINTS:g} points worse is exit code 5",
+    )
+    parser.add_argument("--json", action="store_true")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Judge and print. Returns the exit code; raises ParityError if it is worse than `against`."""
+    utterances = UtteranceSet.open(args.set)
+    own = None if args.against is None else read_score(args.against)
+    count = len(utterances.listen) + len(utterances.read) + len(utterances.ask)
+    verdicts: list[Verdict] = []
+    with (
+        MimoAudio.open(args.bundle, args.backend, threads=args.threads) as model,
+        StageProgress() as progress,
+    ):
+        judge = Judge(model, (args.left, args.right) if args.stream else None)
+        for verdict in judge.all(utterances):
+            verdicts.append(verdict)
+            progress.report("judging", len(verdicts), count, "utterances")
+            if args.wavs is not None and verdict.result is not None:
+                _keep(verdict, args.wavs, len(verdicts), model.sampling_rate)
+    score = totals(verdicts)
+    print(json.dumps(as_json(score, verdicts)) if args.json else table(score, verdicts))
+    if args.record is not None:
+        write_score(args.record, score)
+    if own is not None and (worse := losses(score, own)):
+        raise ParityError("worse than the model's own score: " + "; ".join(worse))
+    return 0
+
+
+def losses(score: Score, own: Score) -> list[str]:
+    """What of a score is worse than the model's own by more than is allowed, in words."""
+    found = []
+    for task, before in own.items():
+        now = score.get(task)
+        if now is None or now.words != before.words:
+            raise InputError(
+                f"the recorded score is of another set of utterances: {before.words} words in "
+                f"{task!r}, here {now.words if now else 0}. Record it again with --record."
+            )
+        if now.rate > before.rate + SPEECH_POINTS:
+            found.append(
+                f"{task} {100 * now.rate:.1f} % word errors, the model's own are "
+                f"{100 * before.rate:.1f} % and {100 * SPEECH_POINTS:g} points are allowed"
+            )
+    return found
+
+
+def table(score: Score, verdicts: Iterable[Verdict]) -> str:
+    """For people: one line a task, and below it what went wrong."""
+    lines = []
+    for task, errors in score.items():
+        lines.append(
+            f"{DID[task]:40} {errors.edits:3} of {errors.words} words wrong "
+            f"({100 * errors.rate:.1f} %), {errors.right} of {errors.utterances} all right"
+        )
+        lines += [
+            f"    wanted {v.wanted!r}\n    heard  {v.heard!r}"
+            for v in verdicts
+            if v.task == task and v.edits
+        ]
+    return "\n".join(lines)
+
+
+def as_json(score: Score, verdicts: Iterable[Verdict]) -> dict[str, object]:
+    """For programs."""
+    said = [
+        {"task": v.task, "wanted": v.wanted, "heard": v.heard, "edits": v.edits} for v in verdicts
+    ]
+    return {t: asdict(e) | {"rate": e.rate} for t, e in score.items()} | {"utterances": said}
+
+
+def write_score(path: Path, score: Score) -> None:
+    """Write the counts of a score."""
+    text = json.dumps({task: asdict(errors) for task, errors in score.items()}, indent=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text + "\n", encoding="utf-8")
+    partial.rename(path)
+
+
+def read_score(path: Path) -> Score:
+    """What `write_score` wrote. Raises InputError for anything else."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        return {str(task): WordErrors(**counts) for task, counts in raw.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is not a score: {error}. Write one with --record.") from error
+
+
+def _keep(verdict: Verdict, folder: Path, number: int, rate: int) -> None:
+    assert verdict.result is not None
+    if verdict.result.wav is not None and len(verdict.result.wav):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_audio(folder / f"{number:03}-{verdict.task}.wav", verdict.result.wav, rate)

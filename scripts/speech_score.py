@@ -1,0 +1,147 @@
+"""How well a bundle hears and speaks, in word errors: what a quantised build is judged by.
+
+A set of utterances is a folder with `utterances.json`, an object of three lists:
+
+    listen  {"audio": file, "text": what is said}         transcribed
+    read    text                                           spoken, and heard back by the same bundle
+    ask     {"audio": file, "answer": the right answer}    answered with speech, heard back
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime import codec
+from runtime.backend import Floats, Ints
+from runtime.errors import InputError
+from runtime.talk import Result, Talk
+from runtime.tasks import Audio, MimoAudio, Options
+from scripts.word_errors import WordErrors
+
+UTTERANCES = "utterances.json"
+LONGEST = 96  # patches of an answer: 15 seconds of speech. What is longer has gone astray
+Overlaps = tuple[int, int]  # left and right, in frames, of a streamed decode
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """Speech, and the text that belongs to it: what is said, or the right answer to it."""
+
+    audio: Audio
+    text: str
+
+
+@dataclass(frozen=True)
+class UtteranceSet:
+    """What a bundle is judged on."""
+
+    listen: tuple[Utterance, ...] = ()
+    read: tuple[str, ...] = ()
+    ask: tuple[Utterance, ...] = ()
+
+    @classmethod
+    def open(cls, folder: Path) -> "UtteranceSet":
+        """Read a folder. Raises InputError if it is not as this module says."""
+        path = folder / UTTERANCES
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            found = cls(
+                tuple(Utterance(folder / u["audio"], str(u["text"])) for u in raw["listen"]),
+                tuple(str(text) for text in raw["read"]),
+                tuple(Utterance(folder / u["audio"], str(u["answer"])) for u in raw["ask"]),
+            )
+        except FileNotFoundError as error:
+            raise InputError(
+                f"{path} is not there. A set of utterances is a folder with that file; "
+                "assets/utterances is one."
+            ) from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(
+                f"{path} is not a set of utterances ({type(error).__name__}: {error}). It needs "
+                '"listen": [{"audio", "text"}], "read": [text] and "ask": [{"audio", "answer"}].'
+            ) from error
+        if not (found.listen or found.read or found.ask):
+            raise InputError(f"{path} holds no utterance: give at least one")
+        return found
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One utterance judged."""
+
+    task: str  # "listen", "read" or "ask"
+    wanted: str
+    heard: str  # the transcript; of the bundle's own sound if it spoke
+    edits: int
+    result: Result | None = None  # what it spoke
+
+
+class Judge:
+    """Puts a bundle to its tasks. Sampling is that of the presets, utterance i draws by seed i.
+
+    With `overlaps`, speech is decoded as a stream of that setting, else whole.
+    """
+
+    def __init__(self, model: MimoAudio, overlaps: Overlaps | None = None) -> None:
+        self.model, self.overlaps = model, overlaps
+
+    def listen(self, utterances: Iterable[Utterance], n_q: int | None = None) -> Iterator[Verdict]:
+        """Transcribe. With n_q, what the codec makes of the first n_q codebooks of each."""
+        for seed, utterance in enumerate(utterances):
+            audio = utterance.audio if n_q is None else self.reconstruct(utterance.audio, n_q)
+            yield self._verdict("listen", self.transcribe(audio, seed), utterance.text)
+
+    def read(self, texts: Iterable[str]) -> Iterator[Verdict]:
+        """Speak, and listen to it."""
+        for seed, text in enumerate(texts):
+            options = Options(seed=seed, max_new=LONGEST)
+            yield self._heard_back("read", self.model.tts(text, options=options), text)
+
+    def ask(self, utterances: Iterable[Utterance]) -> Iterator[Verdict]:
+        """Ask aloud, and listen to the spoken answer."""
+        for seed, utterance in enumerate(utterances):
+            options = Options(seed=seed, max_new=LONGEST)
+            talk = self.model.dialogue(utterance.audio, options=options)
+            yield self._heard_back("ask", talk, utterance.text)
+
+    def all(self, utterances: UtteranceSet) -> Iterator[Verdict]:
+        """Every utterance of a set."""
+        yield from self.listen(utterances.listen)
+        yield from self.read(utterances.read)
+        yield from self.ask(utterances.ask)
+
+    def transcribe(self, audio: Audio, seed: int = 0) -> str:
+        """What is said."""
+        return self.model.asr(audio, Options(seed=seed, max_new=LONGEST)).result().answer
+
+    def reconstruct(self, audio: Audio, n_q: int) -> Floats:
+        """Audio -> wav [N] from the first n_q codebooks of its codes."""
+        codes: Ints = self.model.encode(audio)
+        return codec.decode(self.model.backend, codes[:n_q])
+
+    def _heard_back(self, task: str, talk: Talk, wanted: str) -> Verdict:
+        result = _speak(talk, self.overlaps)
+        silent = result.wav is None or not len(result.wav)
+        heard = "" if silent else self.transcribe(result.wav)  # type: ignore[arg-type]
+        return self._verdict(task, heard, wanted, result)
+
+    @staticmethod
+    def _verdict(task: str, heard: str, wanted: str, result: Result | None = None) -> Verdict:
+        return Verdict(task, wanted, heard, WordErrors().add(heard, wanted), result)
+
+
+def _speak(talk: Talk, overlaps: Overlaps | None) -> Result:
+    if overlaps is None:
+        return talk.result()
+    *_, last = talk.stream(left=overlaps[0], right=overlaps[1])
+    assert last.result is not None
+    return last.result
+
+
+def totals(verdicts: Iterable[Verdict]) -> dict[str, WordErrors]:
+    """Task -> its word errors."""
+    found: dict[str, WordErrors] = {}
+    for verdict in verdicts:
+        found.setdefault(verdict.task, WordErrors()).add(verdict.heard, verdict.wanted)
+    return found
