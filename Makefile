@@ -1,6 +1,6 @@
 # Two commands do everything on a machine that has Python (>= 3.11) and make:
 #
-#   make demo    the whole chain on a tiny random checkpoint, checked step by step
+#   make demo    a very small model speaks and listens, each stage checked
 #   make test    linter, types and all tests
 #
 # PYTHON chooses the interpreter. The PyTorch of the plain package index is a CUDA build of some GB
@@ -27,7 +27,7 @@ lint: $(READY)
 $(READY): pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.11 ...')"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable ".[dev,trt]"
+	$(BIN)/python -m pip install --quiet --editable ".[dev,trt,report]"
 	touch $(READY)
 
 clean:

@@ -19,7 +19,7 @@ COMMANDS = {
     "run": ("run", "transcribe, speak, understand, talk: every task of the model"),
     "inspect": ("inspect", "show what is in a bundle"),
     "doctor": ("doctor", "show what this machine can run, and how to get the rest"),
-    "demo": ("demo", "the whole chain on a tiny random checkpoint, checked step by step"),
+    "demo": ("demo", "a very small model speaks and listens, each stage checked"),
     "score": ("score", "how well a bundle hears and speaks, in word errors"),
     "bench": ("bench", "time the stages of a bundle on this machine"),
 }

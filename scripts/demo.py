@@ -1,26 +1,34 @@
-"""`mimo-edge demo`: the whole chain on a tiny random checkpoint, checked step by step.
+"""`mimo-edge demo`: the whole chain on nano, a tiny checkpoint that really speaks and listens.
 
-Random weights make noise, not speech: what is shown is that the exported chain computes what the
-reference computes, and what each stage takes.
+It is exported, held against the reference stage by stage, and then put to work.
 """
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from export.exporter import Sources, export_bundle
 from runtime.audio import load_audio, open_sink, write_audio
+from runtime.backend import Floats
 from runtime.errors import ParityError
-from runtime.talk import Result
+from runtime.talk import Result, Talk
 from runtime.tasks import MimoAudio, Options
-from scripts.checkpoint_presets import PRESETS
-from scripts.make_checkpoint import AUDIO_TOKENIZER, LANGUAGE_MODEL, make_checkpoint
-from scripts.parity import compare, table
+from scripts.make_checkpoint import AUDIO_TOKENIZER, LANGUAGE_MODEL
+from scripts.parity import Row, compare, table
 from scripts.progress import StageProgress
+from scripts.spectrogram import draw
+from scripts.speech_score import UtteranceSet
 
-CLIP = Path(__file__).parent.parent / "assets" / "clips" / "weather-question.flac"
+ASSETS = Path(__file__).parent.parent / "assets"
+NANO, UTTERANCES, CLIP = (
+    ASSETS / "nano",
+    ASSETS / "utterances",
+    ASSETS / "utterances/listen-01.flac",
+)
+LISTENED, READ, ASKED = 3, 2, 2  # how many of the utterances
 NEXT = """
-With the released checkpoints the same chain speaks and listens:
+With the released checkpoints the same commands take any speech and any language of the model:
 
   mimo-edge export MiMo-Audio-7B-Instruct --audio-tokenizer MiMo-Audio-Tokenizer -o bundle
   mimo-edge run asr bundle question.wav
@@ -31,54 +39,80 @@ With the released checkpoints the same chain speaks and listens:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("out/demo"))
-    parser.add_argument("--clip", metavar="AUDIO", type=Path, default=CLIP, help="what is heard")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo. Returns the exit code; raises ParityError if a check fails."""
-    checkpoint, bundle = args.out / "checkpoint", args.out / "bundle"
-    lm, audio_tokenizer = checkpoint / LANGUAGE_MODEL, checkpoint / AUDIO_TOKENIZER
-    print("1. a tiny random checkpoint in the released layout")
-    make_checkpoint(checkpoint, PRESETS["tiny"], force=True)
-    print("2. export to ONNX (tracing takes about a minute)")
+    lm, audio_tokenizer = NANO / LANGUAGE_MODEL, NANO / AUDIO_TOKENIZER
+    utterances = UtteranceSet.open(UTTERANCES)
+    print("1. export of nano, a toy that knows two hundred words (tracing takes about a minute)")
     with StageProgress() as progress:
         sources = Sources.open(lm, audio_tokenizer, lm)
+        bundle = args.out / "bundle"
         export_bundle(sources, bundle, "fp32", force=True, report=progress.report)
-
     with MimoAudio.open(bundle) as model:
-        wav = load_audio(args.clip, rate=model.sampling_rate)
-        print(f"3. the runtime against the reference, on {args.clip.name}")
+        wav = load_audio(CLIP, rate=model.sampling_rate)
+        print("2. the torch-free runtime against the PyTorch reference")
         prompt = model.asr(wav).request.prompt
         rows = list(compare(model.backend, lm, audio_tokenizer, wav, prompt))
         print(table(rows), end="\n\n")
-
-        print("4. tasks, on the torch-free runtime (random weights: noise, not speech)")
-        options = Options(seed=1, max_new=40)
-        heard = model.asr(wav, options).result()
-        _say("asr", heard, f"-> {heard.answer!r}")
-        talk = model.tts("Turn on the light, please.", options=options)
-        spoken = talk.result()
-        assert spoken.wav is not None
-        write_audio(args.out / "tts.wav", spoken.wav, model.sampling_rate)
-        _say("tts", spoken, f"-> {args.out / 'tts.wav'}")
-        with open_sink(args.out / "tts-stream.wav", model.sampling_rate) as sink:
-            for event in talk.stream(right=8, left=64):
-                if len(event.wav):
-                    sink.write(event.wav)
-                streamed = event.result
-        assert streamed is not None
-        _say("tts, streamed", streamed, f"-> {args.out / 'tts-stream.wav'}")
-    print(NEXT)
-    failed = [row.stage for row in rows if not row.passed]
-    if failed:
-        raise ParityError(f"the runtime differs from the reference in {', '.join(failed)}")
+        print("3. it listens, speaks and answers; nothing of this was in its training")
+        for what, sound in _work(model, utterances, args.out):
+            write_audio(args.out / f"{what}.wav", sound, model.sampling_rate)
+            draw({what: sound}, model.sampling_rate, args.out / f"{what}.png", what)
+    print(f"\n   sounds and spectrograms are in {args.out}\n{NEXT}")
+    _check(rows)
     print("\nall checks passed", file=sys.stderr)
     return 0
 
 
-def _say(task: str, result: Result, where: str) -> None:
+def _work(model: MimoAudio, utterances: UtteranceSet, out: Path) -> Iterator[tuple[str, Floats]]:
+    """Say what the model does, and yield the sounds that it makes, by name."""
+    for utterance in utterances.listen[:LISTENED]:
+        heard = model.asr(utterance.audio).result()
+        _say("hears", f"{heard.answer!r}  (it was {utterance.text!r})", heard)
+    for number, text in enumerate(utterances.read[:READ], start=1):
+        talk = model.tts(text, options=Options(seed=number))
+        spoken = talk.result()
+        assert spoken.wav is not None
+        back = model.asr(spoken.wav).result()
+        _say("speaks", f"{text!r}  (heard back as {back.answer!r})", spoken)
+        yield f"speaks-{number}", spoken.wav
+    _say("streams", f"{text!r}", _stream(talk, out / "streams.wav", model.sampling_rate))
+    for number, utterance in enumerate(utterances.ask[:ASKED], start=1):
+        question = model.asr(utterance.audio).result()
+        answer = model.dialogue(utterance.audio, options=Options(seed=number)).result()
+        assert answer.wav is not None
+        back = model.asr(answer.wav).result()
+        _say("answers", f"{question.answer!r} with {back.answer!r}", answer)
+        yield f"answers-{number}", answer.wav
+
+
+def _stream(talk: Talk, path: Path, rate: int) -> Result:
+    """The same speech again, as it comes."""
+    with open_sink(path, rate) as sink:
+        for event in talk.stream(right=8, left=64):
+            if len(event.wav):
+                sink.write(event.wav)
+            result = event.result
+    assert result is not None
+    return result
+
+
+def _say(did: str, what: str, result: Result) -> None:
     t = result.timings
-    sound = f", {t.audio_seconds:.2f} s of sound" if result.wav is not None else ""
-    first = f", first sound after {1e3 * t.first_audio:.0f} ms" if t.first_audio else ""
-    patch = f", {1e3 * t.patch_median:.2f} ms a patch" if t.patch_median else ""
-    print(f"   {task:14} {t.patches} patches{sound}{first}{patch} {where}")
+    print(f"   {did:8} {what}")
+    facts = [f"{t.patches} patches"]
+    if t.patch_median:
+        facts.append(f"{1e3 * t.patch_median:.1f} ms a patch")
+    if result.wav is not None:
+        facts.append(f"{t.audio_seconds:.2f} s of sound in {t.total:.2f} s")
+    if t.first_audio:
+        facts.append(f"the first after {1e3 * t.first_audio:.0f} ms")
+    print(f"   {'':8} {', '.join(facts)}")
+
+
+def _check(rows: list[Row]) -> None:
+    failed = [row.stage for row in rows if not row.passed]
+    if failed:
+        raise ParityError(f"the runtime differs from the reference in {', '.join(failed)}")

@@ -8,7 +8,7 @@ same utterances and seeds give the same score on the same build, so a quantised 
 import argparse
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 
 from runtime import codec
@@ -41,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", choices=BACKENDS, default="ort-cpu")
     parser.add_argument("--threads", metavar="N", type=int)
     parser.add_argument("--stream", action="store_true", help="judge streamed speech")
-    parser.add_argument("--left", metavar="N", type=int, default=codec.LEFT_OVERLAP)
-    parser.add_argument("--right", metavar="N", type=int, default=codec.RIGHT_OVERLAP)
+    parser.add_argument("--left-overlap", metavar="N", type=int, default=codec.LEFT_OVERLAP)
+    parser.add_argument("--right-overlap", metavar="N", type=int, default=codec.RIGHT_OVERLAP)
     parser.add_argument("--wavs", metavar="DIR", type=Path, help="keep what was spoken")
     parser.add_argument("--record", metavar="FILE", type=Path, help="write the score, to compare")
     parser.add_argument(
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         MimoAudio.open(args.bundle, args.backend, threads=args.threads) as model,
         StageProgress() as progress,
     ):
-        judge = Judge(model, (args.left, args.right) if args.stream else None)
+        judge = Judge(model, (args.left_overlap, args.right_overlap) if args.stream else None)
         for verdict in judge.all(utterances):
             verdicts.append(verdict)
             progress.report("judging", len(verdicts), count, "utterances")
@@ -134,7 +134,11 @@ def read_score(path: Path) -> Score:
     """What `write_score` wrote. Raises InputError for anything else."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        return {str(task): WordErrors(**counts) for task, counts in raw.items()}
+        score = {str(task): WordErrors(**counts) for task, counts in raw.items()}
+        whole = all(isinstance(n, int) for errors in score.values() for n in astuple(errors))
+        if not score or not whole:
+            raise TypeError("it holds no counts")
+        return score
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not a score: {error}. Write one with --record.") from error
 

@@ -47,9 +47,9 @@ class UtteranceSet:
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
             found = cls(
-                tuple(Utterance(folder / u["audio"], str(u["text"])) for u in raw["listen"]),
-                tuple(str(text) for text in raw["read"]),
-                tuple(Utterance(folder / u["audio"], str(u["answer"])) for u in raw["ask"]),
+                tuple(Utterance(folder / u["audio"], _text(u["text"])) for u in raw["listen"]),
+                tuple(map(_text, _list(raw["read"]))),
+                tuple(Utterance(folder / u["audio"], _text(u["answer"])) for u in raw["ask"]),
             )
         except FileNotFoundError as error:
             raise InputError(
@@ -129,6 +129,18 @@ class Judge:
     @staticmethod
     def _verdict(task: str, heard: str, wanted: str, result: Result | None = None) -> Verdict:
         return Verdict(task, wanted, heard, WordErrors().add(heard, wanted), result)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise TypeError(f"a text is needed, not {value!r}")
+    return value
+
+
+def _list(value: object) -> list[object]:
+    if not isinstance(value, list):
+        raise TypeError(f"a list is needed, not {value!r}")
+    return value
 
 
 def _speak(talk: Talk, overlaps: Overlaps | None) -> Result:

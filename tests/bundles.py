@@ -1,7 +1,7 @@
-"""Bundles exported from a golden folder, kept between test runs.
+"""Bundles exported from a golden folder or from nano, kept between test runs.
 
 Tracing takes about a minute, so a bundle is kept in build/test-bundles under a hash of everything
-that it depends on: the golden models, and the code of the exporter and of the reference.
+that it depends on: the models, and the code of the exporter and of the reference.
 """
 
 import hashlib
@@ -15,19 +15,29 @@ ROOT = Path(__file__).parent.parent
 CODE = ("mimo_ref/*.py", "export/*.py", "runtime/bundle.py")
 
 
+NANO = ROOT / "assets" / "nano"
+
+
 def exported(golden: Golden, lm: str, dtype: str = "fp32") -> Path:
     """The bundle of one of the folder's language models and its audio tokenizer."""
-    sources = Sources.open(
-        golden.folder / lm, golden.folder / "audio_tokenizer", golden.folder / "text_tokenizer"
-    )
+    pair = golden.folder / lm, golden.folder / "audio_tokenizer"
+    return _exported(*pair, golden.folder / "text_tokenizer", dtype)
+
+
+def exported_nano() -> Path:
+    """The bundle of nano, in float32."""
+    lm = NANO / "language_model"
+    return _exported(lm, NANO / "audio_tokenizer", lm, "fp32")
+
+
+def _exported(lm: Path, audio_tokenizer: Path, text_tokenizer: Path, dtype: str) -> Path:
     digest = hashlib.sha256(f"{dtype} {tool_versions()}".encode())
     for path in sorted(p for pattern in CODE for p in ROOT.glob(pattern)):
         digest.update(path.read_bytes())
-    for path in sorted(
-        p for name in (lm, "audio_tokenizer") for p in (golden.folder / name).iterdir()
-    ):
+    for path in sorted(p for folder in (lm, audio_tokenizer) for p in folder.iterdir()):
         digest.update(path.read_bytes())
     folder = ROOT / "build" / "test-bundles" / digest.hexdigest()[:16]
     if not (folder / MANIFEST).is_file():
+        sources = Sources.open(lm, audio_tokenizer, text_tokenizer)
         export_bundle(sources, folder, dtype, force=True)
     return folder

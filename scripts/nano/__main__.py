@@ -1,7 +1,7 @@
 """`python -m scripts.nano STAGE`: train nano. Every stage resumes where it was interrupted.
 
 Stages: data, tokenizer, codes, language-model, decoder, save, evaluate, samples, plot; `all` is all
-of them in turn.
+of them in turn. `utterances` writes what demo and tests are judged by (default: WORK/utterances).
 """
 
 import argparse
@@ -14,15 +14,17 @@ import torch
 
 from mimo_ref.config import AudioTokenizerConfig
 from mimo_ref.model import AudioTokenizer
+from scripts.make_checkpoint import AUDIO_TOKENIZER
 from scripts.nano import data, plots
 from scripts.nano.codes import encode_clips
 from scripts.nano.evaluate import evaluate
 from scripts.nano.journal import Journal, heeding_sigterm
 from scripts.nano.samples import write_samples
-from scripts.nano.save import AUDIO_TOKENIZER, save_audio_tokenizer, save_language_model
+from scripts.nano.save import save_audio_tokenizer, save_language_model
 from scripts.nano.sizes import NANO
 from scripts.nano.train_lm import LanguageModelRun, new_model, train_language_model
 from scripts.nano.train_tokenizer import DECODER_STEPS, TokenizerRun, train_decoder, train_tokenizer
+from scripts.nano.utterances import write_utterances
 
 STAGES = (
     "data",
@@ -80,6 +82,8 @@ def run_stage(stage: str, options: argparse.Namespace, minutes: float | None) ->
         _save_language_model(work, out)
     elif stage == "evaluate":
         print(json.dumps(evaluate(out, work, options.count), indent=2))
+    elif stage == "utterances":
+        write_utterances(work, options.out or work / "utterances")
     elif stage == "samples":
         write_samples(out, work, min(options.count, _SAMPLES))
     else:
@@ -114,7 +118,7 @@ def _best(folder: Path) -> dict[str, torch.Tensor]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m scripts.nano", description=__doc__)
-    parser.add_argument("stage", choices=(*STAGES, "all"))
+    parser.add_argument("stage", choices=(*STAGES, "all", "utterances"))
     parser.add_argument("--work", type=Path, default=Path("out/nano"), help="what training keeps")
     parser.add_argument("--out", type=Path, help="the checkpoint (default: WORK/checkpoint)")
     parser.add_argument("--minutes", type=float, help="stop after so long; run again to go on")

@@ -51,11 +51,13 @@ class Plan:
     held_out: int = 180
     readings: int = 2  # of each training sentence, besides nano's own
     own_readings: int = 2  # by nano's own voice; they differ in where the speech begins
+    loose: int = 4000  # rows of loose words, each read once by its own and once by another voice
     seed: int = 1
 
 
 def clips(plan: Plan) -> list[Clip]:
-    """Every clip of a plan, in an order in which any stretch is a fair sample."""
+    """Every clip of a plan: the training sentences in an order in which any stretch is a fair
+    sample, then loose words, then what is held out."""
     rng = random.Random(plan.seed)
     made: list[Clip] = []
 
@@ -77,6 +79,10 @@ def clips(plan: Plan) -> list[Clip]:
         for _ in range(plan.own_readings):
             add_own("train", text, Room(lead=rng.uniform(*_LEADS)))
     rng.shuffle(made)
+
+    for text in grammar.loose_words(plan.loose, plan.seed):
+        add("train", text)
+        add_own("train", text, Room(lead=rng.uniform(*_LEADS)))
 
     new = grammar.choose(plan.held_out, plan.seed, held_out=True)
     for sentence in new:

@@ -16,11 +16,11 @@ import torch
 from export.exporter import Sources, export_bundle
 from mimo_ref.config import AudioTokenizerConfig
 from runtime.tasks import MimoAudio
+from scripts.make_checkpoint import AUDIO_TOKENIZER, LANGUAGE_MODEL
 from scripts.nano import grammar
 from scripts.nano.compare import compare
 from scripts.nano.data import Clip, Samples, read_shard, shards, to_float
 from scripts.nano.losses import Distances, codec_figures
-from scripts.nano.save import AUDIO_TOKENIZER, LANGUAGE_MODEL
 from scripts.nano.sizes import NANO
 from scripts.progress import StageProgress
 from scripts.speech_score import Judge, Utterance, Verdict

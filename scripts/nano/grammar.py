@@ -130,6 +130,20 @@ def choose(count: int, seed: int, *, held_out: bool) -> list[Sentence]:
     return chosen
 
 
+def loose_words(count: int, seed: int) -> list[str]:
+    """`count` different rows of words that mean nothing together, to train on.
+
+    Who knows only sentences guesses the sentence from its first words; these have to be heard, and
+    read, word by word.
+    """
+    texts = (s.text for kind in kinds() for s in sentences(kind))
+    known = sorted({word.strip(".?") for text in texts for word in text.split()[1:]})
+    rng, made = random.Random(f"{seed} loose"), dict[str, None]()
+    while len(made) < count:
+        made[_write(" ".join(rng.choices(known, k=rng.randint(2, 8))))] = None
+    return list(made)
+
+
 Pair = tuple[str, str | None]
 
 

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from mimo_ref.model import AudioTokenizer, LanguageModel
 from mimo_ref.weights import upstream_tensors
+from scripts.make_checkpoint import AUDIO_TOKENIZER, LANGUAGE_MODEL
 from scripts.nano.sizes import NANO
 from scripts.nano.text_tokenizer import write_tokenizer
-
-LANGUAGE_MODEL, AUDIO_TOKENIZER = "language_model", "audio_tokenizer"
 
 
 def save_language_model(model: LanguageModel, out: Path, dtype: torch.dtype = NANO.dtype) -> Path:

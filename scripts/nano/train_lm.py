@@ -34,7 +34,7 @@ class LanguageModelRun:
     seed: int = 1
     save_every: int = 200
     judge_every: int = 500
-    judged: int = 40  # held-out sentences
+    judged: int = 80  # held-out sentences
 
 
 def new_model() -> LanguageModel:
@@ -182,7 +182,7 @@ def train_language_model(
 def judge(model: LanguageModel, teacher: Teacher, library: Library, count: int) -> dict[str, float]:
     """Held-out: word error rate of transcription, and the cross-entropies of reading aloud."""
     rng = random.Random(0)
-    texts = sorted(library.own)[:count]
+    texts = rng.sample(sorted(library.own), min(count, len(library.own)))
     lessons = [teacher.tts(text, library.own[text][0], rng) for text in texts]
     grid, answers = collate(lessons, SPECIALS["<|endoftext|>"])
     _, parts = lesson_losses(model, torch.from_numpy(grid), torch.from_numpy(answers))

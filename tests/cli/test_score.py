@@ -1,0 +1,97 @@
+"""`mimo-edge score`: what it counts, what it records, and what it refuses."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from runtime.audio import load_audio
+from scripts.speech_score import UTTERANCES
+from tests.cli.conftest import CLIP, Outcome
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    """A set with one utterance of each kind."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    shutil.copy(CLIP, folder / "a.flac")
+    index = {
+        "listen": [{"audio": "a.flac", "text": "What is the weather like today?"}],
+        "read": ["Turn on the light, please."],
+        "ask": [{"audio": "a.flac", "answer": "It is sunny."}],
+    }
+    (folder / UTTERANCES).write_text(json.dumps(index), encoding="utf-8")
+    return folder
+
+
+def test_it_counts_records_and_compares(
+    mimo_edge: Run, bundle: Path, few: Path, tmp_path: Path
+) -> None:
+    own, wavs = tmp_path / "own.json", tmp_path / "wavs"
+    done = mimo_edge(
+        "score", bundle, "--set", few, "--json", "--record", own, "--wavs", wavs, "--stream"
+    )
+    assert done.code == 0, done.err
+    score = json.loads(done.out)
+    assert [score[task]["words"] for task in ("listen", "read", "ask")] == [6, 5, 3]
+    assert [u["wanted"] for u in score["utterances"]][1] == "Turn on the light, please."
+    assert score["listen"]["edits"] > 0, "random weights do not hear"
+    for wav in wavs.iterdir():
+        assert len(load_audio(wav, rate=24000)) > 0
+
+    again = mimo_edge("score", bundle, "--set", few, "--against", own, "--stream")
+    assert again.code == 0, again.err
+    assert "words wrong" in again.out and "wanted 'What is the weather like today?'" in again.out
+
+    recorded = json.loads(own.read_text(encoding="utf-8"))
+    recorded["listen"]["edits"] = 0
+    own.write_text(json.dumps(recorded), encoding="utf-8")
+    worse = mimo_edge("score", bundle, "--set", few, "--against", own)
+    assert worse.code == 5 and "worse than the model's own score: listen" in worse.err
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("", "is not a set"),
+        ("[]", "is not a set"),
+        ('{"listen": [], "read": [], "ask": []}', "holds no utterance"),
+        ('{"listen": [{"audio": "a.flac"}], "read": [], "ask": []}', "'text'"),
+        ('{"listen": [], "read": "one", "ask": []}', '"read"'),
+        ('{"listen": [], "read": [1], "ask": []}', '"read"'),
+    ],
+)
+def test_a_bad_set_is_refused(
+    mimo_edge: Run, bundle: Path, few: Path, text: str, part: str
+) -> None:
+    (few / UTTERANCES).write_text(text, encoding="utf-8")
+    mimo_edge("score", bundle, "--set", few).refused(2, UTTERANCES, part)
+
+
+def test_what_is_not_there_is_refused(mimo_edge: Run, bundle: Path, few: Path) -> None:
+    mimo_edge("score", bundle, "--set", few / "no").refused(2, UTTERANCES, "is not there")
+    mimo_edge("score", bundle, "--set", few, "--against", few / "no").refused(2, "no")
+    (few / "a.flac").unlink()
+    mimo_edge("score", bundle, "--set", few).refused(2, "a.flac")
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"read": 1}', '{"read": {"edits": "x"}}', "{}"])
+def test_a_score_that_is_none_is_refused(
+    mimo_edge: Run, bundle: Path, few: Path, text: str
+) -> None:
+    (few / "own.json").write_text(text, encoding="utf-8")
+    mimo_edge("score", bundle, "--set", few, "--against", few / "own.json").refused(
+        2, "own.json", "--record"
+    )
+
+
+def test_a_score_of_another_set_is_refused(mimo_edge: Run, bundle: Path, few: Path) -> None:
+    other = {"read": {"edits": 0, "words": 7, "right": 1, "utterances": 1}}
+    (few / "own.json").write_text(json.dumps(other), encoding="utf-8")
+    done = mimo_edge("score", bundle, "--set", few, "--against", few / "own.json")
+    assert done.code == 2 and "another set" in done.err

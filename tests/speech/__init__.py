@@ -1,0 +1,1 @@
+"""Does it still speak and listen? Nano, judged by its own score."""

@@ -1,0 +1,64 @@
+"""Text -> speech -> text on nano, held to the model's own score (assets/nano/score.json).
+
+Nothing here compares numbers with the reference: it is the sound and the words that are judged, so
+a recipe or a streaming setting that passes here is one that a listener would take.
+"""
+
+import dataclasses
+
+import pytest
+
+from mimo_ref.weights import load_audio_tokenizer, load_language_model
+from runtime.tasks import MimoAudio
+from scripts.score import Score, losses
+from scripts.speech_score import Judge, UtteranceSet, totals
+from scripts.tolerances import SPEECH_POINTS
+from scripts.word_errors import WordErrors
+from tests.bundles import NANO
+
+MEGABYTES = 25
+
+
+def test_the_checkpoint_loads_strictly_and_is_small() -> None:
+    load_language_model(NANO / "language_model")
+    load_audio_tokenizer(NANO / "audio_tokenizer")
+    assert sum(p.stat().st_size for p in NANO.rglob("*") if p.is_file()) <= MEGABYTES * 1e6
+
+
+def test_nano_speaks_and_listens(
+    nano: MimoAudio, utterances: UtteranceSet, own_score: Score
+) -> None:
+    score = totals(Judge(nano).all(utterances))
+    assert set(score) == {"listen", "read", "ask"}
+    assert not losses(score, own_score)
+
+
+@pytest.mark.parametrize("overlaps", [(64, 8), (250, 40)])
+def test_streamed_speech_is_as_good(
+    nano: MimoAudio, utterances: UtteranceSet, own_score: Score, overlaps: tuple[int, int]
+) -> None:
+    score = totals(Judge(nano, overlaps).read(utterances.read))
+    assert not losses(score, {"read": own_score["read"]})
+
+
+def test_the_gate_notices_a_codec_that_lost_most_of_its_codebooks(
+    nano: MimoAudio, utterances: UtteranceSet, own_score: Score
+) -> None:
+    judge = Judge(nano)
+    worse = totals(judge.listen(utterances.listen, n_q=1))
+    assert losses(worse, {"listen": own_score["listen"]})
+
+
+def test_the_own_score_is_good_enough_to_notice_a_loss(own_score: Score) -> None:
+    limits = {"listen": 0.05, "read": 0.1, "ask": 0.1}
+    assert {task for task, errors in own_score.items() if errors.rate <= limits[task]} == set(
+        limits
+    )
+
+
+def test_a_loss_within_the_tolerance_is_none_and_one_beyond_is() -> None:
+    own = {"read": WordErrors(edits=1, words=100, right=9, utterances=10)}
+    allowed = round(100 * SPEECH_POINTS)
+    for more, found in ((0, 0), (allowed, 0), (allowed + 1, 1)):
+        now = {"read": dataclasses.replace(own["read"], edits=1 + more)}
+        assert len(losses(now, own)) == found, more
