@@ -7,7 +7,7 @@ import numpy as np
 
 from runtime.backend import Floats
 
-_FFT, _HOP, _TOP = 1024, 240, 5000  # the last in Hz: a voice has little above
+_FFT, _HOP, _TOP = 2048, 240, 5000  # the last in Hz: a voice has little above
 _QUIETEST, _LOUDEST = -50, 40  # dB
 
 

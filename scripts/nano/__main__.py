@@ -20,7 +20,7 @@ from scripts.nano.codes import encode_clips
 from scripts.nano.evaluate import evaluate
 from scripts.nano.journal import Journal, heeding_sigterm
 from scripts.nano.samples import write_samples
-from scripts.nano.save import save_audio_tokenizer, save_language_model
+from scripts.nano.save import save_audio_tokenizer, save_language_model, write_checksums
 from scripts.nano.sizes import NANO
 from scripts.nano.train_lm import LanguageModelRun, new_model, train_language_model
 from scripts.nano.train_tokenizer import DECODER_STEPS, TokenizerRun, train_decoder, train_tokenizer
@@ -37,6 +37,13 @@ STAGES = (
     "samples",
     "plot",
 )
+PLAN = {  # options that are fields of the plan
+    "sentences": "sentences to train on",
+    "held_out": "sentences to judge by",
+    "readings": "of each training sentence by all voices",
+    "own_readings": "of each training sentence by nano's own voice",
+    "loose": "rows of loose words to train on",
+}
 _SAMPLES = 8
 
 
@@ -62,8 +69,8 @@ def run_stage(stage: str, options: argparse.Namespace, minutes: float | None) ->
     out: Path = options.out or work / "checkpoint"
     tokenizer = work / "checkpoint" / AUDIO_TOKENIZER
     if stage == "data":
-        plan = data.Plan(options.sentences, options.held_out, options.readings, seed=options.seed)
-        data.build(work, plan)
+        sizes = {name: getattr(options, name) for name in PLAN}
+        data.build(work, data.Plan(**sizes, seed=options.seed))
     elif stage == "tokenizer":
         open_steps = min(TokenizerRun().open_steps, options.tokenizer_steps // 4)
         run = TokenizerRun(options.tokenizer_steps, open_steps, seed=options.seed)
@@ -80,6 +87,7 @@ def run_stage(stage: str, options: argparse.Namespace, minutes: float | None) ->
     elif stage == "save":
         _save_tokenizer(work, out)
         _save_language_model(work, out)
+        write_checksums(out)
     elif stage == "evaluate":
         print(json.dumps(evaluate(out, work, options.count), indent=2))
     elif stage == "utterances":
@@ -125,10 +133,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=1, help="of the processor (default 1)")
     parser.add_argument("--seed", type=int, default=1)
     sizes = parser.add_argument_group("sizes")
-    plan = data.Plan()
-    sizes.add_argument("--sentences", type=int, default=plan.sentences, help="to train on")
-    sizes.add_argument("--held-out", type=int, default=plan.held_out, help="sentences to judge by")
-    sizes.add_argument("--readings", type=int, default=plan.readings, help="of each sentence")
+    for name, meaning in PLAN.items():
+        default = getattr(data.Plan(), name)
+        option = "--" + name.replace("_", "-")
+        sizes.add_argument(option, type=int, default=default, help=f"{meaning} (default {default})")
     sizes.add_argument("--tokenizer-steps", type=int, default=TokenizerRun().steps)
     sizes.add_argument("--decoder-steps", type=int, default=DECODER_STEPS)
     sizes.add_argument("--lm-steps", type=int, default=LanguageModelRun().steps)

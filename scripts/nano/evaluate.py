@@ -15,6 +15,7 @@ import torch
 
 from export.exporter import Sources, export_bundle
 from mimo_ref.config import AudioTokenizerConfig
+from runtime.bundle import MANIFEST
 from runtime.tasks import MimoAudio
 from scripts.make_checkpoint import AUDIO_TOKENIZER, LANGUAGE_MODEL
 from scripts.nano import grammar
@@ -158,12 +159,15 @@ def evaluate(checkpoint: Path, work: Path, count: int = 60) -> Figures:
 
 
 def export(checkpoint: Path, work: Path) -> Path:
-    """The checkpoint pair as a bundle, `work`/bundle."""
-    language_model = checkpoint / LANGUAGE_MODEL
+    """The checkpoint pair as a bundle, `work`/bundle, unless that is newer than the pair."""
+    language_model, manifest = checkpoint / LANGUAGE_MODEL, work / "bundle" / MANIFEST
+    saved = max(path.stat().st_mtime for path in checkpoint.rglob("*.safetensors"))
+    if manifest.is_file() and manifest.stat().st_mtime > saved:
+        return manifest.parent
     with StageProgress() as progress:
         sources = Sources.open(language_model, checkpoint / AUDIO_TOKENIZER, language_model)
-        export_bundle(sources, work / "bundle", "fp32", force=True, report=progress.report)
-    return work / "bundle"
+        export_bundle(sources, manifest.parent, "fp32", force=True, report=progress.report)
+    return manifest.parent
 
 
 def _errors(verdicts: Iterable[Verdict]) -> Figures:

@@ -17,7 +17,8 @@ from scripts.nano import grammar
 from scripts.nano.codes import Coded, Codes
 from scripts.nano.sizes import CODEBOOKS, NANO
 
-TASKS = {"asr": 0.42, "tts": 0.28, "dialogue": 0.2, "speech-to-text": 0.06, "chat": 0.04}
+TASKS = {"asr": 0.15, "tts": 0.6, "dialogue": 0.17, "speech-to-text": 0.05, "chat": 0.03}
+_LOOSE_SHARE = 0.75  # of what is read aloud: sentences are soon known by heart
 LAYOUT = PromptLayout(NANO.language_model["group_size"], len(CODEBOOKS), CODEBOOKS)
 MISHEARD = 0.1  # of the codes of a lesson, at most so many are fed wrong
 
@@ -85,6 +86,7 @@ class Library:
     heard: dict[str, list[Codes]] = field(default_factory=dict)
     own: dict[str, list[Codes]] = field(default_factory=dict)
     answers: dict[str, str] = field(default_factory=dict)  # question -> answer
+    loose: set[str] = field(default_factory=set)  # of `own`, what is no sentence
 
     @classmethod
     def of(cls, coded: Iterable[Coded], part: str) -> "Library":
@@ -102,6 +104,7 @@ class Library:
             answer = known.get(text)
             if answer is not None:
                 library.answers[text] = answer
+        library.loose = set(library.own) - set(known) - set(known.values())
         return library
 
 
@@ -114,6 +117,7 @@ class Lessons:
         self.teacher, self.library, self.batch, self.seed = teacher, library, batch, seed
         self._texts = sorted(library.heard)
         self._own = sorted(library.own)
+        self._loose = sorted(library.loose)
         self._questions = sorted(q for q, a in library.answers.items() if a in library.own)
         self._pool: tuple[int, list[list[Lesson]]] = (-1, [])
 
@@ -137,7 +141,8 @@ class Lessons:
             text = rng.choice(self._texts)
             return teacher.asr(rng.choice(library.heard[text]), text, rng)
         if task == "tts":
-            text = rng.choice(self._own)
+            loose = self._loose and rng.random() < _LOOSE_SHARE
+            text = rng.choice(self._loose if loose else self._own)
             return teacher.tts(text, rng.choice(library.own[text]), rng)
         question = rng.choice(self._questions)
         answer = library.answers[question]

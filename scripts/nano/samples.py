@@ -16,7 +16,7 @@ Sounds = dict[str, NDArray[np.float32]]
 
 
 def write_samples(checkpoint: Path, work: Path, count: int) -> list[Path]:
-    """Write `work`/samples/NN-what.wav, what is said in each as NN.txt, and NN.png if it can."""
+    """Write `work`/samples/NN-what.flac, what is said in each as NN.txt, and NN.png if it can."""
     answers = {s.text: s.answer for kind in grammar.kinds() for s in grammar.sentences(kind)}
     folder = work / "samples"
     folder.mkdir(exist_ok=True)
@@ -26,7 +26,7 @@ def write_samples(checkpoint: Path, work: Path, count: int) -> list[Path]:
         for number, spoken in enumerate(evaluation.clips("own")):
             sounds, lines = _sample(evaluation.judge, spoken, answers[spoken.clip.text])
             for what, wav in sounds.items():
-                path = folder / f"{number:02}-{what}.wav"
+                path = folder / f"{number:02}-{what}.flac"
                 write_audio(path, wav, model.sampling_rate)
                 written.append(path)
             text = "\n".join(lines) + "\n"

@@ -1,5 +1,6 @@
 """A checkpoint pair in exactly the released layout, from trained models."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from scripts.make_checkpoint import AUDIO_TOKENIZER, LANGUAGE_MODEL
 from scripts.nano.sizes import NANO
 from scripts.nano.text_tokenizer import write_tokenizer
 
+CHECKSUMS = "SHA256SUMS"
+
 
 def save_language_model(model: LanguageModel, out: Path, dtype: torch.dtype = NANO.dtype) -> Path:
     """Write `out`/language_model, text tokenizer included; returns the folder."""
@@ -25,6 +28,18 @@ def save_language_model(model: LanguageModel, out: Path, dtype: torch.dtype = NA
 def save_audio_tokenizer(model: AudioTokenizer, out: Path, dtype: torch.dtype = NANO.dtype) -> Path:
     """Write `out`/audio_tokenizer; returns the folder."""
     return _save(model, NANO.audio_tokenizer, out / AUDIO_TOKENIZER, dtype)
+
+
+def write_checksums(out: Path) -> Path:
+    """Write `out`/SHA256SUMS of the pair, as `sha256sum -c` reads it."""
+    files = [p for part in (AUDIO_TOKENIZER, LANGUAGE_MODEL) for p in (out / part).iterdir()]
+    lines = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(out).as_posix()}\n"
+        for path in sorted(files)
+    ]
+    path = out / CHECKSUMS
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
 
 
 def tensors(model: LanguageModel | AudioTokenizer, dtype: torch.dtype) -> dict[str, Tensor]:

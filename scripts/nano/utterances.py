@@ -12,7 +12,7 @@ from scripts.nano.evaluate import Spoken, held_out
 from scripts.nano.speak import RATE
 from scripts.speech_score import UTTERANCES
 
-LISTEN, READ, ASK = 12, 9, 9
+LISTEN, READ, ASK = 12, 18, 9
 
 
 def write_utterances(work: Path, out: Path) -> Path:

@@ -7,15 +7,19 @@ from pathlib import Path
 import pytest
 
 from mimo_ref.weights import load_audio_tokenizer, load_language_model
+from runtime.bundle import MANIFEST
 from scripts.nano.__main__ import main
 from scripts.nano.plots import read_log
+from scripts.nano.utterances import ASK, LISTEN
+from scripts.speech_score import UtteranceSet
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is missing")
 def test_a_short_training_runs_through_and_resumes(tmp_path: Path) -> None:
     work = tmp_path / "work"
-    sizes = ["--sentences", "200", "--held-out", "18", "--readings", "1", "--count", "4"]
+    sizes = ["--sentences", "200", "--held-out", "60", "--readings", "1", "--own-readings", "1"]
+    sizes += ["--loose", "40", "--count", "4"]
     lengths = ["--tokenizer-steps", "300", "--lm-steps", "120", "--decoder-steps", "20"]
     command = ["all", "--work", str(work), *sizes, *lengths]
     assert main([*command, "--minutes", "0.7"]) == 1  # interrupted within the tokenizer
@@ -35,3 +39,7 @@ def test_a_short_training_runs_through_and_resumes(tmp_path: Path) -> None:
     assert figures["codec"]["8"]["mel"] < figures["codec"]["1"]["mel"] < 1.5
     assert set(figures["asr"]) == {"held_out", "new_voice", "own"}
     assert figures["dialogue"]["sentences"] == 4
+    assert (work / "bundle" / MANIFEST).is_file(), "judged as its users run it"
+    assert main(["utterances", "--work", str(work)]) == 0
+    utterances = UtteranceSet.open(work / "utterances")
+    assert len(utterances.listen) == LISTEN and len(utterances.ask) == ASK
