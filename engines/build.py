@@ -1,78 +1,48 @@
-"""Engines of a whole bundle: plan, build what is not there yet, and finish with engine.json.
+"""Engines of a whole bundle: build what is not there yet, and finish with engine.json."""
 
-A plan is written under a temporary name and renamed; engine.json comes last, so a folder without it
-is not finished. Finished plans of the same identity are taken over by the next build.
-"""
-
-import dataclasses
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.builder import Built, build
+import onnx
+
+from engines.builder import build, builder_flags
+from engines.engine_store import EngineStore
+from engines.lowering import lower
+from engines.planner import estimate
+from engines.ports import bundle_ports, check_ports
 from engines.profiles import Limits, profiles
 from engines.recipe import Recipe
 from engines.target import Target
-from runtime.bundle import PIECES, Bundle, FileSpec, hash_file, write_text
-from runtime.engine import MANIFEST, EngineManifest, Identity, folder_of
+from runtime.bundle import PIECES, Bundle, FileSpec
+from runtime.engine import EngineManifest, Identity, folder_of
 from runtime.errors import ResourceError
-
-FLAGS = ("STRONGLY_TYPED", "NO_TF32")
-# What a build takes, fitted to measured ones (docs/tensorrt.md). The patch decoder counts once per
-# sub-step: it is unrolled, and the builder works on every copy.
-MEMORY_BASE = 1.5e9
-MEMORY_PER_WEIGHT_BYTE = 3.0
-SECONDS_PER_GB = 10.0
 
 Report = Callable[[str, str, int, int], None]  # piece, phase, steps done, steps in all
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """What is to come for one piece."""
-
-    piece: str
-    weight_bytes: int
-    engine_bytes: int
-    memory_bytes: int
-    seconds: float
-
-
 def identity_of(
-    bundle: Bundle, recipe: Recipe, target: Target, version: str, limits: Limits
+    bundle: Bundle, recipe: Recipe, target: Target, trt: Any, limits: Limits
 ) -> Identity:
-    """What the engines depend on."""
+    """What the engines depend on. `trt` is the TensorRT module that builds them."""
+    ranges = {piece: profiles(bundle, piece, limits) for piece in PIECES}
     return Identity(
         bundle=bundle.identity,
+        graphs={piece: _graph_digest(bundle, piece, limits.max_seq) for piece in PIECES},
         recipe=recipe.name,
         precision=dict(recipe.precision),
         product=target.product,
-        version=version,
+        version=trt.__version__,
         capabilities=target.capabilities,
         max_seq=limits.max_seq,
         max_batch=limits.max_batch,
-        profiles=json.loads(json.dumps({p: profiles(bundle, p, limits) for p in PIECES})),
-        flags=FLAGS,
+        profiles=json.loads(json.dumps(ranges)),  # lists, as they will be read back
+        flags=builder_flags(trt, target),
     )
-
-
-def estimate(bundle: Bundle, target: Target) -> list[Estimate]:
-    """Size, memory and time of each piece, by simple proportion to its weights."""
-    copies = max(1, len(target.capabilities))
-    result = []
-    for piece in PIECES:
-        weights = bundle.manifest.files[bundle.piece(piece).file + ".data"].bytes
-        model = bundle.model
-        passes = model.group_size + max(model.delays) if piece == "patch_decoder" else 1
-        memory = MEMORY_BASE + max(MEMORY_PER_WEIGHT_BYTE, 2 * passes) * weights
-        seconds = 2 + SECONDS_PER_GB * weights * passes * copies / 1e9
-        result.append(Estimate(piece, weights, weights * copies, int(memory), seconds))
-    return result
 
 
 def build_engines(
@@ -84,19 +54,16 @@ def build_engines(
     report: Report = lambda *_: None,
 ) -> tuple[Path, EngineManifest]:
     """Build every piece of a bundle. Raises EngineError, ResourceError; finished plans stay."""
-    folder = folder_of(bundle, identity)
-    folder.mkdir(parents=True, exist_ok=True)
-    needed = sum(e.engine_bytes for e in estimate(bundle, target))
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise ResourceError(
-            f"{folder} has {free / 1e9:.1f} GB free, the engines need about {needed / 1e9:.1f} GB. "
-            "Free some, or build for fewer compute capabilities."
-        )
+    store = EngineStore(folder_of(bundle, identity), identity)
+    found = {piece: store.kept(piece) for piece in PIECES}
+    _check_disk(store.folder, bundle, [p for p, kept in found.items() if kept is None])
+    # what classic TensorRT measures for one piece, or build, helps the next
+    gpu = "_".join(identity.capabilities)
+    cache_path = store.folder.parent / f"{identity.product}-{identity.version}-{gpu}.timing"
+    cache = cache_path.read_bytes() if cache_path.is_file() else b""
     plans: dict[str, FileSpec] = {}
     seconds: dict[str, float] = {}
-    for piece in PIECES:
-        kept = _read_marker(folder, piece, identity.key)
+    for piece, kept in found.items():
         if kept is not None:
             plans[piece], seconds[piece] = kept
             report(piece, "kept", 1, 1)
@@ -105,47 +72,38 @@ def build_engines(
         def heard(phase: str, done: int, total: int, piece: str = piece) -> None:
             report(piece, phase, done, total)
 
-        built = build(
-            trt,
-            target,
-            bundle.path(piece),
-            profiles(bundle, piece, limits),
-            limits.max_seq,
-            heard,
-            # TensorRT for RTX chooses kernels on the user's machine and times nothing here
-            folder.parent / "timing.cache" if target.product == "trt" else None,
+        store.begin(piece)
+        report(piece, "parsing", 0, 0)
+        path, spec = bundle.path(piece), bundle.piece(piece)
+        ranges = profiles(bundle, piece, limits)
+        made = build(trt, target, path, ranges, limits.max_seq, heard, cache)
+        check_ports(path.name, "input", bundle_ports(spec.inputs, limits.max_seq), made.inputs)
+        check_ports(path.name, "output", bundle_ports(spec.outputs, limits.max_seq), made.outputs)
+        log = "\n".join(made.log.lines) + "\n"
+        plans[piece] = store.finish(piece, made.plan, log, made.seconds)
+        seconds[piece] = made.seconds
+        if made.timing_cache is not None:
+            cache = made.timing_cache
+            temporary = cache_path.with_name(cache_path.name + ".tmp")
+            temporary.write_bytes(cache)
+            os.replace(temporary, cache_path)
+    return store.folder, store.seal(plans, seconds)
+
+
+def _check_disk(folder: Path, bundle: Bundle, pieces: list[str]) -> None:
+    needed = sum(e.engine_bytes for e in estimate(bundle) if e.piece in pieces)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ResourceError(
+            f"{folder} has {free / 1e9:.1f} GB free, the engines need about {needed / 1e9:.1f} GB. "
+            "Free some, or export a smaller precision."
         )
-        plans[piece], seconds[piece] = _store(folder, piece, built, identity.key), built.seconds
-    log = hashlib.sha256()
-    for piece in PIECES:
-        log.update((folder / f"{piece}.log").read_bytes())
-    manifest = EngineManifest(identity, plans, log.hexdigest(), seconds)
-    write_text(folder / MANIFEST, manifest.to_json())
-    return folder, manifest
 
 
-def _store(folder: Path, piece: str, built: Built, key: str) -> FileSpec:
-    path = folder / f"{piece}.plan"
-    temporary = path.with_suffix(".plan.tmp")
-    try:
-        temporary.write_bytes(built.plan)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    write_text(folder / f"{piece}.log", "\n".join(built.log.lines) + "\n")
-    spec = hash_file(path)
-    marker = {"key": key, "plan": dataclasses.asdict(spec), "seconds": built.seconds}
-    write_text(folder / f"{piece}.json", json.dumps(marker))
-    return spec
-
-
-def _read_marker(folder: Path, piece: str, key: str) -> tuple[FileSpec, float] | None:
-    """A plan that an earlier build of the same identity finished, or None."""
-    try:
-        raw = json.loads((folder / f"{piece}.json").read_text(encoding="utf-8"))
-        spec = FileSpec(**raw["plan"])
-        if raw["key"] == key and hash_file(folder / f"{piece}.plan") == spec:
-            return spec, float(raw["seconds"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return None
+def _graph_digest(bundle: Bundle, piece: str, capacity: int) -> str:
+    """Over the graph as TensorRT gets it, lowering included, and over its weights."""
+    path = bundle.path(piece)
+    model = lower(onnx.load(path, load_external_data=False), capacity)
+    weights = bundle.manifest.files[f"{path.name}.data"].sha256
+    content = model.SerializeToString(deterministic=True) + weights.encode()
+    return hashlib.sha256(content).hexdigest()

@@ -1,64 +1,46 @@
-"""One build of one piece, through either TensorRT module: both have the same Python API.
-
-TensorRT reports an input that it ignores, an operator that it replaces, and the like, as mere log
-messages. Here every message of weight that is not known to be harmless fails the build.
-"""
+"""One build of one piece, through either TensorRT module: both have the same Python API."""
 
 import importlib
-import os
-import re
+import threading
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
 
+from engines.build_log import BuildLog, logger_of
 from engines.lowering import lower
+from engines.ports import Ports, check_ports, graph_ports, network_ports
 from engines.profiles import Range
 from engines.target import Target
 from runtime.errors import EngineError, EnvironmentProblem, ResourceError
 
 Progress = Callable[[str, int, int], None]  # phase, steps done, steps in all
+INTERRUPTED = "interrupted"  # phase: Ctrl-C was seen, TensorRT has not stopped yet
 
-# Messages that are expected, and why each is harmless.
-HARMLESS = (
-    re.compile(r"Make sure (in|out)put \S+ has Int64 binding"),  # it has: the runtime binds int64
-    # without a GPU the builder asks the driver once and goes on
-    re.compile(r"CUDA driver version is insufficient|cudaError 35|Unable to determine GPU memory"),
-    re.compile(r"CUDA initialization failure with error|no CUDA-capable device|cudaError 100"),
-)
-# Messages that may come at any severity and mean that the engine would compute something else.
-FATAL = re.compile(r"unused input|is not used|not supported|unsupported|falling back|ignor", re.I)
-
-_loggers: dict[str, Any] = {}
+# The piece whose build did not end with a plan: this process must not build again. TensorRT for RTX
+# 1.7 may keep the target of such a build and give it to the next one: a plan asked for 8.9 after a
+# failure for 7.5 was the one for 7.5, without any message (docs/tensorrt.md).
+_tainted: list[str] = []
 
 
-@dataclass
-class BuildLog:
-    """What TensorRT said."""
-
-    lines: list[str] = field(default_factory=list)
-    fatal: list[str] = field(default_factory=list)
-
-    def add(self, severity: str, message: str) -> None:
-        if severity != "VERBOSE":
-            self.lines.append(f"{severity}: {message}")
-        if any(pattern.search(message) for pattern in HARMLESS):
-            return
-        heavy = severity in ("INTERNAL_ERROR", "ERROR", "WARNING")
-        if heavy or (severity != "VERBOSE" and FATAL.search(message)):
-            self.fatal.append(message.strip())
+class StillBuilding(KeyboardInterrupt):
+    """The second Ctrl-C: TensorRT still works in its thread, and the process cannot end as usual
+    (it would abort). What is on disk is whole."""
 
 
 @dataclass(frozen=True)
 class Built:
+    """A plan, and what is to be checked or kept of its build."""
+
     plan: bytes
     log: BuildLog
     seconds: float
-    inputs: dict[str, tuple[str, tuple[int, ...]]]  # name -> dtype, shape (-1 = in a profile)
-    outputs: dict[str, tuple[str, tuple[int, ...]]]
+    inputs: Ports
+    outputs: Ports
+    timing_cache: bytes | None  # what classic TensorRT learned; None where there is no such thing
 
 
 def load_module(target: Target) -> Any:
@@ -74,6 +56,15 @@ def load_module(target: Target) -> Any:
         raise EnvironmentProblem(f"{target.module} is not installed: {how}.") from error
 
 
+def builder_flags(trt: Any, target: Target) -> tuple[str, ...]:
+    """What every build of this product sets, by name; it is part of an engine's identity."""
+    flags = ["STRONGLY_TYPED", "NO_TF32"]
+    if target.product == "trt-rtx" and hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
+        # without it an engine may allocate as it runs, which cannot become part of a CUDA graph
+        flags.append("REQUIRE_USER_ALLOCATION")
+    return tuple(flags)
+
+
 def build(
     trt: Any,
     target: Target,
@@ -81,108 +72,155 @@ def build(
     profiles: list[dict[str, Range]],
     capacity: int,
     progress: Progress = lambda *_: None,
-    timing_cache: Path | None = None,
+    timing_cache: bytes = b"",
 ) -> Built:
     """Lower, parse and build one ONNX file. Raises EngineError that quotes what TensorRT said.
 
-    `timing_cache` is read if it is there, and written: so that a kernel is measured only once.
+    TensorRT works in a thread of its own, so that Ctrl-C arrives here at once and never inside a
+    callback, where TensorRT would swallow it. It can be stopped only between its steps, of which
+    one takes most of the time (minutes for a large piece): the first Ctrl-C is reported as the
+    phase INTERRUPTED and waits for that, the second does not wait.
     """
-    log = BuildLog()
-    logger = _logger(trt, log)
-    start = time.monotonic()
-    builder = trt.Builder(logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    monitor = _monitor(trt, progress)
+    outcome: list[Built] = []
+    failure: list[BaseException] = []
+    ended = threading.Event()
+
+    def work() -> None:
+        try:
+            outcome.append(_build(trt, target, graph, profiles, capacity, monitor, timing_cache))
+        except BaseException as error:
+            failure.append(error)
+        finally:
+            ended.set()
+
+    try:
+        threading.Thread(target=work, name="tensorrt", daemon=True).start()
+        _wait(ended, monitor, progress)
+    except KeyboardInterrupt as error:
+        raise StillBuilding from error
+    if monitor.interruption is not None:
+        raise monitor.interruption
+    if failure:
+        raise failure[0]
+    return outcome[0]
+
+
+def _wait(ended: threading.Event, monitor: Any, progress: Progress) -> None:
+    """Until TensorRT is done. The first Ctrl-C asks it to stop, the second one is raised."""
+    try:
+        while not ended.wait(0.2):  # not join: interrupted, it takes a running thread for ended
+            pass
+    except KeyboardInterrupt as error:
+        monitor.interruption = error
+        progress(INTERRUPTED, 0, 0)
+        while not ended.wait(0.2):
+            pass
+
+
+def _build(
+    trt: Any,
+    target: Target,
+    graph: Path,
+    profiles: list[dict[str, Range]],
+    capacity: int,
+    monitor: Any,
+    timing_cache: bytes,
+) -> Built:
+    if _tainted:
+        raise EngineError(
+            f"TensorRT did not finish {_tainted[0]} in this process and would build the next piece "
+            "for the wrong GPU. Build in a new process."
+        )
+    log, start = BuildLog(), time.monotonic()
+    logger = logger_of(trt, log)
+    builder = _builder(trt, logger, log)
+    network = builder.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, logger)
     model = lower(onnx.load(graph, load_external_data=False), capacity)
-    parsed = parser.parse(model.SerializeToString(), str(graph))
-    if not parsed:
-        raise _failure(graph, log, [parser.get_error(i).desc() for i in range(parser.num_errors)])
+    if not parser.parse(model.SerializeToString(), str(graph)):
+        errors = [parser.get_error(i).desc() for i in range(parser.num_errors)]
+        raise _failure(graph, log, errors)
     _let_attention_decompose(trt, network)
     _stop_at(graph, log)
-    _check_ports(graph, model, network)
+    inputs = network_ports(network.get_input(i) for i in range(network.num_inputs))
+    outputs = network_ports(network.get_output(i) for i in range(network.num_outputs))
+    check_ports(graph.name, "input", graph_ports(model.graph.input), inputs)
+    check_ports(graph.name, "output", graph_ports(model.graph.output), outputs)
 
     config = builder.create_builder_config()
-    config.progress_monitor = _monitor(trt, progress)
+    config.progress_monitor = monitor
     config.clear_flag(trt.BuilderFlag.TF32)  # float32 means float32
-    for shapes in profiles:
-        profile = builder.create_optimization_profile()
-        for name, (smallest, typical, largest) in shapes.items():
-            profile.set_shape(name, smallest, typical, largest)
-        if config.add_optimization_profile(profile) < 0:
-            raise EngineError(f"{graph.name}: TensorRT refused the profile {shapes}")
-    if target.capabilities:
-        config.num_compute_capabilities = len(target.capabilities)
-        for index, capability in enumerate(target.capabilities):
-            name = f"SM{capability.replace('.', '')}"
-            if not config.set_compute_capability(getattr(trt.ComputeCapability, name), index):
-                raise EngineError(f"{graph.name}: TensorRT refused compute capability {capability}")
-    if timing_cache is not None:
-        known = timing_cache.read_bytes() if timing_cache.is_file() else b""
-        config.set_timing_cache(config.create_timing_cache(known), False)
+    if "REQUIRE_USER_ALLOCATION" in builder_flags(trt, target):
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+    _add_profiles(graph, builder, config, profiles)
+    _set_capabilities(trt, target, graph, config)
+    measures = target.product == "trt"  # TensorRT for RTX chooses kernels where the engine runs
+    if measures:
+        cache = config.create_timing_cache(timing_cache)  # must live until the plan is there
+        config.set_timing_cache(cache, False)
     plan = builder.build_serialized_network(network, config)
-    if timing_cache is not None and plan is not None:
-        temporary = timing_cache.with_name(timing_cache.name + ".tmp")
-        temporary.write_bytes(config.get_timing_cache().serialize())
-        os.replace(temporary, timing_cache)
+    if plan is None:
+        _tainted.append(graph.name)
     _stop_at(graph, log)
     if plan is None:
         raise _failure(graph, log, ["no plan came out"])
-    return Built(
-        bytes(plan),
-        log,
-        time.monotonic() - start,
-        _ports(network.get_input(i) for i in range(network.num_inputs)),
-        _ports(network.get_output(i) for i in range(network.num_outputs)),
-    )
+    learned = bytes(config.get_timing_cache().serialize()) if measures else None
+    return Built(bytes(plan), log, time.monotonic() - start, inputs, outputs, learned)
 
 
-def trtexec_command(
-    target: Target, graph: Path, profiles: list[dict[str, Range]], capacity: int
-) -> str:
-    """The equivalent command line, for those who want to build by hand."""
-    tool = "tensorrt_rtx" if target.product == "trt-rtx" else "trtexec"
+def _builder(trt: Any, logger: Any, log: BuildLog) -> Any:
+    """Raises EnvironmentProblem where TensorRT needs a GPU and there is none."""
+    try:
+        return trt.Builder(logger)
+    except TypeError as error:  # the binding's way to say that there is none
+        raise EnvironmentProblem(
+            f"TensorRT cannot build here: {'; '.join(log.lines[-2:]) or error}. Classic TensorRT "
+            "builds on the machine that has the GPU; `mimo-edge doctor` looks at driver and GPU."
+        ) from error
 
-    def shapes(profile: dict[str, Range], end: int) -> str:
-        return ",".join(f"{n}:{'x'.join(map(str, r[end]))}" for n, r in profile.items())
 
-    words = [tool, f"--onnx={graph}", "--stronglyTyped", f"--saveEngine={graph.stem}.plan"]
-    for index, profile in enumerate(profiles):
-        words.append(f"--profile={index}")
-        for end, name in enumerate(("min", "opt", "max")):
-            words.append(f"--{name}Shapes={shapes(profile, end)}")
-    if target.capabilities:
-        words.append(f"--computeCapabilities={','.join(target.capabilities)}")
-    note = (
-        f"  # first set the axis `capacity` of the cache to {capacity}"
-        if graph.stem == "backbone"
-        else ""
-    )
-    return " ".join(words) + note
+def _network_flags(trt: Any) -> int:
+    """Strongly typed: since TensorRT 11 there is nothing else, and the flag may be gone."""
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
+
+
+def _add_profiles(graph: Path, builder: Any, config: Any, profiles: list[dict[str, Range]]) -> None:
+    for shapes in profiles:
+        profile = builder.create_optimization_profile()
+        for name, wanted in shapes.items():
+            profile.set_shape(name, *wanted)
+            if tuple(tuple(shape) for shape in profile.get_shape(name)) != wanted:
+                raise EngineError(f"{graph.name}: TensorRT did not take {wanted} for {name}")
+        if config.add_optimization_profile(profile) < 0:
+            raise EngineError(f"{graph.name}: TensorRT refused the profile {shapes}")
+
+
+def _set_capabilities(trt: Any, target: Target, graph: Path, config: Any) -> None:
+    """Ahead of time for GPUs that are not here; classic TensorRT builds for the one that is."""
+    if target.product != "trt-rtx":
+        return
+    config.num_compute_capabilities = len(target.capabilities)
+    for index, capability in enumerate(target.capabilities):
+        name = f"SM{capability.replace('.', '')}"
+        if not config.set_compute_capability(getattr(trt.ComputeCapability, name), index):
+            raise EngineError(f"{graph.name}: TensorRT refused compute capability {capability}")
 
 
 def _let_attention_decompose(trt: Any, network: Any) -> None:
     """Where there is no fused attention kernel for a shape, let it be made of single layers: the
     same arithmetic, and without this the build fails (float32 always needs it)."""
+    kind = getattr(trt.LayerType, "ATTENTION_INPUT", None)
+    if kind is None:
+        raise EngineError(
+            f"TensorRT {trt.__version__} knows no attention layer. Install 10.14 or newer."
+        )
     for index in range(network.num_layers):
         layer = network.get_layer(index)
-        if layer.type == trt.LayerType.ATTENTION_INPUT:
+        if layer.type == kind:
             layer.__class__ = trt.IAttentionBoundaryLayer  # the binding hands out the base class
             layer.attention.decomposable = True
-
-
-def _check_ports(graph: Path, model: onnx.ModelProto, network: Any) -> None:
-    """Every input and output of the graph must be one of the network, under its own name."""
-    for side, values, count, get in (
-        ("input", model.graph.input, network.num_inputs, network.get_input),
-        ("output", model.graph.output, network.num_outputs, network.get_output),
-    ):
-        wanted = {value.name for value in values}
-        found = {get(i).name for i in range(count)}
-        if wanted != found:
-            raise EngineError(
-                f"{graph.name}: TensorRT's network has other {side}s: "
-                f"missing {sorted(wanted - found)}, unexpected {sorted(found - wanted)}"
-            )
 
 
 def _stop_at(graph: Path, log: BuildLog) -> None:
@@ -197,45 +235,33 @@ def _failure(graph: Path, log: BuildLog, errors: list[str]) -> Exception:
     return kind(f"TensorRT does not build {graph.name} as it is:\n  {listed}")
 
 
-def _ports(tensors: Iterable[Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
-    return {t.name: (t.dtype.name.lower(), tuple(t.shape)) for t in tensors}
-
-
-def _logger(trt: Any, log: BuildLog) -> Any:
-    """The module's logger, writing to `log` from now on.
-
-    TensorRT keeps the first logger that it is given, so there is one for the whole process.
-    """
-    if trt.__name__ not in _loggers:
-
-        class Logger(trt.ILogger):  # type: ignore[misc]
-            def __init__(self) -> None:
-                trt.ILogger.__init__(self)
-                self.sink = log
-
-            def log(self, severity: Any, message: str) -> None:
-                self.sink.add(severity.name, message)
-
-        _loggers[trt.__name__] = Logger()
-    _loggers[trt.__name__].sink = log
-    return _loggers[trt.__name__]
-
-
 def _monitor(trt: Any, progress: Progress) -> Any:
+    """Progress, and the way out of a build: an error in `progress` must not pass through TensorRT,
+    which calls this from C++. It is kept, TensorRT is asked to stop, and `build` raises it.
+    """
+
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.steps: dict[str, int] = {}
+            self.interruption: BaseException | None = None
 
         def phase_start(self, name: str, parent: str | None, num_steps: int) -> None:
             self.steps[name] = num_steps
-            progress(name, 0, num_steps)
+            self.tell(name, 0)
 
         def step_complete(self, name: str, step: int) -> bool:
-            progress(name, step + 1, self.steps.get(name, 0))
-            return True
+            self.tell(name, step + 1)
+            return self.interruption is None
 
         def phase_finish(self, name: str) -> None:
             self.steps.pop(name, None)
+
+        def tell(self, name: str, done: int) -> None:
+            if self.interruption is None:
+                try:
+                    progress(name, done, self.steps.get(name, 0))
+                except BaseException as error:
+                    self.interruption = error
 
     return Monitor()

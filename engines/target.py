@@ -1,15 +1,18 @@
 """Targets: what engines are built for. `trt-rtx:8.9` is TensorRT for RTX, `trt` the classic one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from runtime.errors import InputError
 
-RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
+RTX_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0", "12.1")
+# TensorRT for RTX knows 7.5 too, but has no float32 matrix product there, which the mel front end,
+# the quantiser, the samplers and the inverse STFT need, and no bf16
+TURING = "7.5"
 
 
 @dataclass(frozen=True)
 class Target:
-    """`capabilities` is empty for classic TensorRT, which builds for the GPU that is there."""
+    """`capabilities` of classic TensorRT is that of the GPU that is there; see `on_gpu`."""
 
     product: str  # "trt-rtx" or "trt"
     capabilities: tuple[str, ...] = ()
@@ -18,6 +21,10 @@ class Target:
     def module(self) -> str:
         """The Python module of the product."""
         return {"trt-rtx": "tensorrt_rtx", "trt": "tensorrt"}[self.product]
+
+    def on_gpu(self, capability: str) -> "Target":
+        """The same target where the GPU with this compute capability is."""
+        return self if self.capabilities else replace(self, capabilities=(capability,))
 
 
 def parse(text: str) -> Target:
@@ -38,6 +45,12 @@ def parse(text: str) -> Target:
             f"{', '.join(RTX_CAPABILITIES)}, as in `trt-rtx:8.9` (RTX 40), `trt-rtx:12.0` (RTX 50)"
         )
     for capability in capabilities:
+        if capability == TURING:
+            raise InputError(
+                "TensorRT for RTX cannot build this model for compute capability 7.5: it has no "
+                "float32 matrix product there. Run the bundle on that GPU with "
+                "--backend ort-cuda, which needs no build."
+            )
         if capability not in RTX_CAPABILITIES:
             raise InputError(
                 f"TensorRT for RTX does not build for compute capability {capability}, only for "

@@ -1,12 +1,13 @@
 """The CUDA calls of the TensorRT backend, and no others: memory, one stream, graphs.
 
-Everything here is a line or two over NVIDIA's `cuda.bindings.runtime`; the tests replace this class
-by one that keeps its memory on the host and records the calls.
+Everything here is a line or two over NVIDIA's `cuda.bindings.runtime`. The tests run these very
+lines on a stand-in for that module, which holds every call against the real one's signature.
 """
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import EnvironmentProblem, ResourceError
@@ -15,20 +16,15 @@ from runtime.errors import EnvironmentProblem, ResourceError
 class CudaDevice:
     """One GPU with one stream. Addresses are integers. `close` frees what is still allocated."""
 
-    def __init__(self, index: int = 0) -> None:
-        try:
-            from cuda.bindings import runtime
-        except ImportError as error:
-            raise EnvironmentProblem(
-                'cuda-python is not installed: pip install "mimo-edge[trt]".'
-            ) from error
-        self._cuda = runtime
+    def __init__(self, index: int = 0, bindings: Any = None) -> None:
+        self._cuda = bindings or _bindings()
         self._index = index
         self._memory: dict[int, int] = {}  # address -> bytes
         self._graphs: list[Any] = []
         self._in_flight: list[NDArray[Any]] = []  # sources of uploads that may still be running
+        self._closed = False
         self._call("cudaSetDevice", index)
-        self._stream = self._call("cudaStreamCreateWithFlags", runtime.cudaStreamNonBlocking)
+        self._stream = self._call("cudaStreamCreateWithFlags", self._cuda.cudaStreamNonBlocking)
 
     @property
     def stream(self) -> int:
@@ -65,18 +61,26 @@ class CudaDevice:
         return address
 
     def upload(self, address: int, array: NDArray[Any]) -> None:
-        """Copy a contiguous host array to the device, in stream order.
+        """Copy a host array to the device, in stream order.
 
         When the driver has read it is its own affair, so it gets a copy that is kept until the
         stream has been waited for: the caller may change its array at once.
         """
-        array = array.copy()
-        self._in_flight.append(array)
+        source = np.array(array, order="C")
+        self._in_flight.append(source)
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
-        self._call("cudaMemcpyAsync", address, array.ctypes.data, array.nbytes, kind, self._stream)
+        self._call(
+            "cudaMemcpyAsync", address, source.ctypes.data, source.nbytes, kind, self._stream
+        )
+
+    def copy(self, target: int, source: int, count: int) -> None:
+        """Copy on the device, in stream order."""
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        self._call("cudaMemcpyAsync", target, source, count, kind, self._stream)
 
     def download(self, array: NDArray[Any], address: int) -> None:
         """Fill a contiguous host array from the device; returns when it is there."""
+        assert array.flags.c_contiguous
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call("cudaMemcpyAsync", array.ctypes.data, address, array.nbytes, kind, self._stream)
         self.synchronize()
@@ -105,10 +109,16 @@ class CudaDevice:
         self._call("cudaStreamBeginCapture", self._stream, mode)
         try:
             work()
-        finally:  # a stream must not stay in capture mode
-            graph = self._call("cudaStreamEndCapture", self._stream)
-        executable = self._call("cudaGraphInstantiate", graph, 0)
-        self._call("cudaGraphDestroy", graph)
+        except BaseException:  # the stream must not stay in capture mode; keep the first error
+            error, graph = self._cuda.cudaStreamEndCapture(self._stream)
+            if error == self._cuda.cudaError_t.cudaSuccess:
+                self._cuda.cudaGraphDestroy(graph)
+            raise
+        graph = self._call("cudaStreamEndCapture", self._stream)
+        try:
+            executable = self._call("cudaGraphInstantiate", graph, 0)
+        finally:
+            self._call("cudaGraphDestroy", graph)
         self._graphs.append(executable)
         return executable
 
@@ -117,23 +127,46 @@ class CudaDevice:
         self._call("cudaGraphLaunch", graph, self._stream)
 
     def close(self) -> None:
-        """Wait, then free graphs, memory and the stream."""
-        self.synchronize()
-        for graph in self._graphs:
-            self._call("cudaGraphExecDestroy", graph)
-        for address in self._memory:
-            self._call("cudaFree", address)
+        """Wait, then free graphs, memory and the stream: all of it, whatever fails on the way."""
+        if self._closed:
+            return
+        self._closed = True
+        releases = [
+            ("cudaStreamSynchronize", self._stream),
+            *(("cudaGraphExecDestroy", graph) for graph in self._graphs),
+            *(("cudaFree", address) for address in self._memory),
+            ("cudaStreamDestroy", self._stream),
+        ]
         self._graphs, self._memory = [], {}
-        self._call("cudaStreamDestroy", self._stream)
+        failures = []
+        for name, handle in releases:
+            try:
+                self._call(name, handle)
+            except (EnvironmentProblem, ResourceError) as error:
+                failures.append(error)
+        self._in_flight.clear()
+        if failures:
+            raise failures[0]
 
     def _call(self, name: str, *args: Any) -> Any:
         error, *values = getattr(self._cuda, name)(*args)
         codes = self._cuda.cudaError_t
         if error == codes.cudaErrorMemoryAllocation:
+            wanted = f" for {args[0] / 1e6:.1f} MB more" if name == "cudaMalloc" else ""
             raise ResourceError(
-                f"the GPU has no memory for {args[0] / 1e6:.0f} MB more. Use fewer rows or a "
-                "smaller --max-seq, or close other programs."
+                f"the GPU has no memory{wanted} ({name}). Use fewer rows or a smaller --max-seq, "
+                "or close other programs."
             )
         if error != codes.cudaSuccess:
             raise EnvironmentProblem(f"CUDA {name}: {error.name}. Check driver and GPU (doctor).")
         return values[0] if len(values) == 1 else tuple(values)
+
+
+def _bindings() -> Any:
+    try:
+        from cuda.bindings import runtime
+    except ImportError as error:
+        raise EnvironmentProblem(
+            'cuda-python is not installed: pip install "mimo-edge[trt]".'
+        ) from error
+    return runtime

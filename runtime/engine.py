@@ -14,7 +14,7 @@ from typing import Any
 from runtime.bundle import PIECES, Bundle, FileSpec, hash_file
 from runtime.errors import EngineError
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "engine.json"
 
 
@@ -23,11 +23,12 @@ class Identity:
     """Everything that an engine depends on. Two builds with equal identities are the same build."""
 
     bundle: str  # sha256 over all files of the bundle
+    graphs: Mapping[str, str]  # piece -> sha256 of the graph that TensorRT got and of its weights
     recipe: str
     precision: Mapping[str, str]
     product: str  # "trt-rtx" or "trt"
     version: str  # full version of the product
-    capabilities: tuple[str, ...]  # compute capabilities it runs on
+    capabilities: tuple[str, ...]  # compute capabilities that it runs on
     max_seq: int
     max_batch: int
     profiles: Mapping[str, Any]  # piece -> its profiles
@@ -53,7 +54,7 @@ class EngineManifest:
 
 def folder_of(bundle: Bundle, identity: Identity) -> Path:
     """Where engines of this identity lie; recipe and limits in the name keep builds apart."""
-    sm = "_".join(c.replace(".", "") for c in identity.capabilities) or "local"
+    sm = "_".join(c.replace(".", "") for c in identity.capabilities)
     name = f"{identity.product}-{identity.version}-sm{sm}-{identity.recipe}"
     return bundle.folder / "engines" / f"{name}-s{identity.max_seq}-b{identity.max_batch}"
 
@@ -81,36 +82,82 @@ def read(folder: Path) -> EngineManifest:
         raise EngineError(f"{path} is damaged ({error}). {_rebuild(folder)}") from error
 
 
-def check(
-    folder: Path,
-    manifest: EngineManifest,
-    bundle: Bundle,
-    product: str,
-    version: str,
-    capability: str,
-) -> None:
+@dataclass(frozen=True)
+class Wanted:
+    """What an engine must be for: the product and the GPU that are here."""
+
+    product: str
+    version: str
+    capability: str
+
+    @property
+    def target(self) -> str:
+        """As the build command names it."""
+        return f"{self.product}:{self.capability}" if self.product == "trt-rtx" else self.product
+
+
+def check(folder: Path, manifest: EngineManifest, bundle: Bundle, wanted: Wanted) -> None:
     """Refuse engines that are not of this bundle, product, version and GPU, or not whole.
 
     Raises EngineError that names the difference.
     """
+    _check_identity(folder, manifest, bundle, wanted)
+    _check_whole(folder, manifest)
+
+
+def find(bundle: Bundle, wanted: Wanted) -> tuple[Path, EngineManifest]:
+    """The bundle's engines that fit, checked. Raises EngineError that says why none does.
+
+    Of several, the ones for most rows, and among those the ones with the longest cache.
+    """
+    fitting, reasons = [], []
+    for folder in sorted((bundle.folder / "engines").glob(f"{wanted.product}-[0-9]*")):
+        try:
+            manifest = read(folder)
+            _check_identity(folder, manifest, bundle, wanted)
+            fitting.append((folder, manifest))
+        except EngineError as error:
+            reasons.append(str(error))
+
+    def limits(found: tuple[Path, EngineManifest]) -> tuple[int, int]:
+        return found[1].identity.max_batch, found[1].identity.max_seq
+
+    for folder, manifest in sorted(fitting, key=limits, reverse=True):
+        try:
+            _check_whole(folder, manifest)  # reads the plans: only of those that will be used
+            return folder, manifest
+        except EngineError as error:
+            reasons.append(str(error))
+    if reasons:
+        raise EngineError("no engine of this bundle fits here:\n  " + "\n  ".join(reasons))
+    raise EngineError(
+        f"{bundle.folder} has no engines for {wanted.product} {wanted.version}. Build them: "
+        f"mimo-edge build {bundle.folder} --target {wanted.target}"
+    )
+
+
+def _check_identity(folder: Path, manifest: EngineManifest, bundle: Bundle, wanted: Wanted) -> None:
     identity = manifest.identity
     for what, built, here in (
         ("bundle", identity.bundle[:16], bundle.identity[:16]),
-        ("product", identity.product, product),
-        ("version", identity.version, version),
+        ("product", identity.product, wanted.product),
+        ("version", identity.version, wanted.version),
     ):
         if built != here:
             raise EngineError(
-                f"{folder} was built for {what} {built}, here is {here}. {_rebuild(folder)}"
+                f"{folder} was built for {what} {built}, here is {here}. {_rebuild(folder, wanted)}"
             )
-    if identity.capabilities and capability not in identity.capabilities:
+    if wanted.capability not in identity.capabilities:
         raise EngineError(
             f"{folder} was built for compute capability {', '.join(identity.capabilities)}, this "
-            f"GPU has {capability}. {_rebuild(folder)}"
+            f"GPU has {wanted.capability}. {_rebuild(folder, wanted)}"
         )
     missing = [piece for piece in PIECES if piece not in manifest.plans]
     if missing:
         raise EngineError(f"{folder} lacks {', '.join(missing)}. {_rebuild(folder)}")
+
+
+def _check_whole(folder: Path, manifest: EngineManifest) -> None:
     for piece, spec in manifest.plans.items():
         path = folder / f"{piece}.plan"
         if not path.is_file():
@@ -119,29 +166,9 @@ def check(
             raise EngineError(f"{path} is truncated or altered. {_rebuild(folder)}")
 
 
-def find(
-    bundle: Bundle, product: str, version: str, capability: str
-) -> tuple[Path, EngineManifest]:
-    """The bundle's engines that fit this product and GPU, checked. Raises EngineError."""
-    folders = sorted((bundle.folder / "engines").glob(f"{product}-[0-9]*"))
-    reasons = []
-    for folder in folders:
-        try:
-            manifest = read(folder)
-            check(folder, manifest, bundle, product, version, capability)
-            return folder, manifest
-        except EngineError as error:
-            reasons.append(str(error))
-    if reasons:
-        raise EngineError("no engine of this bundle fits here:\n  " + "\n  ".join(reasons))
-    raise EngineError(
-        f"{bundle.folder} has no engines for {product} {version}. Build them: mimo-edge build "
-        f"{bundle.folder} --target {product}{':' + capability if product == 'trt-rtx' else ''}"
-    )
-
-
-def _rebuild(folder: Path) -> str:
-    return f"Build it again: mimo-edge build {folder.parent.parent} --target ..."
+def _rebuild(folder: Path, wanted: Wanted | None = None) -> str:
+    target = "..." if wanted is None else wanted.target
+    return f"Build it again: mimo-edge build {folder.parent.parent} --target {target}"
 
 
 def _canonical(value: Any) -> str:

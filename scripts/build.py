@@ -1,18 +1,27 @@
 """`mimo-edge build`: TensorRT engines of a bundle, with or without a GPU."""
 
 import argparse
+import dataclasses
 import json
+import os
+import sys
+from functools import partial
 from pathlib import Path
 
 from engines import recipe
-from engines.build import build_engines, estimate, identity_of
-from engines.builder import load_module, trtexec_command
-from engines.profiles import Limits, profiles
+from engines.build import build_engines, identity_of
+from engines.builder import INTERRUPTED, StillBuilding, load_module
+from engines.planner import Estimate, estimate
+from engines.profiles import Limits
 from engines.target import RTX_CAPABILITIES, Target, parse
+from engines.trtexec import commands, write_lowered
 from runtime.backends import open_backend
 from runtime.bundle import PIECES, Bundle
+from runtime.cuda import CudaDevice
+from scripts.machine import memory_bytes
 from scripts.progress import StageProgress, size
 
+ORT_TARGETS = ("ort-cpu", "ort-cuda")
 EPILOG = f"""targets:
   trt-rtx:8.6,8.9,12.0   TensorRT for RTX, ahead of time, no GPU needed;
                          one or more of {", ".join(RTX_CAPABILITIES)}
@@ -36,37 +45,64 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-batch", metavar="N", type=int, default=1, help="rows (default: 1)")
     parser.add_argument("--dry-run", action="store_true", help="say what would be built, and stop")
-    parser.add_argument("--print-trtexec", action="store_true", help="print the same as commands")
+    parser.add_argument(
+        "--print-trtexec",
+        action="store_true",
+        help="write the graphs as TensorRT gets them, and print the builds as commands",
+    )
     parser.add_argument("--json", action="store_true")
 
 
 def run(args: argparse.Namespace) -> int:
     """Build, with progress. Returns the exit code."""
-    bundle = Bundle.open(args.bundle)
-    if args.target in ("ort-cpu", "ort-cuda"):
-        with open_backend(args.target, bundle) as backend:
-            backend.load(PIECES)
-            print(f"{backend.describe()} loads every piece; there is nothing to build")
-        return 0
-    target = parse(args.target)
-    chosen = recipe.for_bundle(bundle, args.recipe)
-    limits = Limits(args.max_seq or bundle.model.context, args.max_batch)
-    limits.check(bundle.model.context)
-    if args.print_trtexec:
-        for piece in PIECES:
-            ranges = profiles(bundle, piece, limits)
-            print(trtexec_command(target, bundle.path(piece), ranges, limits.max_seq))
-        return 0
-    if args.dry_run:
-        _print_plan(bundle, target, limits, chosen.name)
-        return 0
-    trt = load_module(target)
-    identity = identity_of(bundle, chosen, target, trt.__version__, limits)
+    try:
+        return _run(args)
+    except StillBuilding:
+        try:
+            print("mimo-edge: interrupted", file=sys.stderr, flush=True)
+        finally:
+            os._exit(130)  # nothing is being written, and TensorRT's thread cannot be stopped
+
+
+def _run(args: argparse.Namespace) -> int:
     with StageProgress() as progress:
+        bundle = Bundle.open(args.bundle, progress=partial(progress.report, "checking the bundle"))
+        if args.target in ORT_TARGETS:
+            return _check_sessions(bundle, args.target, args.json)
+        target = parse(args.target)
+        chosen = recipe.for_bundle(bundle, args.recipe)
+        limits = Limits(args.max_seq or bundle.model.context, args.max_batch)
+        limits.check(bundle.model.context)
+        if args.print_trtexec:
+            folder = write_lowered(bundle, limits)
+            progress.note(f"the graphs that these commands read are in {folder}")
+            print("\n".join(commands(bundle, target, limits, folder)))
+            return 0
+        plan = estimate(bundle)
+        if args.dry_run:
+            _print_plan(plan, target, limits, chosen.name, args.json)
+            return 0
+        trt = load_module(target)
+        if target.product == "trt":
+            target = target.on_gpu(_capability_here())
+        largest, memory = max(plan, key=lambda row: row.memory_bytes), memory_bytes()
+        if memory is not None and largest.memory_bytes > memory:
+            progress.note(
+                f"{largest.piece} needs about {size(largest.memory_bytes)} of memory to build, "
+                f"this machine has {size(memory)}: it may be killed. Nothing that is finished by "
+                "then is lost; a smaller precision needs less."
+            )
+        identity = identity_of(bundle, chosen, target, trt, limits)
 
         def report(piece: str, phase: str, done: int, total: int) -> None:
-            if phase in ("Building engine", "kept"):
-                progress.report(f"building {piece}", done, total, "steps")
+            if phase == INTERRUPTED:
+                progress.note(
+                    f"stopping: TensorRT has to end its present step of {piece} first. Finished "
+                    "pieces are kept. Ctrl-C again leaves at once."
+                )
+            if phase in ("parsing", "kept", "Building engine"):  # the others are nested in the last
+                verb = "kept" if phase == "kept" else "building"
+                progress.report(f"{verb} {piece}", done, total, "steps")
 
         folder, manifest = build_engines(bundle, identity, target, trt, limits, report)
     if args.json:
@@ -79,8 +115,32 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _print_plan(bundle: Bundle, target: Target, limits: Limits, name: str) -> None:
-    rows = estimate(bundle, target)
+def _check_sessions(bundle: Bundle, target: str, as_json: bool) -> int:
+    """ONNX Runtime reads the bundle as it is; all there is to do is to see that it can."""
+    with open_backend(target, bundle) as backend:
+        backend.load(PIECES)
+        described = backend.describe()
+    if as_json:
+        print(json.dumps({"backend": described, "pieces": PIECES, "built": []}))
+    else:
+        print(f"{described} loads every piece; there is nothing to build")
+    return 0
+
+
+def _capability_here() -> str:
+    device = CudaDevice()
+    try:
+        return device.capability()
+    finally:
+        device.close()
+
+
+def _print_plan(
+    rows: list[Estimate], target: Target, limits: Limits, name: str, as_json: bool
+) -> None:
+    if as_json:
+        print(json.dumps([dataclasses.asdict(row) for row in rows]))
+        return
     print(
         f"{target.product} for {', '.join(target.capabilities) or 'the GPU here'}, recipe {name}, "
         f"{limits.max_batch} rows of {limits.max_seq} patches"
@@ -91,4 +151,8 @@ def _print_plan(bundle: Bundle, target: Target, limits: Limits, name: str) -> No
             f"{row.piece:18} {size(row.weight_bytes):>9} {size(row.engine_bytes):>9} "
             f"{size(row.memory_bytes):>9} {row.seconds:6.0f} s"
         )
-    print(json.dumps({"engine_bytes": sum(r.engine_bytes for r in rows)}))
+    print(
+        f"{'all':18} {size(sum(r.weight_bytes for r in rows)):>9} "
+        f"{size(sum(r.engine_bytes for r in rows)):>9} "
+        f"{size(max(r.memory_bytes for r in rows)):>9} {sum(r.seconds for r in rows):6.0f} s"
+    )

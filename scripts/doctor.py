@@ -8,8 +8,9 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 from dataclasses import asdict, dataclass
+
+from scripts.machine import memory_bytes
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def _gpu() -> Finding:
 
 
 def _memory() -> Finding:
-    if sys.platform == "linux":
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    total = memory_bytes()
+    if total is not None:
         return Finding("memory", True, f"{total / 1e9:.0f} GB, {os.cpu_count()} cores")
     return Finding("memory", True, f"{os.cpu_count()} cores")

@@ -1,9 +1,8 @@
 """Bundles to build engines from, and a backend on a fake GPU."""
 
-import dataclasses
-import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,14 +11,17 @@ from engines.profiles import Limits, profiles
 from engines.recipe import for_bundle
 from engines.target import Target
 from runtime.bundle import PIECES, Bundle, hash_file, write_text
+from runtime.cuda import CudaDevice
 from runtime.engine import MANIFEST, EngineManifest, folder_of
 from runtime.trt_backend import TrtBackend
 from tests.bundles import exported
-from tests.engines.fake_gpu import FakeDevice, FakeTensorRT, fake_plan
+from tests.engines.fake_cuda import FakeCuda
+from tests.engines.fake_tensorrt import FakeClassicTensorRT, FakeTensorRT, fake_plan
 from tests.golden import Golden
 
 LIMITS = Limits(max_seq=320, max_batch=2)
-TARGET = Target("trt-rtx", ("8.6", "8.9"))
+CAPABILITIES = ("8.6", "8.9")
+MODULES: dict[str, type[FakeTensorRT]] = {"trt-rtx": FakeTensorRT, "trt": FakeClassicTensorRT}
 
 
 @pytest.fixture(scope="session")
@@ -39,21 +41,26 @@ def bundle_copy(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Cal
 @pytest.fixture(scope="session")
 def fake_engines(
     bundle_copy: Callable[..., Bundle], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], tuple[Bundle, Path]]:
+) -> Callable[..., tuple[Bundle, Path]]:
     """A bundle with an engine folder whose plans run on ONNX Runtime."""
 
-    def make(lm: str) -> tuple[Bundle, Path]:
-        bundle = bundle_copy(lm)
-        identity = identity_of(
-            bundle, for_bundle(bundle, None), TARGET, FakeTensorRT.__version__, LIMITS
-        )
+    def make(
+        lm: str,
+        product: str = "trt-rtx",
+        limits: Limits = LIMITS,
+        bundle: Bundle | None = None,
+        **plan: Any,
+    ) -> tuple[Bundle, Path]:
+        bundle = bundle or bundle_copy(lm)
+        target = Target(product, CAPABILITIES)
+        identity = identity_of(bundle, for_bundle(bundle, None), target, MODULES[product], limits)
         folder, graphs = folder_of(bundle, identity), tmp_path_factory.mktemp("lowered")
         folder.mkdir(parents=True)
         plans = {}
         for piece in PIECES:
-            ranges = profiles(bundle, piece, LIMITS)
-            plan = fake_plan(bundle.path(piece), ranges, LIMITS.max_seq, graphs)
-            (folder / f"{piece}.plan").write_bytes(plan)
+            ranges = profiles(bundle, piece, limits)
+            content = fake_plan(bundle.path(piece), ranges, limits.max_seq, graphs, **plan)
+            (folder / f"{piece}.plan").write_bytes(content)
             plans[piece] = hash_file(folder / f"{piece}.plan")
         manifest = EngineManifest(identity, plans, "", dict.fromkeys(PIECES, 0.0))
         write_text(folder / MANIFEST, manifest.to_json())
@@ -62,29 +69,30 @@ def fake_engines(
     return make
 
 
+def open_on(bundle: Bundle, cuda: FakeCuda, product: str = "trt-rtx") -> TrtBackend:
+    """A TensorRT backend on a fake GPU; every line of it and of `runtime.cuda` is the real one."""
+    return TrtBackend(bundle, product, MODULES[product](cuda), CudaDevice(bindings=cuda))
+
+
 @pytest.fixture(scope="session")
 def open_fake(
-    fake_engines: Callable[[str], tuple[Bundle, Path]],
-) -> Callable[..., tuple[TrtBackend, FakeDevice]]:
+    fake_engines: Callable[..., tuple[Bundle, Path]],
+) -> Callable[..., tuple[TrtBackend, FakeCuda]]:
     """A TensorRT backend on a fresh fake GPU."""
-    made: dict[str, Bundle] = {}
+    made: dict[tuple[str, str], Bundle] = {}
 
-    def open_(lm: str, **settings: object) -> tuple[TrtBackend, FakeDevice]:
-        if lm not in made:
-            made[lm] = fake_engines(lm)[0]
-        device = dataclasses.replace(FakeDevice(), **settings)
-        return TrtBackend(made[lm], "trt-rtx", FakeTensorRT(device), device), device  # type: ignore[arg-type]
+    def open_(lm: str, product: str = "trt-rtx", **gpu: Any) -> tuple[TrtBackend, FakeCuda]:
+        if (lm, product) not in made:
+            made[lm, product] = fake_engines(lm, product)[0]
+        cuda = FakeCuda(**gpu)
+        return open_on(made[lm, product], cuda, product), cuda
 
     return open_
 
 
 @pytest.fixture
 def scratch(
-    fake_engines: Callable[[str], tuple[Bundle, Path]], golden: Golden
+    fake_engines: Callable[..., tuple[Bundle, Path]], golden: Golden
 ) -> tuple[Bundle, Path]:
     """A bundle with engines that the test may damage."""
     return fake_engines(golden.lm_names[0])
-
-
-def remove(folder: Path) -> None:
-    shutil.rmtree(folder)

@@ -1,6 +1,5 @@
 """Rung 7, where there is a GPU: `pytest -m gpu`. ONNX Runtime CUDA and TensorRT, on the goldens."""
 
-import importlib
 from collections.abc import Callable
 
 import numpy as np
@@ -39,8 +38,9 @@ def backend(
             pytest.skip(f"TensorRT for RTX does not build for {capability}")
         trt = pytest.importorskip(target.module)
         limits, recipe = Limits(max_seq=512, max_batch=2), for_bundle(bundle, None)
-        identity = identity_of(bundle, recipe, target, trt.__version__, limits)
-        build_engines(bundle, identity, target, importlib.import_module(target.module), limits)
+        target = target.on_gpu(capability)
+        identity = identity_of(bundle, recipe, target, trt, limits)
+        build_engines(bundle, identity, target, trt, limits)
     return open_backend(request.param, bundle)
 
 

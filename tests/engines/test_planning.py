@@ -1,14 +1,20 @@
 """Targets, recipes, profiles and what the command says without building anything."""
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 
 import onnx
 import pytest
+import tensorrt_rtx
 
 from engines import recipe, target
+from engines.build_log import BuildLog, logger_of
 from engines.lowering import fix_capacity, widen_transposed_convolutions
+from engines.planner import estimate
 from engines.profiles import Limits, profiles
 from runtime.bundle import PIECES, Bundle
 from runtime.errors import InputError
@@ -19,6 +25,8 @@ from tests.golden import Golden
 def test_targets() -> None:
     assert target.parse("trt-rtx:8.6,8.9").capabilities == ("8.6", "8.9")
     assert target.parse("trt").module == "tensorrt"
+    assert target.parse("trt").on_gpu("8.7").capabilities == ("8.7",)
+    assert target.parse("trt-rtx:8.9").on_gpu("8.6").capabilities == ("8.9",)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +34,7 @@ def test_targets() -> None:
     [
         ("trt-rtx", "names no compute capability"),
         ("trt-rtx:8.7", "Jetson Orin"),
+        ("trt-rtx:7.5", "--backend ort-cuda"),
         ("trt-rtx:9.0", "--target trt"),
         ("trt:8.9", "the GPU that is there"),
         ("tpu", "there is no target"),
@@ -91,19 +100,86 @@ def test_lowering_widens_bf16_transposed_convolutions(
                 assert all(made_by[name].op_type == "Cast" for name in node.input)
 
 
-def test_dry_run_and_trtexec(
+def test_dry_run(
     golden: Golden, bundle_copy: Callable[..., Bundle], capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = bundle_copy(golden.lm_names[0])
-    words = ["build", str(bundle.folder), "--target", "trt-rtx:8.9", "--max-seq", "64"]
-    assert main([*words, "--dry-run"]) == 0
+    words = ["build", str(bundle.folder), "--target", "trt-rtx:8.9", "--dry-run"]
+    assert main(words) == 0
     out = capsys.readouterr().out
-    assert all(piece in out for piece in PIECES) and json.loads(out.splitlines()[-1])
-    assert main([*words, "--print-trtexec"]) == 0
-    commands = capsys.readouterr().out.splitlines()
-    assert len(commands) == len(PIECES) and all("--onnx=" in line for line in commands)
+    assert all(piece in out for piece in PIECES) and "estimates" in out
+    assert main([*words, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["piece"] for row in rows] == list(PIECES)
+    assert all(row["engine_bytes"] > 0 and row["seconds"] > 0 for row in rows)
     assert not (bundle.folder / "engines").exists()
+
+
+def test_onnx_runtime_has_nothing_to_build(
+    golden: Golden, bundle_copy: Callable[..., Bundle], capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = bundle_copy(golden.lm_names[0])
     assert main(["build", str(bundle.folder), "--target", "ort-cpu"]) == 0
+    assert "nothing to build" in capsys.readouterr().out
+    assert main(["build", str(bundle.folder), "--target", "ort-cpu", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["built"] == []
+    (bundle.folder / "mel.onnx").unlink()
+    (bundle.folder / "mel.onnx").write_bytes(b"x" * bundle.manifest.files["mel.onnx"].bytes)
+    assert main(["build", str(bundle.folder), "--target", "ort-cpu"]) == 2, "it is looked at"
+
+
+def test_trtexec_commands(
+    golden: Golden, bundle_copy: Callable[..., Bundle], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tool cannot lower a graph: the commands name graphs that need no lowering, which
+    TensorRT parses, weights included, with every shape named that it asks for."""
+    bundle = bundle_copy(golden.lm_names[0], "bf16")
+    words = ["build", str(bundle.folder), "--max-seq", "64", "--max-batch", "2", "--print-trtexec"]
+    for name, tool in (("trt-rtx:8.6,8.9", "tensorrt_rtx"), ("trt", "trtexec")):
+        assert main([*words, "--target", name]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == len(PIECES)
+        for piece, line in zip(PIECES, lines, strict=True):
+            command = shlex.split(line)
+            assert command[0] == tool and "--noTF32" in command
+            flags = dict(word.split("=", 1) for word in command[1:] if "=" in word)
+            assert flags["--decomposableAttentions"] == "*"
+            graph = Path(flags["--onnx"])
+            for end in ("min", "opt", "max"):
+                shapes = dict(item.split(":") for item in flags[f"--{end}Shapes"].split(","))
+                assert set(shapes) == {port.name for port in bundle.piece(piece).inputs}
+            log = BuildLog()
+            logger = logger_of(tensorrt_rtx, log)
+            network = tensorrt_rtx.Builder(logger).create_network(0)
+            parser = tensorrt_rtx.OnnxParser(network, logger)
+            assert parser.parse_from_file(str(graph)), log.lines
+            assert not log.fatal
+        if tool == "tensorrt_rtx":
+            assert all("--computeCapabilities=86,89" in line for line in lines)
+
+
+def test_estimates_are_near_what_was_measured() -> None:
+    """docs/tensorrt.md, real widths: weights -> memory and time on two cores, within a factor."""
+    measured = {  # piece: GB of weights, GB of memory, seconds
+        "patch_encoder": (1.349, 4.33, 8.2),
+        "backbone": (1.951, 6.13, 17.9),
+        "patch_decoder": (0.0871, 1.21, 16.6),
+    }
+    bundle = SimpleNamespace(
+        model=SimpleNamespace(group_size=4, delays=tuple(range(8))),
+        piece=lambda name: SimpleNamespace(file=name),
+        manifest=SimpleNamespace(
+            files={
+                f"{p}.data": SimpleNamespace(bytes=int(1e9 * measured.get(p, (0.1,))[0]))
+                for p in PIECES
+            }
+        ),
+    )
+    for row in estimate(bundle):  # type: ignore[arg-type]
+        if row.piece in measured:
+            _, memory, seconds = measured[row.piece]
+            assert 0.7 < row.memory_bytes / 1e9 / memory < 2.1, row
+            assert 0.4 < row.seconds / seconds < 2.5, row
 
 
 def test_a_target_that_is_not_installed(

@@ -6,13 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tensorrt_rtx
 
+from engines.profiles import Limits
 from runtime.bundle import MANIFEST as BUNDLE_MANIFEST
 from runtime.bundle import Bundle
+from runtime.cuda import CudaDevice
 from runtime.engine import MANIFEST
 from runtime.errors import EngineError
 from runtime.trt_backend import TrtBackend
-from tests.engines.fake_gpu import FakeDevice, FakeTensorRT
+from tests.engines.conftest import LIMITS, open_on
+from tests.engines.fake_cuda import FakeCuda
+from tests.engines.fake_tensorrt import FakeTensorRT
+from tests.golden import Golden
 
 
 def change(folder: Path, **identity: Any) -> None:
@@ -54,22 +60,81 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_refused(scratch: tuple[Bundle, Path], case: str) -> None:
     bundle, folder = scratch
     CASES[case][0](folder)
-    device = FakeDevice()
+    cuda = FakeCuda()
     with pytest.raises(EngineError, match=CASES[case][1]) as error:
-        TrtBackend(bundle, "trt-rtx", FakeTensorRT(device), device)  # type: ignore[arg-type]
+        open_on(bundle, cuda)
     assert "mimo-edge build" in str(error.value), "the remedy"
+    assert error.value.exit_code == 6
+    assert not cuda.leaks(), "a refusal leaves nothing on the GPU"
+
+
+def test_a_gpu_that_the_engines_are_not_for(scratch: tuple[Bundle, Path]) -> None:
+    """The remedy is the command for the GPU that is there."""
+    with pytest.raises(EngineError, match=r"this GPU has 12\.0.*--target trt-rtx:12\.0"):
+        open_on(scratch[0], FakeCuda(sm="12.0"))
+
+
+def test_the_best_of_several(
+    scratch: tuple[Bundle, Path], fake_engines: Callable[..., tuple[Bundle, Path]]
+) -> None:
+    """Most rows, then the longest cache; one that is damaged is passed over."""
+    bundle, folder = scratch
+    fake_engines("", limits=Limits(512, 1), bundle=bundle)
+    fake_engines("", limits=Limits(160, LIMITS.max_batch), bundle=bundle)
+    with open_on(bundle, FakeCuda()) as backend:
+        assert (backend.identity.max_batch, backend.identity.max_seq) == (2, LIMITS.max_seq)
+    truncate(folder)
+    with open_on(bundle, FakeCuda()) as backend:
+        assert (backend.identity.max_batch, backend.identity.max_seq) == (2, 160)
+
+
+def test_classic_engines_are_for_one_gpu(
+    golden: Golden, fake_engines: Callable[..., tuple[Bundle, Path]]
+) -> None:
+    bundle, _ = fake_engines(golden.lm_names[0], "trt")
+    with pytest.raises(EngineError, match=r"this GPU has 9\.0.*--target trt"):
+        open_on(bundle, FakeCuda(sm="9.0"), "trt")
+
+
+@pytest.mark.parametrize(
+    ("plan", "says"),
+    [
+        ({"broken": True}, "does not load"),
+        ({"wrong_port": "codes"}, "does not have the bundle's ports: codes is"),
+    ],
+)
+def test_plans_that_tensorrt_or_we_do_not_take(
+    golden: Golden, fake_engines: Callable[..., tuple[Bundle, Path]], plan: dict, says: str
+) -> None:
+    cuda = FakeCuda()
+    with pytest.raises(EngineError, match=says):
+        open_on(fake_engines(golden.lm_names[0], **plan)[0], cuda)
+    assert not cuda.leaks()
+
+
+def test_tensorrt_says_that_a_plan_is_not_valid(scratch: tuple[Bundle, Path]) -> None:
+    cuda = FakeCuda()
+    trt = FakeTensorRT(cuda)
+    trt.validity = tensorrt_rtx.EngineValidity.INVALID
+    with pytest.raises(EngineError, match="UNSUPPORTED_CC"):
+        TrtBackend(scratch[0], "trt-rtx", trt, CudaDevice(bindings=cuda))
+    assert not cuda.leaks()
 
 
 def test_no_engines(scratch: tuple[Bundle, Path]) -> None:
-    bundle, _ = scratch
-    device = FakeDevice()
     with pytest.raises(EngineError, match=r"has no engines for trt .*mimo-edge build"):
-        TrtBackend(bundle, "trt", FakeTensorRT(device), device)  # type: ignore[arg-type]
+        open_on(scratch[0], FakeCuda(), "trt")
 
 
 def test_bundle_identity_follows_its_files(scratch: tuple[Bundle, Path]) -> None:
+    """Another weight file is another bundle, and its engines are refused."""
     bundle, _ = scratch
-    raw = json.loads((bundle.folder / BUNDLE_MANIFEST).read_text())
-    next(iter(raw["files"].values()))["sha256"] = "0" * 64
-    text = json.dumps(raw)
-    assert type(bundle.manifest).from_json(text) != bundle.manifest
+    before, path = bundle.identity, bundle.folder / BUNDLE_MANIFEST
+    raw = json.loads(path.read_text())
+    raw["files"]["backbone.onnx.data"]["sha256"] = "0" * 64
+    path.unlink()  # a hard link
+    path.write_text(json.dumps(raw))
+    altered = Bundle.open(bundle.folder, verify=False)
+    assert altered.identity != before
+    with pytest.raises(EngineError, match=f"bundle {before[:16]}, here is {altered.identity[:16]}"):
+        open_on(altered, FakeCuda())

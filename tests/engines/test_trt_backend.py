@@ -2,23 +2,28 @@
 
 import gc
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from engines.profiles import PREFILL_CHUNK
 from runtime import codec
-from runtime.errors import ContextError, InputError, ResourceError
+from runtime.bundle import Bundle
+from runtime.errors import ContextError, EngineError, InputError, ResourceError
 from runtime.loop import Loop, Request, Step, generate, join_steps, split_grid
 from runtime.presets import Sampling
 from runtime.tasks import MimoAudio, Options
 from runtime.trt_backend import TrtBackend
 from scripts import tolerances
 from tests import check
-from tests.engines.fake_gpu import FakeDevice
+from tests.engines.conftest import open_on
+from tests.engines.fake_cuda import FakeCuda
 from tests.golden import Golden
 
-Open = Callable[..., tuple[TrtBackend, FakeDevice]]
-GREEDY = Sampling(0.0)
+Open = Callable[..., tuple[TrtBackend, FakeCuda]]
+GREEDY, HOT = Sampling(0.0), Sampling(0.9, top_k=20, top_p=0.95)
+PRODUCTS = ("trt-rtx", "trt")
 
 
 def grid_of(backend: TrtBackend, steps: list[Step]) -> np.ndarray:
@@ -26,47 +31,70 @@ def grid_of(backend: TrtBackend, steps: list[Step]) -> np.ndarray:
     return join_steps(steps, model.empty_codes, model.group_size)
 
 
-def test_generate(golden: Golden, open_fake: Open, lm_name: str, generate_case: str) -> None:
+def names(cuda: FakeCuda) -> list[str]:
+    return [call[0] for call in cuda.calls]
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_generate(
+    golden: Golden, open_fake: Open, lm_name: str, generate_case: str, product: str
+) -> None:
+    """Ids equal the goldens, and at the end nothing is held: no memory, graph, context, engine."""
     arrays = golden.npz(f"{lm_name}.generate.npz")
     prompt = arrays[f"{generate_case}.ids"]
     expected = arrays[f"{generate_case}.free.out"][:, prompt.shape[1] :]
-    backend, device = open_fake(lm_name)
+    backend, cuda = open_fake(lm_name, product)
     with backend:
         group = backend.bundle.model.group_size
         request = Request(prompt, GREEDY, GREEDY, max_new=expected.shape[1] // group)
         steps = list(generate(backend, request, golden.empty_id))
         check.equal(grid_of(backend, steps), expected, "free.out")
-    assert device.closed and not device.blocks
+        assert "launch" in names(cuda), "no step ran as a graph"
+    assert not cuda.leaks()
+    assert backend._trt.alive() == 0, "TensorRT objects outlive the backend"
 
 
-def test_chunked_prefill(
-    golden: Golden, open_fake: Open, lm_name: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_chunked_prefill_of_unequal_rows(
+    golden: Golden, open_fake: Open, lm_name: str, product: str
 ) -> None:
-    """A prompt in chunks of 7, in the second row, beside a row that holds something else."""
+    """Prompts in chunks of 7, in two rows that begin and end at unequal positions; then both step
+    together. Both rows are held against the goldens at every position that these have."""
     arrays = golden.npz(f"{lm_name}.forward.npz")
-    backend, _ = open_fake(lm_name)
+    backend, _ = open_fake(lm_name, product)
     with backend:
         text, codes = split_grid(arrays["ids"], backend.bundle.model.group_size)
         patches = int(arrays["prefill_groups"])
         states = backend.new_rows(2)
-        monkeypatch.setattr(states, "_chunk", 7)
-        states.prefill(0, text[:5], codes[:5])
+        states._memory.chunk = 7
+        behind = 2  # the first row's steps are the second's prompt
+        first = states.prefill(0, text[: patches - behind], codes[: patches - behind])
         logits = states.prefill(1, text[:patches], codes[:patches])
         check.close(logits[None, None], arrays["prefill.text_logits"], tolerances.LM, "prefill")
+        assert np.abs(first - logits).max() > tolerances.LM.absolute, "rows are told apart"
+        expected = {patches: arrays["prefill.text_logits"][0]} | {
+            patches + 1 + step: arrays[f"step{step}.text_logits"][0]
+            for step in range(len(text) - patches)
+        }
         for step in range(len(text) - patches):
-            here = np.array([5 + step, patches + step])
+            here = np.array([patches - behind + step, patches + step])
             logits = states.step(text[here], codes[here], np.array([True, True]))
-            expected = arrays[f"step{step}.text_logits"]
-            check.close(logits[1:, None], expected, tolerances.LM, f"step{step}")
+            for row, length in enumerate(states.lengths):
+                if int(length) in expected:
+                    what = f"row {row} at {length}"
+                    wanted = expected[int(length)]
+                    check.close(logits[row : row + 1], wanted, tolerances.LM, what)
+        assert states.lengths[0] >= patches, "the first row never reaches a golden position"
 
 
-def test_rows_equal_rows_alone(golden: Golden, open_fake: Open) -> None:
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_rows_equal_rows_alone(golden: Golden, open_fake: Open, product: str) -> None:
     """Two rows of unequal length, sampled, against each alone."""
     lm = golden.lm_names[0]
-    arrays, hot = golden.npz(f"{lm}.generate.npz"), Sampling(0.9, top_k=20, top_p=0.95)
+    arrays = golden.npz(f"{lm}.generate.npz")
     prompts = [arrays[f"{case}.ids"] for case in golden.generate_cases(lm)[:2]]
-    requests = [Request(p, hot, hot, max_new=6 + i, seed=i) for i, p in enumerate(prompts)]
-    backend, _ = open_fake(lm)
+    requests = [Request(p, HOT, HOT, max_new=6 + i, seed=i) for i, p in enumerate(prompts)]
+    backend, _ = open_fake(lm, product)
     with backend:
         alone = [list(generate(backend, r, golden.empty_id)) for r in requests]
         loop = Loop(backend, golden.empty_id, rows=2)
@@ -79,6 +107,43 @@ def test_rows_equal_rows_alone(golden: Golden, open_fake: Open) -> None:
             check.equal(grid_of(backend, together[ticket]), grid_of(backend, steps), "row")
 
 
+def test_answers_share_their_buffers(golden: Golden, open_fake: Open) -> None:
+    """Answer after answer takes no more memory, and what an old one left behind changes nothing."""
+    lm = golden.lm_names[0]
+    arrays = golden.npz(f"{lm}.generate.npz")
+    cases = golden.generate_cases(lm)[:2]
+    requests = [Request(arrays[f"{c}.ids"], HOT, HOT, max_new=5, seed=7) for c in cases]
+    backend, cuda = open_fake(lm)
+    with backend:
+        first = grid_of(backend, list(generate(backend, requests[0], golden.empty_id)))
+        list(generate(backend, requests[1], golden.empty_id))
+        gc.collect()
+        held, graphs = backend.device.allocated, len(cuda.executables)
+        cuda.calls.clear()
+        list(generate(backend, requests[1], golden.empty_id))
+        again = grid_of(backend, list(generate(backend, requests[0], golden.empty_id)))
+        check.equal(again, first, "the same request, in used buffers")
+        assert "malloc" not in names(cuda) and "instantiate" not in names(cuda)
+        assert backend.device.allocated == held and len(cuda.executables) == graphs
+        # rows that are in use are nobody else's
+        one, two = backend.new_rows(1), backend.new_rows(1)
+        assert one._memory is not two._memory
+        # another number of rows: idle buffers make room, used ones stay
+        del two
+        backend.new_rows(2)
+        assert one._memory in backend._rows and "free" in names(cuda)
+    assert not cuda.leaks()
+
+
+def test_rows_outlive_the_backend_harmlessly(golden: Golden, open_fake: Open) -> None:
+    backend, cuda = open_fake(golden.lm_names[0])
+    with backend:
+        states = backend.new_rows(1)
+    assert not cuda.leaks() and backend._trt.alive() == 0
+    del states
+    gc.collect()
+
+
 def test_audio(golden: Golden, open_fake: Open) -> None:
     arrays, codes = golden.npz("pipeline.npz"), golden.npz("decoder.npz")
     backend, _ = open_fake(golden.lm_names[0])
@@ -87,6 +152,18 @@ def test_audio(golden: Golden, open_fake: Open) -> None:
         check.equal(encoded.T.flatten(), arrays["audio_tokenized"], "audio_tokenized")
         wav = codec.decode(backend, codes["long.codes"])
         check.close(wav[None, None], codes["long.wav"], tolerances.AUDIO, "long.wav")
+
+
+def test_audio_of_more_than_a_segment(golden: Golden, open_fake: Open) -> None:
+    """What the codec cuts long audio into fits the profiles: the fake refuses what does not."""
+    backend, _ = open_fake(golden.lm_names[0])
+    with backend:
+        model = backend.bundle.model
+        seconds = codec.SEGMENT_SECONDS + 1
+        wav = np.random.default_rng(0).normal(0, 0.1, seconds * model.sampling_rate)
+        codes = codec.encode(backend, wav.astype(np.float32))
+        assert codes.shape[1] >= seconds * 25
+        assert len(codec.decode(backend, codes)) == codes.shape[1] * model.samples_per_frame
 
 
 def test_a_task(golden: Golden, open_fake: Open) -> None:
@@ -100,44 +177,43 @@ def test_a_task(golden: Golden, open_fake: Open) -> None:
 def test_order_of_calls(golden: Golden, open_fake: Open) -> None:
     """A step uploads three arrays, launches one graph and brings back the scores; nothing else."""
     lm = golden.lm_names[0]
-    backend, device = open_fake(lm)
+    backend, cuda = open_fake(lm)
     with backend:
         model = backend.bundle.model
         text, codes = split_grid(golden.npz(f"{lm}.forward.npz")["ids"], model.group_size)
         states, one = backend.new_rows(1), np.array([True])
         states.prefill(0, text[:4], codes[:4])
         states.step(text[4:5], codes[4:5], one)  # plain, then captured
-        held = device.allocated
-        device.calls.clear()
+        held = backend.device.allocated
+        cuda.calls.clear()
         states.step(text[5:6], codes[5:6], one)
-        assert [call[0] for call in device.calls] == ["upload"] * 3 + ["launch", "download"]
-        assert device.calls[3] == ("launch", 2)
-        assert device.calls[4][2] == 4 * model.vocab_size
+        assert names(cuda) == ["upload"] * 3 + ["launch", "download", "synchronize"]
+        assert cuda.calls[3] == ("launch", 2), "patch encoder and backbone in one graph"
+        assert cuda.calls[4][2] == 4 * model.vocab_size
 
         settings = np.ones(1, np.float32), np.zeros(1, np.int64), np.ones(1, np.float32)
         uniforms = np.zeros((1, model.group_size, model.n_q), np.float32)
         states.draw_codes(uniforms, *settings)
-        device.calls.clear()
+        cuda.calls.clear()
         states.draw_codes(uniforms, *settings)
-        assert [call[0] for call in device.calls] == ["upload"] * 4 + ["launch", "download"]
-        assert device.allocated == held, "a step allocates"
+        assert names(cuda) == ["upload"] * 4 + ["launch", "download", "synchronize"]
+        assert cuda.calls[5][2] == 8 * model.group_size * model.n_q
+        assert backend.device.allocated == held, "a step allocates"
 
 
-def test_an_answer_leaves_nothing_behind(golden: Golden, open_fake: Open) -> None:
-    """Memory does not grow from answer to answer, and closing twice over is no error."""
+def test_without_graphs(golden: Golden, fake_engines: Callable[..., tuple[Bundle, Path]]) -> None:
+    """An engine that TensorRT would not capture runs plainly, to the same ids."""
     lm = golden.lm_names[0]
-    prompt = golden.npz(f"{lm}.generate.npz")[f"{golden.generate_cases(lm)[0]}.ids"]
-    backend, device = open_fake(lm)
-    with backend:
-        held = []
-        for seed in range(3):
-            request = Request(prompt, GREEDY, GREEDY, max_new=3, seed=seed)
-            list(generate(backend, request, golden.empty_id))
-            gc.collect()
-            held.append(device.allocated)
-        assert held[0] == held[1] == held[2] == 0
-        states = backend.new_rows(1)
-    del states  # after the backend is closed
+    arrays, case = golden.npz(f"{lm}.generate.npz"), golden.generate_cases(lm)[0]
+    prompt = arrays[f"{case}.ids"]
+    expected = arrays[f"{case}.free.out"][:, prompt.shape[1] :]
+    cuda = FakeCuda()
+    with open_on(fake_engines(lm, capturable=False)[0], cuda) as backend:
+        count = expected.shape[1] // backend.bundle.model.group_size
+        request = Request(prompt, GREEDY, GREEDY, max_new=count)
+        steps = list(generate(backend, request, golden.empty_id))
+        check.equal(grid_of(backend, steps), expected, "free.out")
+        assert "launch" not in names(cuda)
 
 
 def test_limits(golden: Golden, open_fake: Open) -> None:
@@ -147,6 +223,7 @@ def test_limits(golden: Golden, open_fake: Open) -> None:
         with pytest.raises(InputError, match="--max-batch 3"):
             backend.new_rows(3)
         states = backend.new_rows(1)
+        assert states.capacity < PREFILL_CHUNK, "a full prompt is one chunk of the whole cache"
         group = backend.bundle.model.group_size
         text, codes = split_grid(golden.npz(f"{lm}.forward.npz")["ids"], group)
         many = np.resize(np.arange(len(text)), states.capacity + 1)
@@ -158,9 +235,37 @@ def test_limits(golden: Golden, open_fake: Open) -> None:
 
 
 def test_out_of_memory_before_work_starts(golden: Golden, open_fake: Open) -> None:
-    with pytest.raises(ResourceError, match="weights need"):
-        open_fake(golden.lm_names[0], memory_bytes=10)
-    backend, device = open_fake(golden.lm_names[0], memory_bytes=200_000)
-    with pytest.raises(ResourceError, match="buffers need"):
+    """Weights, then scratch, then rows: each is refused as a whole, and what was taken goes."""
+    lm = golden.lm_names[0]
+    with pytest.raises(ResourceError, match="engines need"):
+        open_fake(lm, memory_bytes=10)
+    backend, cuda = open_fake(lm)
+    with backend:
+        needed = backend.device.allocated
+        backend.new_rows(2)
+        rows = backend.device.allocated - needed
+    backend, cuda = open_fake(lm, memory_bytes=needed + rows - 1)
+    with backend:
+        with pytest.raises(ResourceError, match=r"2 rows of 320 patches need .* MB free"):
+            backend.new_rows(2)
+        assert backend.device.allocated == needed, "nothing was taken before the refusal"
         backend.new_rows(1)
-    assert not any(call[0] == "upload" for call in device.calls)
+    assert not cuda.leaks()
+    backend, cuda = open_fake(lm, memory_bytes=needed + rows)  # the account is exact
+    with backend:
+        backend.new_rows(2)
+
+
+def test_a_row_that_would_not_be_aligned(
+    golden: Golden, open_fake: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second row of a cache begins where the first ends; kernels may want that aligned."""
+    backend, cuda = open_fake(golden.lm_names[0])
+    with backend:
+        model = backend.bundle.model
+        row = model.kv_heads * backend.identity.max_seq * model.head_dim * 4
+        monkeypatch.setattr("runtime.trt_rows.ALIGNMENT", 2 * row)
+        backend.new_rows(1)
+        with pytest.raises(EngineError, match=f"cache_keys_0 has {row} bytes.*--max-seq"):
+            backend.new_rows(2)
+    assert not cuda.leaks()

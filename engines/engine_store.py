@@ -1,0 +1,89 @@
+"""The folder of an engine while it is built: every file whole or not there, engine.json last.
+
+<piece>.plan is written under a temporary name and renamed, <piece>.log beside it, and then
+<piece>.json says that the two are finished and for which identity. The next build takes those over.
+"""
+
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from runtime.bundle import PIECES, FileSpec, hash_file, write_text
+from runtime.engine import MANIFEST, EngineManifest, Identity
+from runtime.errors import EnvironmentProblem, ResourceError
+
+
+class EngineStore:
+    """One engine folder, for one identity."""
+
+    def __init__(self, folder: Path, identity: Identity) -> None:
+        self.folder, self._identity, self._key = folder, identity, identity.key
+        with self._typed_errors():
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def kept(self, piece: str) -> tuple[FileSpec, float] | None:
+        """A plan that an earlier build of the same identity finished, and its time; or None."""
+        try:
+            raw = json.loads((self.folder / f"{piece}.json").read_text(encoding="utf-8"))
+            spec = FileSpec(**raw["plan"])
+            whole = (self.folder / f"{piece}.log").is_file()
+            if raw["key"] == self._key and whole and hash_file(self._plan(piece)) == spec:
+                return spec, float(raw["seconds"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        return None
+
+    def begin(self, piece: str) -> None:
+        """What is there of a piece is not of this identity: nothing may take it for whole."""
+        with self._typed_errors():
+            for name in (MANIFEST, f"{piece}.json"):
+                (self.folder / name).unlink(missing_ok=True)
+
+    def finish(self, piece: str, plan: bytes, log: str, seconds: float) -> FileSpec:
+        """Keep a plan."""
+        path = self._plan(piece)
+        temporary = path.with_suffix(".plan.tmp")
+        with self._typed_errors():
+            try:
+                temporary.write_bytes(plan)
+                os.replace(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
+            write_text(self.folder / f"{piece}.log", log)
+            spec = hash_file(path)
+            marker = {"key": self._key, "plan": dataclasses.asdict(spec), "seconds": seconds}
+            write_text(self.folder / f"{piece}.json", json.dumps(marker))
+        return spec
+
+    def seal(self, plans: dict[str, FileSpec], seconds: dict[str, float]) -> EngineManifest:
+        """All pieces are there: write engine.json."""
+        log = hashlib.sha256()
+        for piece in PIECES:
+            log.update((self.folder / f"{piece}.log").read_bytes())
+        manifest = EngineManifest(self._identity, plans, log.hexdigest(), seconds)
+        with self._typed_errors():
+            write_text(self.folder / MANIFEST, manifest.to_json())
+        return manifest
+
+    def _plan(self, piece: str) -> Path:
+        return self.folder / f"{piece}.plan"
+
+    @contextmanager
+    def _typed_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise ResourceError(
+                    f"the disk of {self.folder} is full. Free some and build again: finished "
+                    "pieces are kept."
+                ) from error
+            raise EnvironmentProblem(
+                f"cannot write {error.filename or self.folder} ({error.strerror}). Engines lie in "
+                "the bundle: copy it to a folder that can be written."
+            ) from error

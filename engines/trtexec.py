@@ -1,0 +1,58 @@
+"""The same builds as command lines of NVIDIA's own tool, for those who want to build by hand."""
+
+import os
+import shlex
+from pathlib import Path
+
+import onnx
+
+from engines.lowering import lower
+from engines.profiles import Limits, Range, profiles
+from engines.target import Target
+from runtime.bundle import PIECES, Bundle
+
+TOOLS = {"trt-rtx": "tensorrt_rtx", "trt": "trtexec"}
+
+
+def write_lowered(bundle: Bundle, limits: Limits) -> Path:
+    """The graphs as TensorRT gets them, beside links to their weights: the tool cannot lower them.
+
+    They lie in the bundle, so that the weights need not be copied.
+    """
+    folder = bundle.folder / "engines" / f"lowered-s{limits.max_seq}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for piece in PIECES:
+        path = bundle.path(piece)
+        model = lower(onnx.load(path, load_external_data=False), limits.max_seq)
+        (folder / path.name).write_bytes(model.SerializeToString(deterministic=True))
+        data = folder / f"{path.name}.data"
+        if not data.is_symlink():
+            data.symlink_to(os.path.relpath(path.with_name(data.name), folder))
+    return folder
+
+
+def commands(bundle: Bundle, target: Target, limits: Limits, folder: Path) -> list[str]:
+    """One command for each piece, to be run anywhere; `folder` holds the lowered graphs."""
+    return [
+        _command(target, folder / bundle.path(piece).name, profiles(bundle, piece, limits)[0])
+        for piece in PIECES
+    ]
+
+
+def _command(target: Target, graph: Path, shapes: dict[str, Range]) -> str:
+    words = [
+        TOOLS[target.product],
+        f"--onnx={graph}",
+        f"--saveEngine={graph.stem}.plan",
+        *(["--stronglyTyped"] if target.product == "trt" else []),  # RTX knows nothing else
+        "--noTF32",
+        "--decomposableAttentions=*",
+        "--skipInference",
+    ]
+    for end, name in enumerate(("min", "opt", "max")):
+        listed = ",".join(f"{n}:{'x'.join(map(str, r[end]))}" for n, r in shapes.items())
+        words.append(f"--{name}Shapes={listed}")
+    if target.product == "trt-rtx":
+        numbers = ",".join(c.replace(".", "") for c in target.capabilities)
+        words.append(f"--computeCapabilities={numbers}")
+    return shlex.join(words)
