@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         prompt = model.asr(wav).request.prompt
         rows = list(compare(model.backend, lm, audio_tokenizer, wav, prompt))
         print(table(rows), end="\n\n")
-        print("3. it listens, speaks and answers; nothing of this was in its training")
+        print("3. it listens, speaks and answers; no sentence it is given was in its training")
         for what, sound in _work(model, utterances, args.out):
             write_audio(args.out / f"{what}.wav", sound, model.sampling_rate)
             draw({what: sound}, model.sampling_rate, args.out / f"{what}.png", what)

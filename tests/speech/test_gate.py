@@ -5,13 +5,16 @@ a recipe or a streaming setting that passes here is one that a listener would ta
 """
 
 import dataclasses
+import hashlib
 
 import pytest
 
 from mimo_ref.weights import load_audio_tokenizer, load_language_model
+from runtime import codec
 from runtime.tasks import MimoAudio
+from scripts.nano.save import CHECKSUMS
 from scripts.score import Score, losses
-from scripts.speech_score import Judge, UtteranceSet, totals
+from scripts.speech_score import Judge, Utterance, UtteranceSet, totals
 from scripts.tolerances import SPEECH_POINTS
 from scripts.word_errors import WordErrors
 from tests.bundles import NANO
@@ -22,6 +25,9 @@ MEGABYTES = 25
 def test_the_checkpoint_loads_strictly_and_is_small() -> None:
     load_language_model(NANO / "language_model")
     load_audio_tokenizer(NANO / "audio_tokenizer")
+    for line in (NANO / CHECKSUMS).read_text(encoding="utf-8").splitlines():
+        digest, name = line.split("  ")
+        assert hashlib.sha256((NANO / name).read_bytes()).hexdigest() == digest, name
     assert sum(p.stat().st_size for p in NANO.rglob("*") if p.is_file()) <= MEGABYTES * 1e6
 
 
@@ -41,19 +47,22 @@ def test_streamed_speech_is_as_good(
     assert not losses(score, {"read": own_score["read"]})
 
 
-def test_the_gate_notices_a_codec_that_lost_most_of_its_codebooks(
+def test_the_gate_notices_a_codebook_in_the_wrong_order(
     nano: MimoAudio, utterances: UtteranceSet, own_score: Score
 ) -> None:
-    judge = Judge(nano)
-    worse = totals(judge.listen(utterances.listen, n_q=1))
+    def broken(utterance: Utterance) -> Utterance:
+        codes = nano.encode(utterance.audio).copy()
+        codes[1] = nano.layout.empty_codes[1] - 1 - codes[1]
+        return Utterance(codec.decode(nano.backend, codes), utterance.text)
+
+    worse = totals(Judge(nano).listen(map(broken, utterances.listen)))
     assert losses(worse, {"listen": own_score["listen"]})
 
 
-def test_the_own_score_is_good_enough_to_notice_a_loss(own_score: Score) -> None:
-    limits = {"listen": 0.05, "read": 0.1, "ask": 0.1}
-    assert {task for task, errors in own_score.items() if errors.rate <= limits[task]} == set(
-        limits
-    )
+def test_the_own_score_leaves_room_to_notice_a_loss(own_score: Score) -> None:
+    limits = {"listen": 0.05, "read": 0.3, "ask": 0.2}
+    assert set(own_score) == set(limits)
+    assert all(errors.rate <= limits[task] for task, errors in own_score.items())
 
 
 def test_a_loss_within_the_tolerance_is_none_and_one_beyond_is() -> None:
