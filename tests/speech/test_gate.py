@@ -47,12 +47,12 @@ def test_streamed_speech_is_as_good(
     assert not losses(score, {"read": own_score["read"]})
 
 
-def test_the_gate_notices_a_codebook_in_the_wrong_order(
+def test_the_gate_notices_that_the_first_codebook_is_upside_down(
     nano: MimoAudio, utterances: UtteranceSet, own_score: Score
 ) -> None:
     def broken(utterance: Utterance) -> Utterance:
         codes = nano.encode(utterance.audio).copy()
-        codes[1] = nano.layout.empty_codes[1] - 1 - codes[1]
+        codes[0] = nano.layout.empty_codes[0] - 1 - codes[0]
         return Utterance(codec.decode(nano.backend, codes), utterance.text)
 
     worse = totals(Judge(nano).listen(map(broken, utterances.listen)))
