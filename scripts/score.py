@@ -18,7 +18,7 @@ from runtime.errors import InputError, ParityError
 from runtime.tasks import MimoAudio
 from scripts.progress import StageProgress
 from scripts.speech_score import Judge, UtteranceSet, Verdict, totals
-from scripts.tolerances import SPEECH_POINTS
+from scripts.tolerances import SPEECH_POINTS, speech_edits
 from scripts.word_errors import WordErrors
 
 Score = dict[str, WordErrors]  # by task
@@ -49,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--against",
         metavar="FILE",
         type=Path,
-        help=f"a recorded score; more than {100 * SPEECH_POINTS:g} points worse is exit code 5",
+        help=f"a recorded score; {100 * SPEECH_POINTS:g} points worse, and more than chance "
+        "explains, is exit code 5",
     )
     parser.add_argument("--json", action="store_true")
 
@@ -89,10 +90,11 @@ def losses(score: Score, own: Score) -> list[str]:
                 f"the recorded score is of another set of utterances: {before.words} words in "
                 f"{task!r}, here {now.words if now else 0}. Record it again with --record."
             )
-        if now.rate > before.rate + SPEECH_POINTS:
+        allowed = speech_edits(before.edits, before.words)
+        if now.edits > allowed:
             found.append(
-                f"{task} {100 * now.rate:.1f} % word errors, the model's own are "
-                f"{100 * before.rate:.1f} % and {100 * SPEECH_POINTS:g} points are allowed"
+                f"{task} {now.edits} of {now.words} words wrong, the model's own are "
+                f"{before.edits} and {int(allowed)} are allowed"
             )
     return found
 

@@ -40,8 +40,11 @@ MEL_QUIET = -6.0
 HALF_STATES_RELATIVE = 5e-2  # of the largest value
 HALF_AUDIO_SNR = 25.0  # dB
 
-# of word error rate: what a build may lose on a set of utterances against the model's own score
+# What a build may lose on a set of utterances against the model's own score: points of word error
+# rate, or, if that is more, what chance explains. Speech is drawn, and the least rounding makes
+# other draws, so two sound builds differ by about the root of their errors.
 SPEECH_POINTS = 0.03
+SPEECH_DEVIATIONS = 2.0
 
 
 def difference(actual: np.ndarray, expected: np.ndarray) -> float:
@@ -58,6 +61,11 @@ def difference(actual: np.ndarray, expected: np.ndarray) -> float:
 def relative_difference(actual: np.ndarray, expected: np.ndarray) -> float:
     """Largest absolute difference over the largest expected value."""
     return difference(actual, expected) / float(np.abs(expected).max())
+
+
+def speech_edits(own: int, words: int) -> float:
+    """The most word errors a build may make where the model itself makes `own` in `words`."""
+    return own + max(SPEECH_POINTS * words, SPEECH_DEVIATIONS * float(np.sqrt(own)))
 
 
 def snr(actual: np.ndarray, expected: np.ndarray) -> float:

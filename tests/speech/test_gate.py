@@ -15,7 +15,6 @@ from runtime.tasks import MimoAudio
 from scripts.nano.save import CHECKSUMS
 from scripts.score import Score, losses
 from scripts.speech_score import Judge, Utterance, UtteranceSet, totals
-from scripts.tolerances import SPEECH_POINTS
 from scripts.word_errors import WordErrors
 from tests.bundles import NANO
 
@@ -66,8 +65,8 @@ def test_the_own_score_leaves_room_to_notice_a_loss(own_score: Score) -> None:
 
 
 def test_a_loss_within_the_tolerance_is_none_and_one_beyond_is() -> None:
-    own = {"read": WordErrors(edits=1, words=100, right=9, utterances=10)}
-    allowed = round(100 * SPEECH_POINTS)
-    for more, found in ((0, 0), (allowed, 0), (allowed + 1, 1)):
-        now = {"read": dataclasses.replace(own["read"], edits=1 + more)}
-        assert len(losses(now, own)) == found, more
+    for edits, words, allowed in ((0, 100, 3), (1, 200, 7), (16, 100, 24)):  # the last by chance
+        own = {"read": WordErrors(edits, words, right=9, utterances=10)}
+        for now, found in ((edits, 0), (allowed, 0), (allowed + 1, 1)):
+            score = {"read": dataclasses.replace(own["read"], edits=now)}
+            assert len(losses(score, own)) == found, (edits, words, now)
