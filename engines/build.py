@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from engines.ports import bundle_ports, check_ports
 from engines.profiles import Limits, profiles
 from engines.recipe import Recipe
 from engines.target import Target
-from runtime.bundle import PIECES, Bundle, FileSpec
+from runtime.bundle import PIECES, Bundle, FileSpec, write_bytes
 from runtime.engine import EngineManifest, Identity, folder_of
 from runtime.errors import ResourceError
 
@@ -84,9 +83,7 @@ def build_engines(
         seconds[piece] = made.seconds
         if made.timing_cache is not None:
             cache = made.timing_cache
-            temporary = cache_path.with_name(cache_path.name + ".tmp")
-            temporary.write_bytes(cache)
-            os.replace(temporary, cache_path)
+            write_bytes(cache_path, cache)
     return store.folder, store.seal(plans, seconds)
 
 

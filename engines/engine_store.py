@@ -8,12 +8,11 @@ import dataclasses
 import errno
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from runtime.bundle import PIECES, FileSpec, hash_file, write_text
+from runtime.bundle import PIECES, FileSpec, hash_file, write_bytes, write_text
 from runtime.engine import MANIFEST, EngineManifest, Identity
 from runtime.errors import EnvironmentProblem, ResourceError
 
@@ -47,13 +46,8 @@ class EngineStore:
     def finish(self, piece: str, plan: bytes, log: str, seconds: float) -> FileSpec:
         """Keep a plan."""
         path = self._plan(piece)
-        temporary = path.with_suffix(".plan.tmp")
         with self._typed_errors():
-            try:
-                temporary.write_bytes(plan)
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            write_bytes(path, plan)
             write_text(self.folder / f"{piece}.log", log)
             spec = hash_file(path)
             marker = {"key": self._key, "plan": dataclasses.asdict(spec), "seconds": seconds}

@@ -6,12 +6,13 @@ from typing import Any
 import onnx
 
 from runtime.bundle import TensorSpec
+from runtime.engine import DTYPES
 from runtime.errors import EngineError
 
 Ports = dict[str, tuple[str, tuple[int, ...]]]  # name -> dtype, shape (-1 = in a profile)
 
 # the bundle's names of dtypes
-TENSORRT_DTYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT64": "int64"}
+TENSORRT_DTYPES = {theirs: ours for ours, theirs in DTYPES.items()}
 ONNX_DTYPES: dict[int, str] = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.FLOAT16: "float16",

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from runtime.engine import MODULES
 from runtime.errors import InputError
 
 RTX_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0", "12.1")
@@ -20,7 +21,7 @@ class Target:
     @property
     def module(self) -> str:
         """The Python module of the product."""
-        return {"trt-rtx": "tensorrt_rtx", "trt": "tensorrt"}[self.product]
+        return MODULES[self.product]
 
     def on_gpu(self, capability: str) -> "Target":
         """The same target where the GPU with this compute capability is."""

@@ -14,6 +14,9 @@ from typing import Any
 from runtime.bundle import PIECES, Bundle, FileSpec, hash_file
 from runtime.errors import EngineError
 
+MODULES = {"trt-rtx": "tensorrt_rtx", "trt": "tensorrt"}  # product -> its Python module
+# the bundle's dtypes as TensorRT calls them
+DTYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16", "int64": "INT64"}
 SCHEMA = 2
 MANIFEST = "engine.json"
 
@@ -26,7 +29,7 @@ class Identity:
     graphs: Mapping[str, str]  # piece -> sha256 of the graph that TensorRT got and of its weights
     recipe: str
     precision: Mapping[str, str]
-    product: str  # "trt-rtx" or "trt"
+    product: str  # of MODULES
     version: str  # full version of the product
     capabilities: tuple[str, ...]  # compute capabilities that it runs on
     max_seq: int

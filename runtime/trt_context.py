@@ -14,11 +14,9 @@ import numpy as np
 
 from runtime.bundle import PieceSpec, TensorSpec
 from runtime.cuda import CudaDevice
+from runtime.engine import DTYPES, MODULES
 from runtime.errors import EngineError, EnvironmentProblem, InputError, ResourceError
 
-MODULES = {"trt-rtx": "tensorrt_rtx", "trt": "tensorrt"}
-# the bundle's dtypes as TensorRT calls them
-DTYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16", "int64": "INT64"}
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8}
 ALIGNMENT = 256  # bytes; what cudaMalloc gives at least, and kernels may count on
 _AGAIN = "Build it again: mimo-edge build BUNDLE --target ..."

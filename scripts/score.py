@@ -14,6 +14,7 @@ from pathlib import Path
 from runtime import codec
 from runtime.audio import write_audio
 from runtime.backends import BACKENDS
+from runtime.bundle import write_text
 from runtime.errors import InputError, ParityError
 from runtime.tasks import MimoAudio
 from scripts.progress import StageProgress
@@ -69,8 +70,10 @@ def run(args: argparse.Namespace) -> int:
         for verdict in judge.all(utterances):
             verdicts.append(verdict)
             progress.report("judging", len(verdicts), count, "utterances")
-            if args.wavs is not None and verdict.result is not None:
-                _keep(verdict, args.wavs, len(verdicts), model.sampling_rate)
+            if args.wavs is not None and verdict.wav is not None:
+                args.wavs.mkdir(parents=True, exist_ok=True)
+                path = args.wavs / f"{len(verdicts):03}-{verdict.task}.wav"
+                write_audio(path, verdict.wav, model.sampling_rate)
     score = totals(verdicts)
     print(json.dumps(as_json(score, verdicts)) if args.json else table(score, verdicts))
     if args.record is not None:
@@ -127,9 +130,7 @@ def write_score(path: Path, score: Score) -> None:
     """Write the counts of a score."""
     text = json.dumps({task: asdict(errors) for task, errors in score.items()}, indent=1)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.rename(path)
+    write_text(path, text + "\n")
 
 
 def read_score(path: Path) -> Score:
@@ -143,10 +144,3 @@ def read_score(path: Path) -> Score:
         return score
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not a score: {error}. Write one with --record.") from error
-
-
-def _keep(verdict: Verdict, folder: Path, number: int, rate: int) -> None:
-    assert verdict.result is not None
-    if verdict.result.wav is not None and len(verdict.result.wav):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_audio(folder / f"{number:03}-{verdict.task}.wav", verdict.result.wav, rate)

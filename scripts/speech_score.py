@@ -76,6 +76,11 @@ class Verdict:
     edits: int
     result: Result | None = None  # what it spoke
 
+    @property
+    def wav(self) -> Floats | None:
+        """The sound that it made, [N]; None if it was not to speak, or did not."""
+        return None if self.result is None else _sound(self.result)
+
 
 class Judge:
     """Puts a bundle to its tasks. Sampling is that of the presets, utterance i draws by seed i.
@@ -122,13 +127,17 @@ class Judge:
 
     def _heard_back(self, task: str, talk: Talk, wanted: str) -> Verdict:
         result = _speak(talk, self.overlaps)
-        silent = result.wav is None or not len(result.wav)
-        heard = "" if silent else self.transcribe(result.wav)  # type: ignore[arg-type]
+        wav = _sound(result)
+        heard = "" if wav is None else self.transcribe(wav)
         return self._verdict(task, heard, wanted, result)
 
     @staticmethod
     def _verdict(task: str, heard: str, wanted: str, result: Result | None = None) -> Verdict:
         return Verdict(task, wanted, heard, WordErrors().add(heard, wanted), result)
+
+
+def _sound(result: Result) -> Floats | None:
+    return result.wav if result.wav is not None and len(result.wav) else None
 
 
 def _text(value: object) -> str:

@@ -135,6 +135,16 @@ def read_clips(path: Path) -> list[Clip]:
     return found
 
 
+def held_out(work: Path) -> Iterator[tuple[Clip, Samples]]:
+    """Every clip that is not for training; they lie in the last shards, of which no more is read
+    than is taken."""
+    for path in reversed(shards(work)):
+        found = [pair for pair in read_shard(path) if pair[0].part != "train"]
+        if not found:
+            return
+        yield from found
+
+
 def to_float(samples: Samples) -> Wav:
     """int16 to samples in -1 .. 1."""
     return samples.astype(np.float32) / np.float32(_FULL_SCALE)

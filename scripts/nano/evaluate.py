@@ -5,7 +5,7 @@ The checkpoint is exported, and judged as its users run it: in float32 on the to
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,12 @@ import torch
 
 from export.exporter import Sources, export_bundle
 from mimo_ref.config import AudioTokenizerConfig
-from runtime.bundle import MANIFEST
+from runtime.bundle import MANIFEST, write_text
 from runtime.tasks import MimoAudio
 from scripts.make_checkpoint import AUDIO_TOKENIZER, LANGUAGE_MODEL
-from scripts.nano import grammar
+from scripts.nano import data, grammar
 from scripts.nano.compare import compare
-from scripts.nano.data import Clip, Samples, read_shard, shards, to_float
+from scripts.nano.data import Clip, Samples, to_float
 from scripts.nano.losses import Distances, codec_figures
 from scripts.nano.sizes import NANO
 from scripts.progress import StageProgress
@@ -55,7 +55,7 @@ class Evaluation:
 
     def __init__(self, model: MimoAudio, work: Path, count: int) -> None:
         self.model, self.judge, self.count = model, Judge(model), count
-        self.spoken = list(held_out(work))
+        self.spoken = held_out(work)
 
     def figures(self) -> Figures:
         """All of them. Sampling is that of upstream's presets: transcripts greedy, speech drawn."""
@@ -82,9 +82,9 @@ class Evaluation:
 
     def questions(self) -> list[Utterance]:
         """Up to `count` spoken questions of seen voices, with the right answers."""
-        known = {s.text: s.answer for kind in grammar.kinds() for s in grammar.sentences(kind)}
+        sentences = grammar.by_text()
         asked = [s for s in self.spoken if s.clip.part == "held_out" and not s.clip.own]
-        pairs = [(s.wav, known[s.clip.text]) for s in asked]
+        pairs = [(s.wav, sentences[s.clip.text].answer) for s in asked]
         return [Utterance(wav, answer) for wav, answer in pairs if answer][: self.count]
 
     def codec(self) -> Figures:
@@ -116,9 +116,8 @@ class Evaluation:
         verdicts = list(self.judge.read(spoken.clip.text for spoken in clips))
         config = AudioTokenizerConfig.from_dict(NANO.audio_tokenizer)
         for verdict, spoken in zip(verdicts, clips, strict=True):
-            wav = verdict.result.wav if verdict.result else None
-            if wav is not None and len(wav):
-                wavs = torch.from_numpy(wav), torch.from_numpy(spoken.wav)
+            if verdict.wav is not None:
+                wavs = torch.from_numpy(verdict.wav), torch.from_numpy(spoken.wav)
                 compared.append(compare(*wavs, config))
         figures = _errors(verdicts)
         for name, values in zip(("mel", "pitch"), np.array(compared).reshape(-1, 2).T, strict=True):
@@ -138,13 +137,9 @@ class Evaluation:
         return _errors(verdicts) | {"right_text": round(text.right_rate, 4)}
 
 
-def held_out(work: Path) -> Iterator[Spoken]:
-    """Every clip that is not for training; they lie in the last shards."""
-    for path in reversed(shards(work)):
-        found = [Spoken(*pair) for pair in read_shard(path) if pair[0].part != "train"]
-        if not found:
-            return
-        yield from found
+def held_out(work: Path) -> list[Spoken]:
+    """Every clip that is not for training."""
+    return [Spoken(clip, samples) for clip, samples in data.held_out(work)]
 
 
 def evaluate(checkpoint: Path, work: Path, count: int = 60) -> Figures:
@@ -154,7 +149,7 @@ def evaluate(checkpoint: Path, work: Path, count: int = 60) -> Figures:
         figures = Evaluation(model, work, count).figures()
     figures["seconds"] = round(time.monotonic() - start, 1)
     text = json.dumps(figures, indent=2)
-    (work / "figures.json").write_text(text + "\n", encoding="utf-8")
+    write_text(work / "figures.json", text + "\n")
     return figures
 
 

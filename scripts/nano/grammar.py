@@ -104,6 +104,11 @@ def sentences(kind: str) -> list[Sentence]:
     ]
 
 
+def by_text() -> dict[str, Sentence]:
+    """Every sentence by what is said."""
+    return {s.text: s for kind in kinds() for s in sentences(kind)}
+
+
 def kinds() -> tuple[str, ...]:
     """The names of the kinds, and so of the reports."""
     return tuple(_KINDS)

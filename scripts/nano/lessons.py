@@ -99,7 +99,7 @@ class Library:
             library.heard.setdefault(item.clip.text, []).extend(codes)
             if item.clip.own:  # the last frame is mostly padding: nothing to learn to say
                 library.own.setdefault(item.clip.text, []).append(item.codes[:, :-1])
-        known = {s.text: s.answer for kind in grammar.kinds() for s in grammar.sentences(kind)}
+        known = {text: sentence.answer for text, sentence in grammar.by_text().items()}
         for text in library.heard:
             answer = known.get(text)
             if answer is not None:

@@ -17,14 +17,14 @@ Sounds = dict[str, NDArray[np.float32]]
 
 def write_samples(checkpoint: Path, work: Path, count: int) -> list[Path]:
     """Write `work`/samples/NN-what.flac, what is said in each as NN.txt, and NN.png if it can."""
-    answers = {s.text: s.answer for kind in grammar.kinds() for s in grammar.sentences(kind)}
+    sentences = grammar.by_text()
     folder = work / "samples"
     folder.mkdir(exist_ok=True)
     written: list[Path] = []
     with MimoAudio.open(export(checkpoint, work)) as model:
         evaluation = Evaluation(model, work, count)
         for number, spoken in enumerate(evaluation.clips("own")):
-            sounds, lines = _sample(evaluation.judge, spoken, answers[spoken.clip.text])
+            sounds, lines = _sample(evaluation.judge, spoken, sentences[spoken.clip.text].answer)
             for what, wav in sounds.items():
                 path = folder / f"{number:02}-{what}.flac"
                 write_audio(path, wav, model.sampling_rate)
@@ -48,6 +48,6 @@ def _sample(judge: Judge, spoken: Spoken, answer: str | None) -> tuple[Sounds, l
         spoken_by["reply"] = reply
         lines += [f"wanted: {answer}", f"reply, heard back: {reply.heard}"]
     for name, verdict in spoken_by.items():
-        if verdict.result and verdict.result.wav is not None and len(verdict.result.wav):
-            sounds[name] = verdict.result.wav
+        if verdict.wav is not None:
+            sounds[name] = verdict.wav
     return sounds, lines

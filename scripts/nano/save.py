@@ -1,6 +1,5 @@
 """A checkpoint pair in exactly the released layout, from trained models."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from mimo_ref.model import AudioTokenizer, LanguageModel
 from mimo_ref.weights import upstream_tensors
+from runtime.bundle import hash_file
 from scripts.make_checkpoint import AUDIO_TOKENIZER, LANGUAGE_MODEL
 from scripts.nano.sizes import NANO
 from scripts.nano.text_tokenizer import write_tokenizer
@@ -34,8 +34,7 @@ def write_checksums(out: Path) -> Path:
     """Write `out`/SHA256SUMS of the pair, as `sha256sum -c` reads it."""
     files = [p for part in (AUDIO_TOKENIZER, LANGUAGE_MODEL) for p in (out / part).iterdir()]
     lines = [
-        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(out).as_posix()}\n"
-        for path in sorted(files)
+        f"{hash_file(path).sha256}  {path.relative_to(out).as_posix()}\n" for path in sorted(files)
     ]
     path = out / CHECKSUMS
     path.write_text("".join(lines), encoding="utf-8")

@@ -6,6 +6,7 @@ language model has learned from them.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from mimo_ref.config import AudioTokenizerConfig
 from mimo_ref.mel import log_mel
 from mimo_ref.model import AudioTokenizer
 from scripts.nano.codebooks import CodebookTrainer
-from scripts.nano.data import Clip, Samples, read_shard, shards, to_float
+from scripts.nano.data import Samples, held_out, read_shard, shards, to_float
 from scripts.nano.journal import Journal, rate
 from scripts.nano.losses import Distances, codec_figures
 from scripts.nano.sizes import NANO
@@ -201,17 +202,8 @@ def _load(work: Path, run: TokenizerRun) -> tuple[list[Samples], list[Tensor]]:
     """Sounds to train on, and held-out ones as float [N]."""
     paths = shards(work)
     sounds = [s for path in paths[:_SHARDS] for clip, s in read_shard(path) if clip.part == "train"]
-    return sounds, [torch.from_numpy(to_float(s)) for _, s in held_out_clips(work, run.judged)]
-
-
-def held_out_clips(work: Path, count: int, part: str = "held_out") -> list[tuple[Clip, Samples]]:
-    """Some clips of held-out sentences; they lie in the last shards."""
-    found: list[tuple[Clip, Samples]] = []
-    for path in reversed(shards(work)):
-        found += [(clip, s) for clip, s in read_shard(path) if clip.part == part and not clip.own]
-        if len(found) >= count:
-            break
-    return found[:count]
+    noisy = (s for clip, s in held_out(work) if clip.part == "held_out" and not clip.own)
+    return sounds, [torch.from_numpy(to_float(s)) for s in islice(noisy, run.judged)]
 
 
 def _batches(sounds: list[Samples], generator: torch.Generator) -> Iterator[Tensor]:

@@ -17,7 +17,7 @@ LISTEN, READ, ASK = 12, 18, 9
 
 def write_utterances(work: Path, out: Path) -> Path:
     """Write `out`, a folder of recordings by seen voices with `utterances.json`."""
-    sentences = {s.text: s for kind in grammar.kinds() for s in grammar.sentences(kind)}
+    sentences = grammar.by_text()
     by_kind: dict[str, list[Spoken]] = {kind: [] for kind in grammar.kinds()}
     for spoken in held_out(work):
         if spoken.clip.part == "held_out" and not spoken.clip.own:

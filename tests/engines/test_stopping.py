@@ -1,0 +1,106 @@
+"""A build that is stopped: between pieces, and by Ctrl-C while TensorRT works."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tensorrt_rtx
+
+from engines import build as build_module
+from engines import builder
+from engines.build import build_engines, identity_of
+from engines.builder import INTERRUPTED, Built, StillBuilding, build
+from engines.profiles import Limits
+from engines.recipe import for_bundle
+from engines.target import Target
+from runtime.bundle import PIECES, Bundle
+from runtime.engine import folder_of, read
+from runtime.errors import EngineError
+from tests.golden import Golden
+
+TARGET = Target("trt-rtx", ("8.6", "8.9", "12.0"))
+ONE = Target("trt-rtx", ("8.9",))
+LIMITS = Limits(max_seq=256, max_batch=2)
+ROOT = Path(__file__).parents[2]
+
+
+def test_stopped_between_pieces(
+    golden: Golden, bundle_copy: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No engine.json, nothing temporary, and the finished plan stays."""
+    bundle = bundle_copy(golden.lm_names[0])
+    identity = identity_of(bundle, for_bundle(bundle, None), TARGET, tensorrt_rtx, LIMITS)
+    real = build_module.build
+
+    def stop(*args: Any) -> Built:
+        if args[2].stem != PIECES[0]:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(build_module, "build", stop)
+    with pytest.raises(KeyboardInterrupt):
+        build_engines(bundle, identity, TARGET, tensorrt_rtx, LIMITS)
+    folder = folder_of(bundle, identity)
+    assert {p.name for p in folder.iterdir()} == {"mel.plan", "mel.log", "mel.json"}
+    with pytest.raises(EngineError, match="no finished engine"):
+        read(folder)
+
+
+def test_ctrl_c_while_tensorrt_works(golden: Golden, bundle_copy: Callable[..., Bundle]) -> None:
+    """The real signal, to the real command, in the middle of a real build. TensorRT ends its step
+    first; a second Ctrl-C does not wait for that."""
+    bundle = bundle_copy(golden.lm_names[0], "fp16")
+    command = [sys.executable, "-m", "scripts.cli", "build", str(bundle.folder)]
+    command += ["--target", "trt-rtx:8.9", "--max-seq", "64"]
+
+    def heed() -> None:  # a shell lets what it starts in the background ignore SIGINT
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    process = subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed
+    )
+    assert process.stderr is not None
+    said, interrupts = [], 0
+    for line in process.stderr:
+        said.append(line)
+        if "building patch_decoder" in line and interrupts == 0:
+            time.sleep(0.5)  # it takes some seconds
+            process.send_signal(signal.SIGINT)
+            interrupts = 1
+        if "Ctrl-C again" in line:
+            process.send_signal(signal.SIGINT)
+            interrupts = 2
+    # the second may find an interpreter that is about to end, which it then ends
+    assert process.wait() in (130, -signal.SIGINT) and interrupts == 2, said
+    assert "mimo-edge: interrupted" in said[-1]
+    (folder,) = (bundle.folder / "engines").iterdir()
+    left = {path.name for path in folder.iterdir()}
+    assert {"backbone.plan", "backbone.log", "backbone.json"} <= left
+    assert not left & {"engine.json", "patch_decoder.plan", "patch_decoder.plan.tmp"}
+
+
+def test_ctrl_c_while_the_first_one_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT still runs then, too: an interpreter that ends as usual would abort."""
+    may_end, phases = threading.Event(), []
+    monkeypatch.setattr(builder, "_build", lambda *_: may_end.wait())
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def progress(phase: str, done: int, total: int) -> None:
+        phases.append(phase)
+        signal.raise_signal(signal.SIGINT)
+
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        with pytest.raises(StillBuilding):
+            build(tensorrt_rtx, ONE, Path("piece.onnx"), [{}], 16, progress)
+    finally:
+        may_end.set()
+        signal.signal(signal.SIGINT, before)
+    assert phases == [INTERRUPTED]
