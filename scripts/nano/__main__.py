@@ -20,7 +20,12 @@ from scripts.nano.codes import encode_clips
 from scripts.nano.evaluate import evaluate
 from scripts.nano.journal import Journal, heeding_sigterm
 from scripts.nano.samples import write_samples
-from scripts.nano.save import save_audio_tokenizer, save_language_model, write_checksums
+from scripts.nano.save import (
+    save_audio_tokenizer,
+    save_language_model,
+    sharpen,
+    write_checksums,
+)
 from scripts.nano.sizes import NANO
 from scripts.nano.train_lm import LanguageModelRun, new_model, train_language_model
 from scripts.nano.train_tokenizer import DECODER_STEPS, TokenizerRun, train_decoder, train_tokenizer
@@ -43,6 +48,7 @@ PLAN = {  # options that are fields of the plan
     "readings": "of each training sentence by all voices",
     "own_readings": "of each training sentence by nano's own voice",
     "loose": "rows of loose words to train on",
+    "own_loose": "further rows of them, by nano's own voice only",
 }
 _SAMPLES = 8
 
@@ -109,9 +115,10 @@ def _save_tokenizer(work: Path, out: Path) -> None:
 
 
 def _save_language_model(work: Path, out: Path) -> None:
-    """The best of the language model's training, as a checkpoint."""
+    """The best of the language model's training, sharpened, as a checkpoint."""
     model = new_model()
     model.load_state_dict(_best(work / "language_model"))
+    sharpen(model)
     save_language_model(model, out)
 
 

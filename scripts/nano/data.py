@@ -52,6 +52,7 @@ class Plan:
     readings: int = 2  # of each training sentence, besides nano's own
     own_readings: int = 2  # by nano's own voice; they differ in where the speech begins
     loose: int = 4000  # rows of loose words, each read once by its own and once by another voice
+    own_loose: int = 24000  # further rows, by its own voice: with few it learns them by heart
     seed: int = 1
 
 
@@ -82,6 +83,8 @@ def clips(plan: Plan) -> list[Clip]:
 
     for text in grammar.loose_words(plan.loose, plan.seed):
         add("train", text)
+        add_own("train", text, Room(lead=rng.uniform(*_LEADS)))
+    for text in grammar.loose_words(plan.own_loose, plan.seed + 1):
         add_own("train", text, Room(lead=rng.uniform(*_LEADS)))
 
     new = grammar.choose(plan.held_out, plan.seed, held_out=True)

@@ -17,8 +17,9 @@ from scripts.nano import grammar
 from scripts.nano.codes import Coded, Codes
 from scripts.nano.sizes import CODEBOOKS, NANO
 
-TASKS = {"asr": 0.15, "tts": 0.6, "dialogue": 0.17, "speech-to-text": 0.05, "chat": 0.03}
-_LOOSE_SHARE = 0.75  # of what is read aloud: sentences are soon known by heart
+TASKS = {"asr": 0.15, "tts": 0.37, "dialogue": 0.4, "speech-to-text": 0.05, "chat": 0.03}
+# so much of a task is loose words: sentences are soon known by heart
+_LOOSE_SHARES = {"asr": 0.45, "tts": 0.75}
 LAYOUT = PromptLayout(NANO.language_model["group_size"], len(CODEBOOKS), CODEBOOKS)
 MISHEARD = 0.1  # of the codes of a lesson, at most so many are fed wrong
 
@@ -115,9 +116,8 @@ class Lessons:
 
     def __init__(self, teacher: Teacher, library: Library, batch: int, seed: int) -> None:
         self.teacher, self.library, self.batch, self.seed = teacher, library, batch, seed
-        self._texts = sorted(library.heard)
-        self._own = sorted(library.own)
         self._loose = sorted(library.loose)
+        self._sentences = sorted(set(library.own) - library.loose)
         self._questions = sorted(q for q, a in library.answers.items() if a in library.own)
         self._pool: tuple[int, list[list[Lesson]]] = (-1, [])
 
@@ -137,12 +137,11 @@ class Lessons:
         """One lesson."""
         task = rng.choices(list(TASKS), list(TASKS.values()))[0]
         library, teacher = self.library, self.teacher
-        if task == "asr":
-            text = rng.choice(self._texts)
-            return teacher.asr(rng.choice(library.heard[text]), text, rng)
-        if task == "tts":
-            loose = self._loose and rng.random() < _LOOSE_SHARE
-            text = rng.choice(self._loose if loose else self._own)
+        if task in _LOOSE_SHARES:
+            loose = self._loose and rng.random() < _LOOSE_SHARES[task]
+            text = rng.choice(self._loose if loose else self._sentences)
+            if task == "asr":
+                return teacher.asr(rng.choice(library.heard[text]), text, rng)
             return teacher.tts(text, rng.choice(library.own[text]), rng)
         question = rng.choice(self._questions)
         answer = library.answers[question]

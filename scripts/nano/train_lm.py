@@ -29,7 +29,7 @@ _EMPTY_SHARE = 0.1  # of a word's weight: that speech goes on is soon learned, a
 class LanguageModelRun:
     """How it is trained."""
 
-    steps: int = 21500
+    steps: int = 41000
     batch: int = 16
     peak: float = 1.0e-3
     seed: int = 1

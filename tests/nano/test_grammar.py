@@ -49,8 +49,8 @@ def test_numbers_in_words(number: int, text: str) -> None:
 
 
 def test_the_plan_keeps_sentences_and_voices_apart() -> None:
-    clips = data.clips(data.Plan(sentences=120, held_out=20, loose=10))
-    assert clips == data.clips(data.Plan(sentences=120, held_out=20, loose=10))
+    clips = data.clips(data.Plan(sentences=120, held_out=20, loose=10, own_loose=6))
+    assert clips == data.clips(data.Plan(sentences=120, held_out=20, loose=10, own_loose=6))
     by_part = {part: [c for c in clips if c.part == part] for part in {c.part for c in clips}}
     assert set(by_part) == {"train", "held_out", "new_voice"}
     new_voices = {c.reading.voice for c in by_part["new_voice"]}

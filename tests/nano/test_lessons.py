@@ -98,9 +98,8 @@ def test_written_answers_follow_the_prompt_and_stop(teacher: Teacher) -> None:
 
 
 def test_batches_follow_from_their_number_and_fill_up_on_the_right(teacher: Teacher) -> None:
-    clips = [
-        c for c in data.clips(data.Plan(sentences=40, held_out=4, loose=20)) if c.part == "train"
-    ]
+    plan = data.Plan(sentences=40, held_out=4, loose=20, own_loose=20)
+    clips = [c for c in data.clips(plan) if c.part == "train"]
     coded = [
         Coded(clip, some_codes(40 + i % 9, i), some_codes(40, i + 1000) if clip.own else None)
         for i, clip in enumerate(clips)

@@ -10,8 +10,9 @@ from mimo_ref.model import AudioTokenizer
 from mimo_ref.weights import TensorFiles, load_audio_tokenizer, load_language_model
 from runtime.text_tokenizer import TextTokenizer
 from scripts.checkpoint_presets import PRESETS
-from scripts.nano.save import save_audio_tokenizer, save_language_model
-from scripts.nano.sizes import NANO, SPECIALS
+from scripts.nano.forcing import code_scores
+from scripts.nano.save import save_audio_tokenizer, save_language_model, sharpen
+from scripts.nano.sizes import CODEBOOKS, NANO, SPECIALS
 from scripts.nano.train_lm import new_model
 
 
@@ -28,6 +29,21 @@ def test_a_language_model_comes_back(tmp_path: Path) -> None:
     for name, value in theirs.items():
         assert value.dtype == torch.float16
         assert torch.equal(value, ours[name].half()), name
+
+
+def test_a_sharpened_model_scores_codes_as_if_colder_and_text_as_before() -> None:
+    torch.manual_seed(0)
+    model = new_model()
+    hidden = torch.randn(3, model.config.backbone.dim)
+    codes = torch.stack([torch.randint(0, size, (3, 4)) for size in CODEBOOKS], dim=1)
+    with torch.no_grad():
+        before = code_scores(model.patch_decoder, hidden, codes)
+        text = model.backbone.text_logits(hidden)
+        sharpen(model, 0.5)
+        after = code_scores(model.patch_decoder, hidden, codes)
+    for scores, sharper in zip(before, after, strict=True):
+        torch.testing.assert_close(sharper, scores * 2)
+    assert torch.equal(model.backbone.text_logits(hidden), text)
 
 
 def test_an_audio_tokenizer_comes_back(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from scripts.speech_score import UtteranceSet
 def test_a_short_training_runs_through_and_resumes(tmp_path: Path) -> None:
     work = tmp_path / "work"
     sizes = ["--sentences", "200", "--held-out", "60", "--readings", "1", "--own-readings", "1"]
-    sizes += ["--loose", "40", "--count", "4"]
+    sizes += ["--loose", "40", "--own-loose", "40", "--count", "4"]
     lengths = ["--tokenizer-steps", "300", "--lm-steps", "120", "--decoder-steps", "20"]
     command = ["all", "--work", str(work), *sizes, *lengths]
     assert main([*command, "--minutes", "0.7"]) == 1  # interrupted within the tokenizer

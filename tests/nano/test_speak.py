@@ -39,7 +39,7 @@ def test_shards_hold_the_plan_and_an_interrupted_build_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(data, "SHARD", 8)
-    plan = data.Plan(sentences=4, held_out=2, readings=1, loose=1)
+    plan = data.Plan(sentences=4, held_out=2, readings=1, loose=1, own_loose=2)
     data.build(tmp_path, plan)
     paths = data.shards(tmp_path)
     before = [path.read_bytes() for path in paths]
