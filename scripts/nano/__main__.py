@@ -8,6 +8,7 @@ import argparse
 import json
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -42,6 +43,7 @@ STAGES = (
     "samples",
     "plot",
 )
+TRAINED = ("tokenizer", "language-model", "decoder")  # stop between two steps; others at once
 PLAN = {  # options that are fields of the plan
     "sentences": "sentences to train on",
     "held_out": "sentences to judge by",
@@ -61,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     deadline = None if options.minutes is None else time.monotonic() + 60 * options.minutes
     for stage in STAGES if options.stage == "all" else (options.stage,):
         left = None if deadline is None else max(0.0, (deadline - time.monotonic()) / 60)
-        with heeding_sigterm():
+        with heeding_sigterm() if stage in TRAINED else nullcontext():
             done = run_stage(stage, options, left)
         if not done:
             print(f"{stage}: not done; the same command goes on with it", file=sys.stderr)
@@ -84,10 +86,11 @@ def run_stage(stage: str, options: argparse.Namespace, minutes: float | None) ->
             return False
         _save_tokenizer(work, work / "checkpoint")
     elif stage == "codes":
-        encode_clips(work, tokenizer)
+        encode_clips(work, tokenizer, options.threads)
     elif stage == "language-model":
         lm_run = LanguageModelRun(options.lm_steps, seed=options.seed)
-        return train_language_model(work, tokenizer, encode_clips(work, tokenizer), lm_run, minutes)
+        codes = encode_clips(work, tokenizer, options.threads)
+        return train_language_model(work, tokenizer, codes, lm_run, minutes)
     elif stage == "decoder":
         return train_decoder(work, TokenizerRun(options.decoder_steps, seed=options.seed), minutes)
     elif stage == "save":

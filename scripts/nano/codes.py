@@ -7,6 +7,7 @@ when it listens to itself.
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -38,17 +39,25 @@ def fingerprint(tokenizer: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def encode_clips(work: Path, tokenizer: Path) -> Path:
-    """Encode what is not yet encoded by this tokenizer; returns the folder of the codes."""
+def encode_clips(work: Path, tokenizer: Path, workers: int = 1) -> Path:
+    """Encode what is not yet encoded by this tokenizer; returns the folder of the codes.
+
+    A clip is too short to keep two threads busy, so every worker is a process of one thread.
+    """
     folder = work / f"codes-{fingerprint(tokenizer)}"
     folder.mkdir(parents=True, exist_ok=True)
-    model = load_audio_tokenizer(tokenizer, dtype=torch.float32)
     paths = shards(work)
-    with StageProgress() as progress:
-        for done, path in enumerate(paths):
-            if not (folder / path.name).exists():
-                _encode_shard(model, path, folder / path.name)
-            progress.report("encoding", done + 1, len(paths), "shards")
+    missing = [path for path in paths if not (folder / path.name).exists()]
+    if missing:
+        jobs = [(path, folder / path.name) for path in missing]
+        done, processes = len(paths) - len(missing), get_context("spawn")
+        with (
+            processes.Pool(workers, _start_worker, (tokenizer,)) as pool,
+            StageProgress() as progress,
+        ):
+            for _ in pool.imap_unordered(_encode_shard, jobs):
+                done += 1
+                progress.report("encoding", done, len(paths), "shards")
     return folder
 
 
@@ -62,9 +71,20 @@ def read_codes(work: Path, folder: Path) -> Iterator[Coded]:
             yield Coded(clip, first, second if second.shape[1] else None)
 
 
+_worker_model: AudioTokenizer  # of a worker process
+
+
+def _start_worker(tokenizer: Path) -> None:
+    global _worker_model
+    torch.set_num_threads(1)
+    _worker_model = load_audio_tokenizer(tokenizer, dtype=torch.float32)
+
+
 @torch.inference_mode()
-def _encode_shard(model: AudioTokenizer, source: Path, target: Path) -> None:
-    codes, again = [], []
+def _encode_shard(paths: tuple[Path, Path]) -> None:
+    """In a worker: from a shard of clips to one of codes."""
+    source, target = paths
+    model, codes, again = _worker_model, [], []
     for clip, samples in read_shard(source):
         first = model.encode(torch.from_numpy(to_float(samples)))
         second = model.encode(model.decode(first)) if clip.own else first[:, :0]
