@@ -20,18 +20,14 @@ from engines.build import build_engines, identity_of
 from engines.build_log import BuildLog
 from engines.builder import Built, build
 from engines.ports import bundle_ports, check_ports
-from engines.profiles import Limits, profiles
+from engines.profiles import profiles
 from engines.recipe import for_bundle
 from engines.target import Target
 from runtime.bundle import PIECES, Bundle
 from runtime.engine import EngineManifest, Wanted, check, read
 from runtime.errors import EngineError, EnvironmentProblem, ResourceError
+from tests.engines.targets import LIMITS, ONE, ROOT, TARGET
 from tests.golden import Golden
-
-TARGET = Target("trt-rtx", ("8.6", "8.9", "12.0"))
-ONE = Target("trt-rtx", ("8.9",))
-LIMITS = Limits(max_seq=256, max_batch=2)
-ROOT = Path(__file__).parents[2]
 
 
 def in_new_process(code: str) -> str:

@@ -17,18 +17,12 @@ from engines import build as build_module
 from engines import builder
 from engines.build import build_engines, identity_of
 from engines.builder import INTERRUPTED, Built, StillBuilding, build
-from engines.profiles import Limits
 from engines.recipe import for_bundle
-from engines.target import Target
 from runtime.bundle import PIECES, Bundle
 from runtime.engine import folder_of, read
 from runtime.errors import EngineError
+from tests.engines.targets import LIMITS, ONE, ROOT, TARGET
 from tests.golden import Golden
-
-TARGET = Target("trt-rtx", ("8.6", "8.9", "12.0"))
-ONE = Target("trt-rtx", ("8.9",))
-LIMITS = Limits(max_seq=256, max_batch=2)
-ROOT = Path(__file__).parents[2]
 
 
 def test_stopped_between_pieces(
