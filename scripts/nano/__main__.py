@@ -88,7 +88,7 @@ def run_stage(stage: str, options: argparse.Namespace, minutes: float | None) ->
     elif stage == "codes":
         encode_clips(work, tokenizer, options.threads)
     elif stage == "language-model":
-        lm_run = LanguageModelRun(options.lm_steps, seed=options.seed)
+        lm_run = LanguageModelRun(options.lm_steps, seed=options.seed, bfloat16=options.bfloat16)
         codes = encode_clips(work, tokenizer, options.threads)
         return train_language_model(work, tokenizer, codes, lm_run, minutes)
     elif stage == "decoder":
@@ -141,6 +141,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="the checkpoint (default: WORK/checkpoint)")
     parser.add_argument("--minutes", type=float, help="stop after so long; run again to go on")
     parser.add_argument("--threads", type=int, default=1, help="of the processor (default 1)")
+    parser.add_argument(
+        "--bfloat16",
+        action="store_true",
+        help="multiply matrices of the language model in bfloat16: faster on processors that can",
+    )
     parser.add_argument("--seed", type=int, default=1)
     sizes = parser.add_argument_group("sizes")
     for name, meaning in PLAN.items():

@@ -77,7 +77,7 @@ def _and_before(size: int) -> Tensor:
 def _attend(layer: int, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
     """`mimo_ref.attention.attention`, written out.
 
-    PyTorch's fused operator goes through thousands of rows of 4 and 11 positions one by one: in
+    PyTorch's fused operator goes through thousands of rows of 4 and 11 positions one by one; in
     bfloat16 two products of matrices take a third to a half of its time, forward and backward.
     """
     shared = q.shape[1] // k.shape[1]  # query heads of a key head

@@ -36,6 +36,7 @@ class LanguageModelRun:
     save_every: int = 200
     judge_every: int = 500
     judged: int = 80  # held-out sentences
+    bfloat16: bool = False  # products of matrices; weights and sums stay float32
 
 
 def new_model() -> LanguageModel:
@@ -73,14 +74,10 @@ class LanguageModelTraining:
         self.best = float("inf")
 
     def losses(self, lessons: list[Lesson]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Upstream's weighted cross-entropies, and each by itself.
-
-        Products of matrices are of bfloat16, weights and sums stay float32: 1.2 times as fast, and
-        the gradient keeps its direction (cosine 0.9996 or more).
-        """
+        """Upstream's weighted cross-entropies, and each by itself."""
         grid, answers = collate(lessons, SPECIALS["<|endoftext|>"])
         fed = misheard(grid, self.run.seed * 1_000_003 + self.done)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.run.bfloat16):
             return lesson_losses(self.model, *map(torch.from_numpy, (grid, answers, fed)))
 
     def step(self, lessons: list[Lesson]) -> dict[str, float]:

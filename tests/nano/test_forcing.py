@@ -86,3 +86,29 @@ def test_all_weights_learn(model: LanguageModel) -> None:
     loss, _ = lesson_losses(model, some_grid(model, 4, 12), torch.ones(4, 12, dtype=torch.bool))
     loss.backward()
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_products_in_bfloat16_keep_the_direction_of_the_gradient(model: LanguageModel) -> None:
+    grid, answers = some_grid(model, 4, 12), torch.ones(4, 12, dtype=torch.bool)
+
+    def gradient(*, bfloat16: bool) -> Tensor:
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            loss, _ = lesson_losses(model, grid, answers)
+        loss.backward()
+        used = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+        return torch.cat(used)
+
+    exact, rounded = gradient(bfloat16=False), gradient(bfloat16=True)
+    assert rounded.dtype == torch.float32 and not torch.equal(rounded, exact)
+    assert torch.nn.functional.cosine_similarity(exact, rounded, dim=0) > 0.999
+
+
+def test_a_causal_patch_encoder() -> None:
+    shape = PRESETS["tiny"].language_model | {"input_full_attention": False}
+    torch.manual_seed(0)
+    model = LanguageModel(LanguageModelConfig.from_dict(shape), EMPTY)
+    grid = some_grid(model, 2, 5)
+    with torch.no_grad():
+        cache = KVCache(model.config.backbone, 2, 8)
+        torch.testing.assert_close(forcing.states(model, grid), model(grid, cache))
