@@ -14,7 +14,7 @@ from pathlib import Path
 
 from runtime.bundle import PIECES, FileSpec, hash_file, write_bytes, write_text
 from runtime.engine import MANIFEST, EngineManifest, Identity
-from runtime.errors import EnvironmentProblem, ResourceError
+from runtime.errors import MALFORMED, EnvironmentProblem, ResourceError
 
 
 class EngineStore:
@@ -33,7 +33,7 @@ class EngineStore:
             whole = (self.folder / f"{piece}.log").is_file()
             if raw["key"] == self._key and whole and hash_file(self._plan(piece)) == spec:
                 return spec, float(raw["seconds"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, *MALFORMED):
             pass
         return None
 

@@ -47,7 +47,7 @@ from runtime.bundle import (
     hash_file,
     write_text,
 )
-from runtime.errors import InputError, ResourceError
+from runtime.errors import MALFORMED, InputError, ResourceError
 from runtime.text_tokenizer import TextTokenizer, tokenizer_files
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -315,7 +315,7 @@ def _read_marker(folder: Path, name: str, key: str) -> tuple[PieceSpec, dict[str
         raw = json.loads(_marker(folder, name).read_text())
         if raw["key"] != key:  # before the rest: another version may write it otherwise
             return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, *MALFORMED):
         return None
     files = {n: FileSpec(**f) for n, f in raw["files"].items()}
     if not all((folder / n).is_file() and hash_file(folder / n) == f for n, f in files.items()):

@@ -169,10 +169,14 @@ class AudioTokenizerConfig:
             vocoder_padding="same",
         )
         for name in ("encoder", "decoder", "vocoder"):
-            window = values.get(f"{name}_attn_window_size")
-            if window is not None:
-                values[f"{name}_attn_window_size"] = tuple(window)
-        sizes = tuple(values["codebook_size"])
+            window = f"{name}_attn_window_size"
+            if window in values:
+                values[window] = _whole_numbers(values[window], window)
+                if len(values[window]) != 2:
+                    raise ConfigError(f"{window} is {values[window]}; it must be [left, right]")
+        sizes = _whole_numbers(values["codebook_size"], "codebook_size")
+        if min(sizes) < 1:
+            raise ConfigError(f"codebook_size is {sizes}; every codebook must have entries")
         # a short list means that its last entry repeats
         sizes += (sizes[-1],) * (values["num_quantizers"] - len(sizes))
         values["codebook_size"] = sizes[: values["num_quantizers"]]
@@ -205,11 +209,13 @@ def _known_fields(cls: type, raw: Mapping[str, Any], what: str) -> dict[str, Any
         kind = known[name].type
         if kind not in (int, float) and "None" not in str(kind):
             continue  # bools, and lists that are parsed later
-        number = isinstance(value, int | float) and not isinstance(value, bool)
+        whole = kind in (int, int | None)
+        number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
         if value is not None and (
             not number or value < 0 or (not value and name not in may_be_zero)
         ):
-            raise ConfigError(f"{name} is {value!r}; it must be a positive number")
+            wanted = "a positive whole number" if whole else "a positive number"
+            raise ConfigError(f"{name} is {value!r}; it must be {wanted}")
     return values
 
 
@@ -217,6 +223,12 @@ def _refuse(raw: Mapping[str, Any], **expected: Any) -> None:
     for name, value in expected.items():
         if raw.get(name, value) not in (value, None):
             raise ConfigError(f"{name} {raw[name]!r} is not supported, only {value!r}")
+
+
+def _whole_numbers(value: Any, name: str) -> tuple[int, ...]:
+    if not isinstance(value, list | tuple) or not value or any(type(v) is not int for v in value):
+        raise ConfigError(f"{name} is {value!r}; it must be a list of whole numbers")
+    return tuple(value)
 
 
 def _per_channel(value: Any, channels: int, name: str) -> tuple[int, ...]:

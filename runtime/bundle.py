@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import BundleError
+from runtime.errors import MALFORMED, BundleError
 
 SCHEMA = 1
 MANIFEST = "bundle.json"
@@ -97,7 +97,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> "Manifest":
-        """Raises ValueError, KeyError or TypeError if the text is not a manifest."""
+        """Raises BundleError for another schema version, one of MALFORMED for anything else."""
         raw = json.loads(text)
         if not isinstance(raw, dict) or "schema" not in raw:
             raise ValueError("no schema version")
@@ -106,17 +106,23 @@ class Manifest:
                 f"the bundle has schema version {raw['schema']}, this program reads {SCHEMA}. "
                 "Export the checkpoint again with this version of mimo-edge."
             )
-        model: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in raw["model"].items()
-        }
-        return cls(
-            schema=raw["schema"],
-            model=ModelSpec(**model),
-            pieces={name: _piece(spec) for name, spec in raw["pieces"].items()},
-            files={name: FileSpec(**spec) for name, spec in raw["files"].items()},
-            tools=raw["tools"],
-            source=raw["source"],
-        )
+        files = {name: FileSpec(**spec) for name, spec in raw["files"].items()}
+        pieces = {name: _piece(spec) for name, spec in raw["pieces"].items()}
+        for name, piece in pieces.items():
+            if piece.file not in files:
+                raise ValueError(f"the file of piece {name}, {piece.file!r}, is not listed")
+        return cls(raw["schema"], _model(raw["model"]), pieces, files, raw["tools"], raw["source"])
+
+
+def _model(raw: Mapping[str, Any]) -> ModelSpec:
+    """Sizes that are no whole numbers would fail far from here."""
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+    for field in dataclasses.fields(ModelSpec):
+        value = values.get(field.name)
+        numbers = (value,) if field.type is int else value
+        if not isinstance(numbers, tuple) or any(type(n) is not int for n in numbers):
+            raise ValueError(f"model.{field.name} is {raw.get(field.name)!r}")
+    return ModelSpec(**values)
 
 
 def _piece(raw: Mapping[str, Any]) -> PieceSpec:
@@ -156,7 +162,7 @@ class Bundle:
             manifest = Manifest.from_json(path.read_text(encoding="utf-8"))
         except BundleError as error:
             raise BundleError(f"{folder}: {error}") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except MALFORMED as error:
             raise BundleError(
                 f"{path} is damaged ({type(error).__name__}: {error}). Export the bundle again."
             ) from error

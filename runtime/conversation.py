@@ -19,7 +19,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from runtime.errors import InputError
+from runtime.errors import MALFORMED, InputError
 from runtime.segments import Grid
 from runtime.tasks import Message
 
@@ -43,7 +43,7 @@ def read_conversation(path: str | Path) -> Conversation:
         voice = None if raw.get("voice") is None else path.parent / raw["voice"]
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}. Check the path.") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except MALFORMED as error:
         if isinstance(error, InputError):
             raise
         raise InputError(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.bundle import PIECES, Bundle, FileSpec, hash_file
-from runtime.errors import EngineError
+from runtime.errors import MALFORMED, EngineError
 
 MODULES = {"trt-rtx": "tensorrt_rtx", "trt": "tensorrt"}  # product -> its Python module
 # the bundle's dtypes as TensorRT calls them
@@ -81,7 +81,7 @@ def read(folder: Path) -> EngineManifest:
         raise EngineError(
             f"{folder} is no finished engine: no {MANIFEST}. {_rebuild(folder)}"
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except MALFORMED as error:
         raise EngineError(f"{path} is damaged ({error}). {_rebuild(folder)}") from error
 
 

@@ -54,3 +54,7 @@ class EngineError(MimoError, RuntimeError):
     """An engine does not fit this bundle, product version or device."""
 
     exit_code = 6
+
+
+# what reading a JSON file can raise that is not what it should be
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)

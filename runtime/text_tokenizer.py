@@ -13,7 +13,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from runtime.errors import BundleError, TextError
+from runtime.errors import MALFORMED, BundleError, TextError
 
 # Either set is a whole tokenizer; the first one found is used.
 _CORE_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
@@ -173,7 +173,7 @@ _BYTE_OF_CHAR = _byte_alphabet()
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, *MALFORMED) as error:
         raise BundleError(f"{path}: cannot be read as JSON ({error}); copy it again") from error
     if not isinstance(content, dict):
         raise BundleError(f"{path}: holds no JSON object; copy it again")

@@ -15,7 +15,7 @@ from runtime import codec
 from runtime.audio import write_audio
 from runtime.backends import BACKENDS
 from runtime.bundle import write_text
-from runtime.errors import InputError, ParityError
+from runtime.errors import MALFORMED, InputError, ParityError
 from runtime.tasks import MimoAudio
 from scripts.progress import StageProgress
 from scripts.speech_score import Judge, UtteranceSet, Verdict, totals
@@ -142,5 +142,5 @@ def read_score(path: Path) -> Score:
         if not score or not whole:
             raise TypeError("it holds no counts")
         return score
-    except (ValueError, TypeError, AttributeError) as error:
+    except MALFORMED as error:
         raise InputError(f"{path} is not a score: {error}. Write one with --record.") from error

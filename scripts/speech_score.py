@@ -14,7 +14,7 @@ from pathlib import Path
 
 from runtime import codec
 from runtime.backend import Floats, Ints
-from runtime.errors import InputError
+from runtime.errors import MALFORMED, InputError
 from runtime.talk import Result, Talk
 from runtime.tasks import Audio, MimoAudio, Options
 from scripts.word_errors import WordErrors
@@ -56,7 +56,7 @@ class UtteranceSet:
                 f"{path} is not there. A set of utterances is a folder with that file; "
                 "assets/utterances is one."
             ) from error
-        except (ValueError, TypeError, KeyError) as error:
+        except MALFORMED as error:
             raise InputError(
                 f"{path} is not a set of utterances ({type(error).__name__}: {error}). It needs "
                 '"listen": [{"audio", "text"}], "read": [text] and "ask": [{"audio", "answer"}].'

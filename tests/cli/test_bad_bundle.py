@@ -86,6 +86,26 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str]] = {
         f"{MANIFEST} is damaged",
         "Export the bundle",
     ),
+    "a size that is a word": (
+        lambda b: edit_manifest(b, lambda r: r["model"].update(group_size="4")),
+        "model.group_size is '4'",
+        "Export the bundle",
+    ),
+    "sizes that are one number": (
+        lambda b: edit_manifest(b, lambda r: r["model"].update(delays=7)),
+        "model.delays is 7",
+        "Export the bundle",
+    ),
+    "a piece without a file": (
+        lambda b: edit_manifest(b, lambda r: r["pieces"]["mel"].update(file="../mel.onnx")),
+        "the file of piece mel, '../mel.onnx', is not listed",
+        "Export the bundle",
+    ),
+    "brackets without end": (
+        lambda b: (b / MANIFEST).write_text("[" * 200_000),
+        f"{MANIFEST} is damaged",
+        "Export the bundle",
+    ),
     "missing piece": (
         lambda b: edit_manifest(b, lambda r: r["pieces"].pop("mel")),
         "lacks the pieces mel",
@@ -179,6 +199,11 @@ NO_CHECKPOINT: dict[str, tuple[Callable[[Path], object], str, str]] = {
     ),
     "damaged config": (
         lambda c: cut(c / "config.json"),
+        "/checkpoint/config.json cannot be read",
+        "Download it again",
+    ),
+    "config of brackets": (
+        lambda c: (c / "config.json").write_text("[" * 200_000),
         "/checkpoint/config.json cannot be read",
         "Download it again",
     ),

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -115,6 +116,42 @@ def test_missing_config(folder: Path) -> None:
 def test_config_is_no_json(folder: Path) -> None:
     (folder / "config.json").write_text("<html>not found</html>")
     assert "config.json cannot be read" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("hidden_size", 64.5, "hidden_size is 64.5; it must be a positive whole number"),
+        ("hidden_size", "64", "hidden_size is '64'; it must be a positive whole number"),
+        ("num_hidden_layers", True, "num_hidden_layers is True"),
+        ("rope_theta", -1, "rope_theta is -1; it must be a positive number"),
+        ("delay_pattern", [[0]] * 8, "delay_pattern is"),
+    ],
+)
+def test_wrong_sizes_of_a_language_model(folder: Path, name: str, value: Any, says: str) -> None:
+    rewrite_json(folder / "config.json", **{name: value})
+    assert f"config.json: {says}" in refusal(folder, ConfigError)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("codebook_size", 1024, "codebook_size is 1024; it must be a list of whole numbers"),
+        ("codebook_size", ["64"], r"codebook_size is \['64'\]; it must be a list"),
+        ("codebook_size", [], r"codebook_size is \[\]"),
+        ("codebook_size", [0], "every codebook must have entries"),
+        ("vocoder_attn_window_size", [40], r"it must be \[left, right\]"),
+        ("vocoder_attn_window_size", 40, "must be a list of whole numbers"),
+        ("encoder_skip_layer_id", 1.5, "encoder_skip_layer_id is 1.5"),
+    ],
+)
+def test_wrong_sizes_of_an_audio_tokenizer(
+    whole: Path, name: str, value: Any, says: str, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(whole / "audio_tokenizer", tmp_path / "audio_tokenizer"))
+    rewrite_json(folder / "config.json", **{name: value})
+    with pytest.raises(ConfigError, match=f"config.json: .*{says}"):
+        load_audio_tokenizer(folder)
 
 
 def test_other_folder(whole: Path, folder: Path) -> None:
