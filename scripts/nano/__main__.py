@@ -78,7 +78,7 @@ def run_stage(stage: str, options: argparse.Namespace, minutes: float | None) ->
     tokenizer = work / "checkpoint" / AUDIO_TOKENIZER
     if stage == "data":
         sizes = {name: getattr(options, name) for name in PLAN}
-        data.build(work, data.Plan(**sizes, seed=options.seed))
+        data.build(work, data.Plan(**sizes, seed=options.seed), options.threads)
     elif stage == "tokenizer":
         open_steps = min(TokenizerRun().open_steps, options.tokenizer_steps // 4)
         run = TokenizerRun(options.tokenizer_steps, open_steps, seed=options.seed)

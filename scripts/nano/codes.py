@@ -1,7 +1,7 @@
 """Stage 2: every clip as codes of the saved audio tokenizer, which is what the next stage reads.
 
-Nano's own clips are also kept as the codes of their reconstruction, because that is what nano hears
-when it listens to itself.
+Every third of nano's own clips is also kept as the codes of its reconstruction, because that is
+what nano hears when it listens to itself.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from scripts.nano.data import Clip, read_clips, read_shard, shards, to_float
 from scripts.progress import StageProgress
 
 Codes = NDArray[np.int64]  # [K, T]
+_AGAIN = 3  # so many-th of its own clips; a reconstruction takes three times as long as the codes
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +29,7 @@ class Coded:
 
     clip: Clip
     codes: Codes
-    again: Codes | None  # of the reconstruction, if the clip is nano's own
+    again: Codes | None  # of the reconstruction, if there is one
 
 
 def fingerprint(tokenizer: Path) -> str:
@@ -87,7 +88,8 @@ def _encode_shard(paths: tuple[Path, Path]) -> None:
     model, codes, again = _worker_model, [], []
     for clip, samples in read_shard(source):
         first = model.encode(torch.from_numpy(to_float(samples)))
-        second = model.encode(model.decode(first)) if clip.own else first[:, :0]
+        twice = clip.own and clip.seed % _AGAIN == 0
+        second = model.encode(model.decode(first)) if twice else first[:, :0]
         codes.append(first.numpy().astype(np.int16))
         again.append(second.numpy().astype(np.int16))
     partial = target.with_name(target.stem + ".partial")

@@ -24,6 +24,9 @@ from scripts.word_errors import WordErrors
 _TOTAL_WEIGHT = TEXT_WEIGHT + sum(CODE_WEIGHTS)
 _EMPTY_SHARE = 0.1  # of a word's weight: that speech goes on is soon learned, and said so often
 
+# A batch is some hundred patches: squares of gradients want a memory of a thousand such steps.
+_BETAS = (0.9, 0.998)
+
 
 @dataclass(frozen=True)
 class LanguageModelRun:
@@ -34,7 +37,7 @@ class LanguageModelRun:
     peak: float = 1.0e-3
     seed: int = 1
     save_every: int = 200
-    judge_every: int = 500
+    judge_every: int = 1000
     judged: int = 80  # held-out sentences
     bfloat16: bool = False  # products of matrices; weights and sums stay float32
 
@@ -68,7 +71,7 @@ class LanguageModelTraining:
             {"params": others, "weight_decay": 0.0},
         ]
         self.optimiser = torch.optim.AdamW(
-            groups, lr=run.peak, betas=(0.9, 0.98), weight_decay=0.03, fused=True
+            groups, lr=run.peak, betas=_BETAS, weight_decay=0.03, fused=True
         )
         self.done = 0
         self.best = float("inf")
