@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -238,7 +239,8 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all; a failure leaves nothing behind."""
-    temporary = path.with_name(path.name + ".tmp")
+    # not made from the target's name, which may already be as long as a name can be
+    temporary = path.with_name(f".mimo-edge-{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         temporary.write_bytes(content)
         os.replace(temporary, path)

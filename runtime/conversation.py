@@ -10,8 +10,9 @@ A conversation file is JSON:
 `system_prompt` and `voice` may be left out; paths are relative to the file.
 """
 
+import errno
+import io
 import json
-import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from runtime.errors import MALFORMED, InputError
+from runtime.bundle import write_bytes
+from runtime.errors import MALFORMED, InputError, ResourceError
 from runtime.segments import Grid
 from runtime.tasks import Message
 
@@ -77,13 +79,14 @@ def read_history(path: str | Path) -> Grid | None:
 
 
 def write_history(path: str | Path, grid: Grid) -> None:
-    """Write a `Result.history`, whole or not at all."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
+    """Write a `Result.history`, whole or not at all. Raises InputError, ResourceError."""
+    path, content = Path(path), io.BytesIO()
+    np.savez_compressed(content, grid=grid)
     try:
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, grid=grid)
-        os.replace(temporary, path)
+        write_bytes(path, content.getvalue())
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceError(
+                f"{path} cannot be written: the disk is full. The file is as it was."
+            ) from error
         raise InputError(f"{path} cannot be written: {error.strerror}. Check the path.") from error

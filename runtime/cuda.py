@@ -57,8 +57,12 @@ class CudaDevice:
         """Zeroed device memory; raises ResourceError."""
         address = int(self._call("cudaMalloc", count))
         self._memory[address] = count
-        self._call("cudaMemsetAsync", address, 0, count, self._stream)
+        self.zero(address, count)
         return address
+
+    def zero(self, address: int, count: int) -> None:
+        """Zero some bytes, in stream order."""
+        self._call("cudaMemsetAsync", address, 0, count, self._stream)
 
     def upload(self, address: int, array: NDArray[Any]) -> None:
         """Copy a host array to the device, in stream order.

@@ -29,7 +29,7 @@ class ContextError(InputError):
 
 
 class BundleError(InputError):
-    """A bundle is missing, incomplete, altered, or of another schema version."""
+    """A bundle is missing, incomplete, altered, of another schema version, or computes NaN."""
 
 
 class EnvironmentProblem(MimoError, RuntimeError):

@@ -11,10 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from runtime.backend import Backend, Ints
-from runtime.errors import ContextError, InputError
+from runtime.errors import BundleError, ContextError, InputError
 from runtime.presets import Sampling
 from runtime.sampling import Noise, sample
 from runtime.segments import Grid
+
+_OVERFLOW = (
+    "a component overflowed, or its weights are damaged. Export with a wider --dtype (bf16 or "
+    "fp32), or check the checkpoint."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,12 +35,17 @@ class Request:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.max_new is not None and self.max_new < 1:
-            raise InputError(f"max_new must be at least 1 patch, not {self.max_new}")
-        if self.min_new < 0:
-            raise InputError(f"min_new must be 0 or more patches, not {self.min_new}")
-        if not 0 <= self.seed < 1 << 128:
-            raise InputError(f"seed must be 0 or more and below 2**128, not {self.seed}")
+        check_limits(self.max_new, self.min_new, self.seed)
+
+
+def check_limits(max_new: int | None, min_new: int, seed: int) -> None:
+    """Raises InputError for what no answer can have."""
+    if max_new is not None and max_new < 1:
+        raise InputError(f"max_new must be at least 1 patch, not {max_new}")
+    if min_new < 0:
+        raise InputError(f"min_new must be 0 or more patches, not {min_new}")
+    if not 0 <= seed < 1 << 128:
+        raise InputError(f"seed must be 0 or more and below 2**128, not {seed}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,18 +58,18 @@ class Step:
     codes: Ints | None  # [K, G], or None in a text patch
     last: bool
     stopped: bool  # it ended with a stop id, not with the length
-    seconds: float  # since the last step of this row, the prefill included in the first
+    seconds: float  # that the loop took for it, the prefill included in the first
     backend_seconds: float  # of those, inside the backend
 
 
-@dataclass
+@dataclass(eq=False)
 class _Row:
     ticket: int
     request: Request
     noise: Noise
     scores: np.ndarray  # [V] of the next text id
     limit: int  # patches of the answer
-    started: float
+    seconds: float  # since its last patch; others may have waited on it longer
     backend_seconds: float
     index: int = 0
 
@@ -67,14 +77,22 @@ class _Row:
 class Loop:
     """Rows that share each step; they join with `add` and leave by ending or with `remove`.
 
-    `empty_id` is the text id that means "speech here".
+    `empty_id` is the text id that means "speech here". A patch is handed out as soon as it is
+    drawn; the backbone reads it only when the next one is asked for. If that fails for want of
+    memory, nothing is lost: the loop can go on once a row was removed.
     """
 
     def __init__(self, backend: Backend, empty_id: int, rows: int = 1) -> None:
         self._model, self._empty_id = backend.bundle.model, empty_id
         self._states = backend.new_rows(rows)
         self._rows: list[_Row | None] = [None] * rows
+        self._unread: tuple[Ints, Ints, list[_Row]] | None = None  # ids, codes, whose they are
         self._tickets = 0
+
+    @property
+    def _built_short(self) -> bool:
+        """Whether the backend holds less than the model can."""
+        return self._states.capacity < self._model.context
 
     @property
     def free(self) -> int:
@@ -94,22 +112,18 @@ class Loop:
         if room < 1:
             raise ContextError(
                 f"the prompt has {len(text_ids)} patches and the context {self._states.capacity}. "
-                "Shorten the prompt or the audio in it, or drop old turns."
+                "Shorten the prompt or the audio in it, drop old turns"
+                f"{', or build engines with a larger --max-seq' if self._built_short else ''}."
             )
+        self._read()  # it moves the states of all rows, and would move those of the new one
         slot = self._rows.index(None)
-        started = time.perf_counter()
+        begin = time.perf_counter()
         scores = self._states.prefill(slot, text_ids, codes)
+        took = time.perf_counter() - begin
         limit = room if request.max_new is None else min(room, request.max_new)
         self._tickets += 1
-        self._rows[slot] = _Row(
-            self._tickets,
-            request,
-            Noise(request.seed),
-            scores,
-            limit,
-            started,
-            time.perf_counter() - started,
-        )
+        noise = Noise(request.seed)
+        self._rows[slot] = _Row(self._tickets, request, noise, scores, limit, took, took)
         return self._tickets
 
     def remove(self, ticket: int) -> None:
@@ -119,8 +133,12 @@ class Loop:
                 self._leave(slot)
 
     def step(self) -> list[Step]:
-        """One patch for every row, in slot order; rows that end with it leave."""
-        model = self._model
+        """One patch for every row, in slot order; rows that end with it leave.
+
+        Raises BundleError if the bundle computes what is no number.
+        """
+        self._read()
+        model, begin = self._model, time.perf_counter()
         rows = [(slot, row) for slot, row in enumerate(self._rows) if row is not None]
         if not rows:
             return []
@@ -129,31 +147,47 @@ class Loop:
         text_ids = np.zeros(len(self._rows), np.int64)
         for slot, row in rows:
             request = row.request
+            if not np.isfinite(row.scores.max()):
+                raise BundleError(f"the scores of the text are no numbers; {_OVERFLOW}")
             uniforms[slot] = row.noise(row.index, draws)
             removed = request.stop_ids if row.index < request.min_new else ()
             text_ids[slot] = sample(row.scores, uniforms[slot, 0], request.text, removed)
         codes = self._codes(rows, text_ids, uniforms[:, 1:])
 
-        steps, active = [], np.zeros(len(self._rows), bool)
+        steps, going = [], []
+        took = time.perf_counter() - begin
         for slot, row in rows:
             text_id = int(text_ids[slot])
             stopped = text_id in row.request.stop_ids and row.index + 1 >= row.request.min_new
             last = stopped or row.index + 1 >= row.limit
             spoken = codes[slot] if text_id == self._empty_id else None
-            now = time.perf_counter()
-            took, inside = now - row.started, row.backend_seconds
-            steps.append(Step(row.ticket, row.index, text_id, spoken, last, stopped, took, inside))
-            row.started, row.backend_seconds, row.index = now, 0.0, row.index + 1
-            active[slot] = not last
+            times = row.seconds + took, row.backend_seconds
+            steps.append(Step(row.ticket, row.index, text_id, spoken, last, stopped, *times))
+            row.seconds, row.backend_seconds, row.index = 0.0, 0.0, row.index + 1
             if last:
                 self._leave(slot)
-        if active.any():
+            else:
+                going.append(row)
+        self._unread = (text_ids, codes, going)
+        return steps
+
+    def _read(self) -> None:
+        """Let the backbone read the patches handed out last, for the rows that are still there."""
+        if self._unread is None:
+            return
+        text_ids, codes, going = self._unread
+        rows = [(slot, row) for slot, row in enumerate(self._rows) if row in going]
+        if rows:
+            active = np.zeros(len(self._rows), bool)
+            active[[slot for slot, _ in rows]] = True
             begin = time.perf_counter()
             scores = self._states.step(text_ids, codes, active)
-            inside = time.perf_counter() - begin
+            took = time.perf_counter() - begin
             for slot, row in rows:
-                row.scores, row.backend_seconds = scores[slot], inside
-        return steps
+                row.scores = scores[slot]
+                row.seconds += took
+                row.backend_seconds += took
+        self._unread = None
 
     def _codes(self, rows: list[tuple[int, _Row]], text_ids: Ints, uniforms: np.ndarray) -> Ints:
         """The patches [rows, K, G] that go with the text ids."""
@@ -176,6 +210,8 @@ class Loop:
         )
         inside = time.perf_counter() - begin
         for slot, row in speaking:
+            if drawn[slot].min() < 0:
+                raise BundleError(f"the scores of the audio codes are no numbers; {_OVERFLOW}")
             codes[slot] = drawn[slot].T
             row.backend_seconds += inside
         return codes

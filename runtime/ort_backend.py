@@ -6,7 +6,9 @@ small and doubles, because attention computes over the whole capacity.
 """
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,11 +19,18 @@ from numpy.typing import DTypeLike, NDArray
 
 from runtime.backend import Floats, Ints
 from runtime.bundle import Bundle, PieceSpec
-from runtime.errors import ContextError, EnvironmentProblem, InputError, ResourceError
+from runtime.errors import (
+    ContextError,
+    EnvironmentProblem,
+    InputError,
+    MimoError,
+    ResourceError,
+)
 
 FIRST_CAPACITY = 256  # positions
 PREFILL_CHUNK = 512  # positions at a time: bounds the mask and the attention scores
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_NO_MEMORY = re.compile("bad.?alloc|failed to allocate|out of memory", re.IGNORECASE)
 
 
 class OrtBackend:
@@ -40,11 +49,10 @@ class OrtBackend:
             raise InputError(
                 f"threads must be 1 to {most} on this machine, not {threads}; leave it out for all"
             )
-        precision = bundle.piece("backbone").precision
-        if device == "cpu" and precision == "bf16":
+        if bundle.piece("backbone").precision == "bf16":  # numpy has no such numbers either
             raise EnvironmentProblem(
-                "the bundle is bf16 and ONNX Runtime has no bf16 kernels on the CPU. "
-                "Export it with --dtype fp32 or fp16, or use a GPU backend."
+                "the bundle is bf16, which the ONNX Runtime backends cannot run. Export it with "
+                "--dtype fp32 or fp16, or build engines and use --backend trt-rtx or trt."
             )
         self._options = ort.SessionOptions()
         self._options.log_severity_level = 3
@@ -58,36 +66,45 @@ class OrtBackend:
         """The session of a piece, made at its first use: listening alone loads no vocoder."""
         if name not in self._sessions:
             path: Path = self.bundle.path(name)
-            try:
-                self._sessions[name] = ort.InferenceSession(
-                    str(path), self._options, providers=[PROVIDERS[self.device]]
+            provider = PROVIDERS[self.device]
+            with _telling(f"load {path}"):
+                # its own fallback would go on, slowly, on the CPU, and say so on stdout
+                session = ort.InferenceSession(
+                    str(path), self._options, providers=[provider], enable_fallback=0
                 )
-            except Exception as error:  # the binding raises its own kinds
-                if "alloc" in str(error).lower():
-                    raise ResourceError(
-                        f"not enough memory to load {path.name} ({error}). "
-                        "Use a smaller precision, or a machine with more memory."
-                    ) from error
+            if provider not in session.get_providers():
                 raise EnvironmentProblem(
-                    f"ONNX Runtime {ort.__version__} cannot load {path}: {error}"
-                ) from error
+                    f"ONNX Runtime {ort.__version__} did not load {path} with {provider}. Check "
+                    "the GPU, its driver and CUDA (mimo-edge doctor), or use --backend ort-cpu."
+                )
+            self._sessions[name] = session
         return self._sessions[name]
 
     def load(self, pieces: Sequence[str]) -> None:
         for name in pieces:
             self.session(name)
 
+    def run(self, name: str, feed: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """A piece's only output, or its first."""
+        session = self.session(name)
+        with _telling(f"run {name}"):
+            return session.run(None, feed)[0]
+
+    def run_bound(self, name: str, binding: Any) -> None:
+        """A piece on tensors that are bound."""
+        session = self.session(name)
+        with _telling(f"run {name}"):
+            session.run_with_iobinding(binding)
+
     def mel(self, wav: Floats) -> Floats:
-        return self.session("mel").run(None, {"wav": wav})[0]
+        return self.run("mel", {"wav": wav})
 
     def encode(self, mel: Floats) -> Ints:
         lengths = np.array([len(mel)], np.int64)
-        session = self.session("tokenizer_encoder")
-        return session.run(None, {"mel": mel[None], "lengths": lengths})[0][0]
+        return self.run("tokenizer_encoder", {"mel": mel[None], "lengths": lengths})[0]
 
     def decode(self, codes: Ints, lengths: Ints) -> Floats:
-        session = self.session("tokenizer_decoder")
-        return session.run(None, {"codes": codes, "lengths": lengths})[0]
+        return self.run("tokenizer_decoder", {"codes": codes, "lengths": lengths})
 
     def new_rows(self, rows: int) -> "OrtRowStates":
         return OrtRowStates(self, rows)
@@ -139,6 +156,7 @@ class OrtRowStates:
         self._new = value((rows,), np.int64)
         self._new.update_inplace(np.ones(rows, np.int64))
         self._caches = self._new_caches(self._capacity)
+        self._stale = False  # whether an earlier answer may have left something in them
         # the newest patch, embedded
         self._text_ids = value((rows, 1), np.int64)
         self._codes = value((rows, 1, model.n_q, model.group_size), np.int64)
@@ -162,13 +180,14 @@ class OrtRowStates:
             logits = alone.prefill(0, text_ids, codes)
             self._adopt(row, alone)
             return logits
-        self.lengths[:] = 0
         self._reserve(len(text_ids))
-        embed = self._backend.session("patch_encoder")
+        if self._stale:
+            self._forget()
+        self.lengths[:], self._stale = 0, True
         for start in range(0, len(text_ids), PREFILL_CHUNK):
             part = slice(start, start + PREFILL_CHUNK)
             feed = {"text_ids": text_ids[None, part], "codes": codes[None, part]}
-            self._run_chunk(embed.run(None, feed)[0])
+            self._run_chunk(self._backend.run("patch_encoder", feed))
         return self._logits.numpy()[0]
 
     def step(self, text_ids: Ints, codes: Ints, active: NDArray[np.bool_]) -> Floats:
@@ -176,22 +195,21 @@ class OrtRowStates:
         self._text_ids.update_inplace(text_ids[:, None])
         self._codes.update_inplace(np.ascontiguousarray(codes[:, None]))
         self._past.update_inplace(self.lengths)
-        self._backend.session("patch_encoder").run_with_iobinding(self._embed)
-        self._backend.session("backbone").run_with_iobinding(self._backbone)
+        self._backend.run_bound("patch_encoder", self._embed)
+        self._backend.run_bound("backbone", self._backbone)
         self.lengths += active
         return self._logits.numpy()
 
     def draw_codes(self, uniforms: Floats, temperature: Floats, top_k: Ints, top_p: Floats) -> Ints:
-        session = self._backend.session("patch_decoder")
         if self._draw is None:
-            self._draw = session.io_binding()
+            self._draw = self._backend.session("patch_decoder").io_binding()
             for name, value in {"hidden": self._hidden, **self._settings}.items():
                 self._draw.bind_ortvalue_input(name, value)
             self._draw.bind_ortvalue_output("codes", self._drawn)
         given = (uniforms, temperature, top_k, top_p)
         for value, array in zip(self._settings.values(), given, strict=True):
             value.update_inplace(np.ascontiguousarray(array))
-        session.run_with_iobinding(self._draw)
+        self._backend.run_bound("patch_decoder", self._draw)
         return self._drawn.numpy()
 
     def clear(self, row: int) -> None:
@@ -205,7 +223,7 @@ class OrtRowStates:
         binding.bind_ortvalue_input("past_lengths", self._past)
         binding.bind_cpu_input("new_lengths", np.array([embeddings.shape[1]], np.int64))
         self._bind_state(binding)
-        self._backend.session("backbone").run_with_iobinding(binding)
+        self._backend.run_bound("backbone", binding)
         self.lengths += embeddings.shape[1]
 
     def _adopt(self, row: int, other: "OrtRowStates") -> None:
@@ -215,6 +233,7 @@ class OrtRowStates:
         for mine, theirs in zip(self._caches, other._caches, strict=True):
             content = mine.numpy()
             content[row, :, :length] = theirs.numpy()[0, :, :length]
+            content[row, :, length:] = 0
             mine.update_inplace(content)
         hidden = self._hidden.numpy()
         hidden[row] = other._hidden.numpy()[0]
@@ -237,14 +256,20 @@ class OrtRowStates:
         if positions <= self._capacity:
             return
         capacity = self._capacity_for(positions)
-        old, self._caches = self._caches, self._new_caches(capacity)
-        for index in range(len(old)):
-            grown = self._caches[index].numpy()
-            grown[:, :, : self._capacity] = old[index].numpy()
-            self._caches[index].update_inplace(grown)
-            old[index] = None  # free one by one
+        # all before any is replaced: should memory not suffice, the rows are as they were
+        caches = self._new_caches(capacity)
+        for new, old in zip(caches, self._caches, strict=True):
+            grown = new.numpy()
+            grown[:, :, : self._capacity] = old.numpy()
+            new.update_inplace(grown)
+        self._caches = caches
         self._capacity = capacity
         self._backbone = self._bind_backbone()
+
+    def _forget(self) -> None:
+        """Zero the caches: a masked position counts for nothing, unless it is no number."""
+        for cache in self._caches:
+            cache.update_inplace(np.zeros(cache.shape(), self._dtype))
 
     def _new_caches(self, capacity: int) -> list[Any]:
         model = self._model
@@ -274,6 +299,24 @@ class OrtRowStates:
         for name, cache in zip(names, self._caches, strict=True):
             binding.bind_ortvalue_input(name, cache)
             binding.bind_ortvalue_output(name.replace("past_", "present_"), cache)
+
+
+@contextmanager
+def _telling(doing: str) -> Iterator[None]:
+    """ONNX Runtime's own kinds of error as ours."""
+    try:
+        yield
+    except MimoError:
+        raise
+    except Exception as error:
+        if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+            raise ResourceError(
+                f"not enough memory to {doing} ({error}). Use a smaller precision, shorter audio "
+                "or fewer rows, or a machine with more memory."
+            ) from error
+        raise EnvironmentProblem(
+            f"ONNX Runtime {ort.__version__} cannot {doing}: {error}"
+        ) from error
 
 
 def _port(ports: Sequence[Any], name: str) -> Any:

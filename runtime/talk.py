@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from runtime import codec
-from runtime.answer import answer_text, split_answer, split_thinking
+from runtime.answer import DECODE_PIECE, answer_text, split_answer, split_thinking
 from runtime.backend import Backend, Floats, Ints
 from runtime.errors import InputError
 from runtime.loop import Request, Step, generate, join_steps
@@ -102,38 +102,52 @@ class Talk:
         of `runtime.codec.StreamDecoder`. A smaller right overlap sounds sooner and less like the
         whole decode. Sound starts where the prompt says so; should the model open speech once more
         later, `result` keeps only what follows, as upstream does, and a stream has sounded already.
+        After a thought, sound starts where the model opens speech, and at the end if it never does.
         """
         if chunk < 1:
             raise InputError(f"chunk must be at least 1 patch, not {chunk}; the default is 6")
+        window = left + chunk * self._layout.group_size
+        if window > DECODE_PIECE:
+            raise InputError(
+                f"left overlap and chunk make {window} frames to decode at once, of at most "
+                f"{DECODE_PIECE}; the defaults are 250 frames and 6 patches of 4 frames"
+            )
         decoder = codec.StreamDecoder(self._backend, left, right)
         clock, words = self._ready(), IncrementalDecoder(self._tokenizer)
         special = self._tokenizer.special
-        marks = {special.empty, special.eot, special.sostm, special.eostm}
         speaking, closed = self.speaks and not self._opened, False
-        steps, waiting, heard = [], [], []
+        steps: list[Step] = []
+        waiting: list[Ints] = []
+        held: list[Ints] = []  # speech before it is known whether a sostm comes
+        heard: list[Floats] = []
+
+        def sounded(wav: Floats) -> Iterator[Event]:
+            if len(wav):
+                heard.append(wav)
+                clock.sound()
+                yield Event(wav=wav)
+
         for step in self.steps():
             clock.patch(step)
             steps.append(step)
             if step.text_id == special.sostm:
-                speaking = self.speaks and not closed
+                speaking, held = self.speaks and not closed, []
             elif step.text_id == special.eostm:
                 speaking, closed = False, True
-            if step.text_id not in marks and not step.stopped:
+            if step.text_id not in special.marks and not step.stopped:
                 yield Event(text=words.feed(step.text_id))
-            if speaking and step.codes is not None:
+            if step.codes is not None and speaking:
                 waiting.append(step.codes)
+            elif step.codes is not None and self.speaks and not closed:
+                held.append(step.codes)
             if len(waiting) >= chunk:
-                wav = decoder.push(np.concatenate(waiting, axis=1))
+                yield from sounded(decoder.push(np.concatenate(waiting, axis=1)))
                 waiting = []
-                if len(wav):
-                    heard.append(wav)
-                    clock.sound()
-                    yield Event(wav=wav)
-        wav = decoder.finish(np.concatenate(waiting, axis=1) if waiting else None)
-        if len(wav):
-            heard.append(wav)
-            clock.sound()
-        yield Event(text=words.finish(), wav=wav)
+        for start in range(0, len(held), chunk):  # none came: all of it was speech
+            yield from sounded(decoder.push(np.concatenate(held[start : start + chunk], axis=1)))
+        yield from sounded(decoder.finish(np.concatenate(waiting, axis=1) if waiting else None))
+        if rest := words.finish():
+            yield Event(text=rest)
         spoken = np.concatenate(heard) if heard else np.zeros(0, np.float32)
         yield Event(result=self._finish(steps, clock, spoken, False))
 
@@ -154,8 +168,9 @@ class Talk:
         answer = split_answer(
             grid, layout, special, stopped=stopped, upstream_drop_last=upstream_drop_last
         )
-        text = answer_text(answer.text_ids, self._tokenizer)
-        thinking, rest = split_thinking(text.replace("<|sostm|>", ""), opened=self._opened)
+        # upstream's text has a mark's place inside a character that speech has split; ours has not
+        words = self._tokenizer.decode(i for i in answer.text_ids if i not in special.marks)
+        thinking, rest = split_thinking(words, opened=self._opened)
         wav = heard
         if not self.speaks:
             wav = None
@@ -163,7 +178,7 @@ class Talk:
             wav = codec.decode(self._backend, answer.codes)
             clock.sound()
         return Result(
-            text=text,
+            text=answer_text(answer.text_ids, self._tokenizer),
             answer=rest,
             thinking=thinking,
             codes=answer.codes,

@@ -22,7 +22,7 @@ from runtime.backend import Backend, Floats, Ints
 from runtime.backends import open_backend
 from runtime.bundle import Bundle
 from runtime.errors import ContextError, InputError
-from runtime.loop import Request
+from runtime.loop import Request, check_limits
 from runtime.presets import PRESETS, Sampling
 from runtime.prompts import Example, PromptBuilder, Turn
 from runtime.segments import Grid, PromptLayout
@@ -44,6 +44,9 @@ class Options:
     min_new: int = 0
     template: str | None = None  # the instruction of asr and tts, otherwise drawn by seed
 
+    def __post_init__(self) -> None:
+        check_limits(self.max_new, self.min_new, self.seed)
+
 
 @dataclass(frozen=True)
 class Message:
@@ -55,6 +58,12 @@ class Message:
 
 
 Messages = list[Message] | tuple[Message, ...]
+# what the turns of a conversation are made of: task -> role -> fields
+_SAID: dict[str, dict[str, tuple[str, ...]]] = {
+    "dialogue": {"user": ("audio",), "assistant": ("text", "audio")},
+    "speech-to-text": {"user": ("audio",), "assistant": ("text",)},
+    "chat": {"user": ("text",), "assistant": ("text",)},
+}
 
 
 @dataclass(frozen=True)
@@ -94,12 +103,19 @@ class MimoAudio:
         return self.backend.bundle.model.sampling_rate
 
     def encode(self, audio: Audio) -> Ints:
-        """Audio -> codes [K, T], whole patches. Raises AudioError."""
+        """Audio -> codes [K, T], whole patches. Raises AudioError, and ContextError for what no
+        prompt can hold."""
         model = self.backend.bundle.model
         if isinstance(audio, np.ndarray):
             wav = check_audio(audio, max_seconds=model.max_audio_seconds)
         else:
             wav = load_audio(audio, rate=model.sampling_rate, max_seconds=model.max_audio_seconds)
+        patches = len(wav) // (model.group_size * model.samples_per_frame)
+        if patches >= model.context:  # before minutes are spent on it
+            raise ContextError(
+                f"the audio, {len(wav) / model.sampling_rate:.0f} s, is {patches} patches and the "
+                f"context holds {model.context} with the answer. Cut it into parts."
+            )
         return codec.encode(self.backend, wav)
 
     def asr(self, audio: Audio, options: Options = Options()) -> Talk:
@@ -160,11 +176,9 @@ class MimoAudio:
     ) -> Talk:
         """Answer speech with speech: one turn, a whole conversation, or the next turn of `history`
         (a `Result.history`; system prompt and voice are then those of the first turn)."""
-        codes = None if voice is None else self.encode(voice)
+        codes = None if voice is None or history is not None else self.encode(voice)
         if isinstance(audio, list | tuple):
-            if history is not None:
-                raise InputError("give a conversation or a history, not both")
-            turns = self._turns(audio)
+            turns = self._turns("dialogue", audio, history)
             prompt = self.prompts.dialogue_turns(turns, system_prompt=system_prompt, voice=codes)
         else:
             prompt = self.prompts.dialogue(
@@ -185,7 +199,8 @@ class MimoAudio:
     ) -> Talk:
         """Answer speech with text: one turn, a conversation, or the next turn of `history`."""
         if isinstance(audio, list | tuple):
-            prompt = self.prompts.speech_to_text_turns(self._turns(audio), thinking=thinking)
+            turns = self._turns("speech-to-text", audio, history)
+            prompt = self.prompts.speech_to_text_turns(turns, thinking=thinking)
         else:
             prompt = self.prompts.speech_to_text(self.encode(audio), thinking=thinking)
         return self._talk("speech-to-text", prompt, options, history=history, opened=thinking)
@@ -202,7 +217,8 @@ class MimoAudio:
         if isinstance(text, str):
             prompt = self.prompts.chat(text, thinking=thinking)
         else:
-            prompt = self.prompts.chat_turns(self._turns(text), thinking=thinking)
+            turns = self._turns("chat", text, history)
+            prompt = self.prompts.chat_turns(turns, thinking=thinking)
         return self._talk("chat", prompt, options, history=history, opened=thinking)
 
     def in_context(
@@ -220,7 +236,18 @@ class MimoAudio:
         prompt = self.prompts.in_context(instruction, shown, self.encode(audio))
         return self._talk("in-context", prompt, options)
 
-    def _turns(self, messages: Messages) -> list[Turn]:
+    def _turns(self, task: str, messages: Messages, history: Grid | None) -> list[Turn]:
+        """The turns of a conversation, checked before the first of them is encoded."""
+        if history is not None:
+            raise InputError("give a conversation or a history, not both")
+        for index, message in enumerate(messages):
+            fields = _SAID[task].get(message.role, ("text", "audio"))
+            for name in ("text", "audio"):
+                if name not in fields and getattr(message, name) is not None:
+                    raise InputError(
+                        f"turn {index} ({message.role}): {task} does not use its {name}; take it "
+                        f"out, or give it as {fields[0]}"
+                    )
         return [
             Turn(m.role, m.text, None if m.audio is None else self.encode(m.audio))
             for m in messages

@@ -60,6 +60,11 @@ class SpecialIds:
     im_end: int
     eos: int
 
+    @property
+    def marks(self) -> frozenset[int]:
+        """What stands between words in an answer with speech."""
+        return frozenset((self.empty, self.eot, self.sostm, self.eostm))
+
 
 class TextTokenizer:
     """The text tokenizer of one checkpoint or bundle. Make it with `from_folder`."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 DECODE = ("patch_encoder", "backbone", "patch_decoder")
 # what is replayed as one CUDA graph
 RUNS = {"step": ("patch_encoder", "backbone"), "draw": ("patch_decoder",)}
+_CACHE = "cache_"  # how the names of the cache's buffers begin
 # what a prefill has beside the row's cache; a row's part of other buffers may not be aligned
 PREFILL_OWN = (
     ("patch_encoder", ("text_ids", "codes", "embeddings")),
@@ -80,6 +81,12 @@ class RowMemory:
     def download(self, array: NDArray[Any], name: str) -> None:
         self.device.download(array, self._address[name])
 
+    def forget(self, row: int) -> None:
+        """Zero a row's cache: a masked position counts for nothing, unless it is no number."""
+        for name in self._address:
+            if name.startswith(_CACHE):
+                self.device.zero(self._row(name, row), self._row_bytes[name])
+
     def prefill_chunk(self, row: int, past: int, text_ids: Ints, codes: Ints) -> None:
         """Append positions [T], [T, K, G] to a row that holds `past`."""
         count, spec = len(text_ids), self.backend.bundle.piece
@@ -128,7 +135,7 @@ class RowMemory:
                 shape = self._shape(port, self.rows, {"time": 1, "patches": 1})
                 self._row_bytes[name] = size_of(port, shape) // self.rows
                 sizes[name] = size_of(port, shape)
-        for name in (n for n in sizes if n.startswith("cache_")):
+        for name in (n for n in sizes if n.startswith(_CACHE)):
             if self.rows > 1 and self._row_bytes[name] % ALIGNMENT:
                 raise EngineError(
                     f"a row of {name} has {self._row_bytes[name]} bytes, so that the second would "
@@ -180,6 +187,7 @@ class TrtRowStates:
                 f"{len(text_ids)} positions do not fit the {self.capacity} that the engines hold. "
                 "Shorten the prompt, or build with a larger --max-seq."
             )
+        self._memory.forget(row)  # of answers before this one
         self.lengths[row] = 0
         for start in range(0, len(text_ids), self._memory.chunk):
             part = slice(start, start + self._memory.chunk)
@@ -228,4 +236,4 @@ def _buffer_name(piece: str, port: str) -> str:
 def _shared_name(port: str) -> str:
     """Past and present of a cache are one buffer."""
     cache = port.startswith(("past_keys", "past_values", "present_"))
-    return "cache_" + port.split("_", 1)[1] if cache else port
+    return _CACHE + port.split("_", 1)[1] if cache else port

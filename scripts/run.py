@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -54,9 +55,9 @@ def run(args: argparse.Namespace) -> int:
             if sink is not None and result.wav is not None:
                 with sink:
                     sink.write(result.wav)
+    _print(result, args)  # first: whatever becomes of the file, the answer was seen
     if getattr(args, "history", None):
         write_history(args.history, result.history)
-    _print(result, args)
     return 0
 
 
@@ -115,6 +116,8 @@ def _check(args: argparse.Namespace) -> None:
     history = getattr(args, "history", None)
     if history and not Path(history).parent.is_dir():
         raise InputError(f"{history} cannot be written: there is no such folder; create it first")
+    if history and not os.access(Path(history).parent, os.W_OK):
+        raise InputError(f"{history} cannot be written: its folder allows no writing; name another")
     if args.task in ("dialogue", "speech-to-text", "chat"):
         conversation = getattr(args, "conversation", None) is not None
         if conversation == (args.input is not None):

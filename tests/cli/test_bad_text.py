@@ -1,5 +1,6 @@
 """Text, conversations, histories and settings that cannot be used."""
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from runtime import conversation
 from runtime.bundle import ModelSpec
 from runtime.conversation import read_history, write_history
 from runtime.text_tokenizer import TextTokenizer
@@ -161,6 +163,7 @@ def test_choices_that_exclude_one_another(mimo_edge: Run, bundle: Path, tmp_path
         (("--seed", "-1"), "seed must be 0 or more"),
         (("--threads", "0"), "threads must be 1 to"),
         (("--stream", "--chunk", "0"), "chunk must be at least 1"),
+        (("--stream", "--chunk", "400"), "1850 frames to decode at once, of at most 1500"),
         (("--stream", "--right-overlap", "-1"), "upstream uses 250 and 40"),
         (("--stream", "--left-overlap", "3"), "upstream uses 250 and 40"),
         (("--backend", "tpu"), "choose from"),
@@ -208,6 +211,27 @@ def test_history_of_another_model(
         write_history(path, grid)
         done = mimo_edge("run", "chat", bundle, "hi", "--history", path)
         done.refused(2, str(list(grid.shape)), "not of this model", "start without one")
+
+
+def test_history_of_the_longest_name(mimo_edge: Run, bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 251 + ".npz")
+    assert mimo_edge("run", "chat", bundle, "hi", "--history", path).changed == [path.name]
+    done = mimo_edge("run", "chat", bundle, "hi", "--history", tmp_path / ("x" * 252 + ".npz"))
+    done.refused(2, "xxx.npz")
+
+
+def test_a_full_disk_keeps_the_history(
+    mimo_edge: Run, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer is seen all the same."""
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "talk.npz"
+    monkeypatch.setattr(conversation, "write_bytes", full)
+    done = mimo_edge("run", "chat", bundle, "hi", "--history", path)
+    assert done.code == 4 and "disk is full" in done.err and done.out and not done.changed
 
 
 def test_history_without_a_folder(mimo_edge: Run, bundle: Path, tmp_path: Path) -> None:

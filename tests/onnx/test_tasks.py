@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.answer import answer_text, split_answer
-from runtime.errors import InputError
-from runtime.loop import Request, generate, join_steps
+from runtime import codec
+from runtime.answer import answer_text, split_answer, split_thinking
+from runtime.errors import ContextError, InputError
+from runtime.loop import Request, Step, generate, join_steps
 from runtime.ort_backend import OrtBackend
 from runtime.presets import Sampling
 from runtime.segments import Grid
@@ -77,16 +78,23 @@ def test_post_cases(golden: Golden, model: MimoAudio) -> None:
             check.equal(answer.codes, arrays[f"{name}.codes"], name)
 
 
+@pytest.mark.parametrize("style", [None, "calm"])
 @pytest.mark.parametrize("right", [0, 4, 40])
-def test_stream_is_its_offline_definition(model: MimoAudio, right: int) -> None:
-    """A streamed answer has the text and codes of the whole one, and the window's audio."""
-    talk = model.tts("Hello there, please read this.", options=Options(max_new=40, seed=1))
+def test_stream_is_its_offline_definition(model: MimoAudio, right: int, style: str | None) -> None:
+    """A streamed answer has the text and codes of the whole one, and the window's audio.
+
+    In a style the model thinks first, and this one never says that speech begins.
+    """
+    options = Options(max_new=40, seed=1)
+    talk = model.tts("Hello there, please read this.", instruction=style, options=options)
     whole = talk.result()
     events = list(talk.stream(chunk=3, left=60, right=right))
     streamed = events[-1].result
     assert streamed is not None and streamed.wav is not None and whole.wav is not None
     check.equal(streamed.codes, whole.codes, "codes")
     assert streamed.text == whole.text
+    said = "".join(e.text for e in events)
+    assert split_thinking(said, opened=style is not None) == (whole.thinking, whole.answer)
     assert whole.codes.shape[1] >= 20, "the seed gives too little speech to test"
     assert len(streamed.wav) == len(whole.wav)
     heard = np.concatenate([e.wav for e in events])
@@ -95,6 +103,24 @@ def test_stream_is_its_offline_definition(model: MimoAudio, right: int) -> None:
     assert whole.timings.first_audio is not None and streamed.timings.first_audio is not None
     if right >= whole.codes.shape[1]:
         check.close(streamed.wav, whole.wav, tolerances.AUDIO, "one window")
+
+
+def test_a_character_that_speech_splits(model: MimoAudio, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes of one character, with a patch of speech between them."""
+    special, codes = model.tokenizer.special, np.zeros((model.layout.n_q, 4), np.int64)
+    ids = model.tokenizer.encode("a \N{GRINNING FACE} b")
+    assert len(ids) > 5, "the character is one token"
+    order = [i for text_id in ids for i in (text_id, special.empty)] + [special.im_end]
+    steps = [
+        Step(1, i, text_id, codes if text_id == special.empty else None, stop, stop, 0.1, 0.1)
+        for i, text_id in enumerate(order)
+        for stop in (i == len(order) - 1,)
+    ]
+    talk = model.tts("Smile.")
+    monkeypatch.setattr(talk, "steps", lambda: iter(steps))
+    events = list(talk.stream())
+    assert "".join(e.text for e in events) == talk.result().answer == "a \N{GRINNING FACE} b"
+    assert "\N{REPLACEMENT CHARACTER}" in talk.result().text, "upstream's text has lost it"
 
 
 @pytest.mark.parametrize("task", ["asr", "tts", "styled", "natural", "understand", "dialogue"])
@@ -138,6 +164,31 @@ def test_what_the_model_does_not_know_is_refused(model: MimoAudio) -> None:
         model.tts("Hello.", voice=CLIP)
     with pytest.raises(InputError, match="natural"):
         model.tts("Hello.", natural=True, instruction="calm")
+
+
+def test_what_cannot_be_is_refused_before_anything_is_encoded(
+    model: MimoAudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codec, "encode", lambda *args: pytest.fail("it was encoded"))
+    spec, grid = model.backend.bundle.model, np.zeros((1 + model.layout.n_q, 4), np.int64)
+    endless = np.zeros(spec.context * spec.group_size * spec.samples_per_frame, np.float32)
+    with pytest.raises(ContextError, match=r"patches and the context holds .* Cut it"):
+        model.asr(endless)
+    with pytest.raises(InputError, match="max_new"):
+        model.asr(CLIP, Options(max_new=0))
+    question = Message("user", audio=CLIP)
+    for turns, says in (
+        ([Message("user", "Hi.", CLIP)], r"turn 0 \(user\): dialogue does not use its text"),
+        ([question, Message("assistant", "Yes.", CLIP), question], "a conversation or a history"),
+    ):
+        with pytest.raises(InputError, match=says):
+            model.dialogue(turns, history=grid if len(turns) > 1 else None)
+    with pytest.raises(InputError, match=r"turn 1 \(assistant\): speech-to-text .* its audio"):
+        model.speech_to_text([question, Message("assistant", "Yes.", CLIP), question])
+    with pytest.raises(InputError, match=r"turn 0 \(user\): chat does not use its audio"):
+        model.chat([Message("user", "Hi.", CLIP)])
+    with pytest.raises(InputError, match="a conversation or a history"):
+        model.chat([Message("user", "Hi.")], history=grid)
 
 
 def test_post_is_what_generation_makes(golden: Golden, backend: OrtBackend) -> None:
