@@ -50,7 +50,7 @@ class _Kernel:
 
 
 class Resampler:
-    """Resample a signal that arrives in pieces; any cut gives the result of the whole."""
+    """Resample a signal in pieces; any cut gives the result of the whole, to float32 rounding."""
 
     def __init__(self, from_rate: int, to_rate: int) -> None:
         """Rates in Hz. AudioError as `check_rate` says, or for an absurd ratio."""

@@ -260,8 +260,13 @@ def _written(task: str) -> Prepare:
     def prepare(model: MimoAudio, args: argparse.Namespace, options: Options) -> Talk:
         method = model.speech_to_text if task == "speech-to-text" else model.chat
         if args.conversation:
-            given = read_conversation(args.conversation).messages
-            return method(given, thinking=args.thinking, options=options)
+            given = read_conversation(args.conversation)
+            for value, name in ((given.system_prompt, "system prompt"), (given.voice, "voice")):
+                if value is not None:
+                    raise InputError(
+                        f"{args.conversation} has a {name}, which only dialogue uses; take it out"
+                    )
+            return method(given.messages, thinking=args.thinking, options=options)
         history = read_history(args.history) if args.history else None
         return method(args.input, thinking=args.thinking, history=history, options=options)
 

@@ -80,7 +80,8 @@ def test_rates(rate: int) -> None:
     wav = speech(rate)
     loaded = load_audio(encoded(wav, rate, subtype="FLOAT"))
     assert loaded.dtype == np.float32 and loaded.flags.c_contiguous
-    np.testing.assert_array_equal(loaded, resample(wav, rate, 24000))
+    # Other pieces, other matrix products: their last bits depend on the processor.
+    np.testing.assert_allclose(loaded, resample(wav, rate, 24000), rtol=0, atol=1e-6)
 
 
 def test_silence_and_loudness_pass_unchanged() -> None:

@@ -114,7 +114,9 @@ def test_conversation_outgrows_the_context(
         ('{"messages": [{"text": "hi"}]}', "message 0: give a role"),
         ('{"messages": [{"role": "user", "txt": "hi"}]}', "message 0: give a role"),
         ('{"messages": []}', "add what to answer"),
-        ('{"messages": [{"role": "user", "audio": "x.wav"}]}', "x.wav' does not exist; check"),
+        ('{"messages": [{"role": "user", "audio": "x.wav"}]}', "chat does not use its audio"),
+        ('{"messages": [{"role": "user", "text": "hi"}], "voice": "x.wav"}', "has a voice"),
+        ('{"messages": [{"role": "user", "text": "hi"}], "system_prompt": "a"}', "a system prompt"),
         ('{"messages": [{"role": "user", "text": 5}]}', "5 has no words; pass a str"),
         ('{"messages": [{"role": "user", "text": " "}]}', "' ' has no words; pass a str"),
         ('{"messages": [{"role": "robot", "text": "hi"}]}', "must be user or assistant"),
@@ -128,6 +130,13 @@ def test_conversation_files(
     path = tmp_path / "talk.json"
     path.write_text(content)
     mimo_edge("run", "chat", bundle, "--conversation", path).refused(2, says)
+
+
+def test_audio_of_a_conversation(mimo_edge: Run, bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "talk.json"
+    path.write_text('{"messages": [{"role": "user", "audio": "x.wav"}]}')
+    done = mimo_edge("run", "speech-to-text", bundle, "--conversation", path)
+    done.refused(2, "x.wav' does not exist; check")
 
 
 def test_choices_that_exclude_one_another(mimo_edge: Run, bundle: Path, tmp_path: Path) -> None:
