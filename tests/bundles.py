@@ -54,7 +54,7 @@ def hollow(folder: Path, precision: str = "fp32") -> Bundle:
     pieces, files = {}, {}
     for number, piece in enumerate(PIECES, start=1):
         pieces[piece] = PieceSpec(f"{piece}.onnx", "fp32" if piece == "mel" else precision, (), ())
-        for name, content in ((f"{piece}.onnx", b""), (f"{piece}.onnx.data", bytes(100 * number))):
+        for name, content in ((f"{piece}.onnx", b""), (f"{piece}.onnx.data", bytes(1000 * number))):
             (folder / name).write_bytes(content)
             files[name] = hash_file(folder / name)
     write_text(folder / MANIFEST, Manifest(SCHEMA, SPEC, pieces, files, {}, "").to_json())
