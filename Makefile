@@ -4,7 +4,7 @@
 #   make test    linter, types and all tests
 #
 # PYTHON chooses the interpreter. The PyTorch of the plain package index is a CUDA build of some GB
-# on Linux; for the small CPU build point pip at PyTorch's own CPU index (README, "Install").
+# on Linux; for the small CPU build point pip at PyTorch's own CPU index (README, "Two commands").
 
 PYTHON ?= python3
 VENV := .venv

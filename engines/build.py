@@ -17,7 +17,7 @@ from engines.ports import bundle_ports, check_ports
 from engines.profiles import Limits, profiles
 from engines.recipe import Recipe
 from engines.target import Target
-from runtime.bundle import PIECES, Bundle, FileSpec, write_bytes
+from runtime.bundle import PIECES, Bundle, FileSpec
 from runtime.engine import EngineManifest, Identity, folder_of
 from runtime.errors import ResourceError
 
@@ -56,43 +56,54 @@ def build_engines(
     store = EngineStore(folder_of(bundle, identity), identity)
     found = {piece: store.kept(piece) for piece in PIECES}
     _check_disk(store.folder, bundle, [p for p, kept in found.items() if kept is None])
-    # what classic TensorRT measures for one piece, or build, helps the next
-    gpu = "_".join(identity.capabilities)
-    cache_path = store.folder.parent / f"{identity.product}-{identity.version}-{gpu}.timing"
-    cache = cache_path.read_bytes() if cache_path.is_file() else b""
     plans: dict[str, FileSpec] = {}
     seconds: dict[str, float] = {}
     for piece, kept in found.items():
         if kept is not None:
             plans[piece], seconds[piece] = kept
             report(piece, "kept", 1, 1)
-            continue
-
-        def heard(phase: str, done: int, total: int, piece: str = piece) -> None:
-            report(piece, phase, done, total)
-
-        store.begin(piece)
-        report(piece, "parsing", 0, 0)
-        path, spec = bundle.path(piece), bundle.piece(piece)
-        ranges = profiles(bundle, piece, limits)
-        made = build(trt, target, path, ranges, limits.max_seq, heard, cache)
-        check_ports(path.name, "input", bundle_ports(spec.inputs, limits.max_seq), made.inputs)
-        check_ports(path.name, "output", bundle_ports(spec.outputs, limits.max_seq), made.outputs)
-        log = "\n".join(made.log.lines) + "\n"
-        plans[piece] = store.finish(piece, made.plan, log, made.seconds)
-        seconds[piece] = made.seconds
-        if made.timing_cache is not None:
-            cache = made.timing_cache
-            write_bytes(cache_path, cache)
+        else:
+            plans[piece], seconds[piece] = _build_piece(
+                bundle, piece, store, target, trt, limits, report
+            )
     return store.folder, store.seal(plans, seconds)
+
+
+def _build_piece(
+    bundle: Bundle,
+    piece: str,
+    store: EngineStore,
+    target: Target,
+    trt: Any,
+    limits: Limits,
+    report: Report,
+) -> tuple[FileSpec, float]:
+    """Build one plan and put it on disk; it is in memory no longer than this takes."""
+
+    def heard(phase: str, done: int, total: int) -> None:
+        report(piece, phase, done, total)
+
+    store.begin(piece)
+    report(piece, "parsing", 0, 0)
+    path, spec = bundle.path(piece), bundle.piece(piece)
+    ranges = profiles(bundle, piece, limits)
+    made = build(trt, target, path, ranges, limits.max_seq, heard, store.timing_cache())
+    check_ports(path.name, "input", bundle_ports(spec.inputs, limits.max_seq), made.inputs)
+    check_ports(path.name, "output", bundle_ports(spec.outputs, limits.max_seq), made.outputs)
+    log = "\n".join(made.log.lines) + "\n"
+    finished = store.finish(piece, made.plan, log, made.seconds)
+    if made.timing_cache is not None:
+        store.keep_timing_cache(made.timing_cache)
+    return finished, made.seconds
 
 
 def _check_disk(folder: Path, bundle: Bundle, pieces: list[str]) -> None:
     needed = sum(e.engine_bytes for e in estimate(bundle) if e.piece in pieces)
-    free = shutil.disk_usage(folder).free
+    place = next(p for p in (folder, *folder.parents) if p.exists())  # it is made later
+    free = shutil.disk_usage(place).free
     if free < needed:
         raise ResourceError(
-            f"{folder} has {free / 1e9:.1f} GB free, the engines need about {needed / 1e9:.1f} GB. "
+            f"{place} has {free / 1e9:.1f} GB free, the engines need about {needed / 1e9:.1f} GB. "
             "Free some, or export a smaller precision."
         )
 

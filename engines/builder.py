@@ -35,7 +35,7 @@ class StillBuilding(KeyboardInterrupt):
 class Built:
     """A plan, and what is to be checked or kept of its build."""
 
-    plan: bytes
+    plan: Any  # a buffer: TensorRT's own memory, which is not copied
     log: BuildLog
     seconds: float
     inputs: Ports
@@ -166,7 +166,7 @@ def _build(
     if plan is None:
         raise _failure(graph, log, ["no plan came out"])
     learned = bytes(config.get_timing_cache().serialize()) if measures else None
-    return Built(bytes(plan), log, time.monotonic() - start, inputs, outputs, learned)
+    return Built(memoryview(plan), log, time.monotonic() - start, inputs, outputs, learned)
 
 
 def _builder(trt: Any, logger: Any, log: BuildLog) -> Any:

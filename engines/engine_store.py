@@ -2,6 +2,8 @@
 
 <piece>.plan is written under a temporary name and renamed, <piece>.log beside it, and then
 <piece>.json says that the two are finished and for which identity. The next build takes those over.
+
+Beside the engine folders lies timing/, what classic TensorRT measured on a GPU; it is no engine.
 """
 
 import dataclasses
@@ -11,6 +13,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from runtime.bundle import PIECES, FileSpec, hash_file, write_bytes, write_text
 from runtime.engine import MANIFEST, EngineManifest, Identity
@@ -18,12 +21,13 @@ from runtime.errors import MALFORMED, EnvironmentProblem, ResourceError
 
 
 class EngineStore:
-    """One engine folder, for one identity."""
+    """One engine folder, for one identity. It is made when the first piece begins."""
 
     def __init__(self, folder: Path, identity: Identity) -> None:
         self.folder, self._identity, self._key = folder, identity, identity.key
-        with self._typed_errors():
-            folder.mkdir(parents=True, exist_ok=True)
+        gpu = "_".join(identity.capabilities)
+        name = f"{identity.product}-{identity.version}-{gpu}"
+        self._timing = folder.parent / "timing" / name
 
     def kept(self, piece: str) -> tuple[FileSpec, float] | None:
         """A plan that an earlier build of the same identity finished, and its time; or None."""
@@ -40,11 +44,12 @@ class EngineStore:
     def begin(self, piece: str) -> None:
         """What is there of a piece is not of this identity: nothing may take it for whole."""
         with self._typed_errors():
+            self.folder.mkdir(parents=True, exist_ok=True)
             for name in (MANIFEST, f"{piece}.json"):
                 (self.folder / name).unlink(missing_ok=True)
 
-    def finish(self, piece: str, plan: bytes, log: str, seconds: float) -> FileSpec:
-        """Keep a plan."""
+    def finish(self, piece: str, plan: Any, log: str, seconds: float) -> FileSpec:
+        """Keep a plan, which may be anything that has a buffer."""
         path = self._plan(piece)
         with self._typed_errors():
             write_bytes(path, plan)
@@ -63,6 +68,16 @@ class EngineStore:
         with self._typed_errors():
             write_text(self.folder / MANIFEST, manifest.to_json())
         return manifest
+
+    def timing_cache(self) -> bytes:
+        """What classic TensorRT measured for one piece, or build, helps the next; maybe nothing."""
+        return self._timing.read_bytes() if self._timing.is_file() else b""
+
+    def keep_timing_cache(self, content: bytes) -> None:
+        """For the next piece, and the next build."""
+        with self._typed_errors():
+            self._timing.parent.mkdir(exist_ok=True)
+            write_bytes(self._timing, content)
 
     def _plan(self, piece: str) -> Path:
         return self.folder / f"{piece}.plan"

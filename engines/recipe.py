@@ -9,7 +9,7 @@ from runtime.bundle import PIECES, Bundle
 from runtime.errors import InputError
 
 FOLDER = Path(__file__).parent / "recipes"
-EXPORTED = ("fp32", "fp16", "bf16")  # precisions that a bundle can have as it was exported
+PRECISIONS = ("fp32", "fp16", "bf16")  # those that a bundle can be exported in; nothing quantises
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,12 @@ def load(name: str) -> Recipe:
     missing = [piece for piece in PIECES if piece not in precision]
     if missing or raw["name"] != name:
         raise InputError(f"{path} is no recipe: it must name itself and every one of {PIECES}")
+    for piece in PIECES:
+        if precision[piece] not in PRECISIONS:
+            raise InputError(
+                f"{path} wants {piece} in {precision[piece]!r}, which nothing here can build; "
+                f"choose one of {', '.join(PRECISIONS)}"
+            )
     return Recipe(name, precision)
 
 
@@ -41,7 +47,7 @@ def for_bundle(bundle: Bundle, name: str | None) -> Recipe:
     recipe = load(name or bundle.piece("backbone").precision)
     for piece in PIECES:
         wanted, found = recipe.precision[piece], bundle.piece(piece).precision
-        if wanted in EXPORTED and wanted != found:
+        if wanted != found:
             raise InputError(
                 f"recipe {recipe.name} wants {piece} in {wanted}, the bundle has it in {found}. "
                 f"Export the checkpoint with --dtype {wanted}, or choose another recipe."

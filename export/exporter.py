@@ -1,7 +1,8 @@
 """From two checkpoints to a bundle: trace, stream, check, and only then give it its name.
 
-Everything is written into `<bundle>.partial`. It is removed when the export fails, unless the
-caller asked to resume: then finished pieces stay and the next export takes them over.
+Everything is written into `<bundle>.partial` (`export/folders.py`). It is removed when the export
+fails, unless the caller asked to resume: then finished pieces stay and the next export takes them
+over.
 """
 
 import dataclasses
@@ -9,9 +10,8 @@ import errno
 import hashlib
 import importlib.metadata
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +28,11 @@ from export import (
     tokenizer_decoder,
     tokenizer_encoder,
 )
+from export.folders import MARK, check_output, partial_of, take_place
 from export.graph import lay_out_weights, simplify
 from export.piece import Piece, Port, cast
 from export.trace import trace
-from export.weights import WeightWriter, attach, plan_regions
+from export.weights import WeightWriter, attach, check_dtypes, plan_regions
 from mimo_ref.config import AudioTokenizerConfig, LanguageModelConfig
 from mimo_ref.model import AudioTokenizer, LanguageModel
 from mimo_ref.weights import TensorFiles, check_names, read_config, upstream_tensors
@@ -52,7 +53,8 @@ from runtime.text_tokenizer import TextTokenizer, tokenizer_files
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TRACE_BYTES = 1 << 30  # memory that torch and a traced graph take, whatever the weights
-TOOLS = ("mimo-edge", "torch", "onnx", "onnxscript")
+TOOLS = ("mimo-edge", "torch", "onnx", "onnxscript", "onnx-ir")
+CODE = ("export/*.py", "mimo_ref/*.py")  # what makes a piece, beside the tools
 
 # (what is being done, steps done, steps in all); steps are bytes of weights
 Report = Callable[[str, int, int], None]
@@ -60,33 +62,52 @@ Report = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Sources:
-    """The checkpoints of one export, checked against their configs."""
+    """The checkpoints of one export, checked against their configs and against each other."""
 
     language_model: LanguageModelConfig
     audio_tokenizer: AudioTokenizerConfig
     text_tokenizer: TextTokenizer
     text_files: list[Path]
     tensors: list[TensorFiles]
-    fingerprint: str
 
     @classmethod
     def open(cls, checkpoint: Path, audio_tokenizer: Path, text_tokenizer: Path) -> "Sources":
-        """Raises CheckpointError, ConfigError or BundleError for what is not as it must be."""
+        """Raises CheckpointError, ConfigError or BundleError for what is not as it must be, and
+        InputError for folders that do not belong together."""
         lm = read_config(checkpoint, LanguageModelConfig.from_dict)
         audio = read_config(audio_tokenizer, AudioTokenizerConfig.from_dict)
         text = TextTokenizer.from_folder(text_tokenizer)
+        _check_text_fits(lm, checkpoint, text, text_tokenizer)
+        _check_codes_fit(lm, checkpoint, audio, audio_tokenizer)
         tensors = [TensorFiles(checkpoint), TensorFiles(audio_tokenizer)]
         with torch.device("meta"):
             models = LanguageModel(lm, text.special.empty), AudioTokenizer(audio)
-        check_names(tensors[0], tensor_shapes(models[0]))
-        check_names(tensors[1], tensor_shapes(models[1]))
-        digest = hashlib.sha256()
-        for folder in (checkpoint, audio_tokenizer):
-            digest.update((folder / "config.json").read_bytes())
-            for path in sorted(folder.glob("*.safetensors")):
-                digest.update(f"{path.name} {path.stat().st_size}".encode())
-                digest.update(_header(path))
-        return cls(lm, audio, text, tokenizer_files(text_tokenizer), tensors, digest.hexdigest())
+        shapes_of = tensor_shapes(models[0]), tensor_shapes(models[1])
+        for files, shapes in zip(tensors, shapes_of, strict=True):
+            check_names(files, shapes)
+            check_dtypes(files, shapes)
+        return cls(lm, audio, text, tokenizer_files(text_tokenizer), tensors)
+
+    def files(self) -> list[Path]:
+        """Every file that the bundle is made from."""
+        weights = [sorted(set(files.path_of.values())) for files in self.tensors]
+        configs = [files.folder / "config.json" for files in self.tensors]
+        return [*configs, *(path for paths in weights for path in paths), *self.text_files]
+
+    def fingerprint(self, heard: Callable[[int, int], None] = lambda *_: None) -> str:
+        """sha256 over the names and contents of all files that the bundle is made from.
+
+        It reads them all, weights included; `heard` is told how many bytes of how many.
+        """
+        digest, done = hashlib.sha256(), 0
+        paths = self.files()
+        total = sum(path.stat().st_size for path in paths)
+        for path in paths:
+            heard(done, total)
+            spec = hash_file(path)
+            digest.update(f"{path.name} {spec.sha256}\n".encode())
+            done += spec.bytes
+        return digest.hexdigest()
 
     def piece_builders(self, dtype: torch.dtype) -> dict[str, Callable[[], Piece]]:
         """How to build each piece; to be called where tensors are fake."""
@@ -163,16 +184,18 @@ def export_bundle(
     force: bool = False,
     report: Report = lambda *_: None,
 ) -> None:
-    """Write a bundle. Raises InputError, ResourceError; leaves nothing behind on failure."""
+    """Write a bundle. Raises InputError, ResourceError; leaves nothing behind on failure, or with
+    `resume` what the next export can go on with. `force` replaces a bundle that is there."""
     dtype = DTYPES[dtype_name]
-    _check_output(sources, output, force)
-    output = Path(os.path.realpath(output))  # a link stays a link: what it points to is replaced
+    read = [p.parent for path in sources.files() for p in (path, path.resolve())]
+    output = check_output(output, read, force)
     total = sources.weight_bytes(dtype)
     with _partial_folder(output, total, resume) as partial:
         files: dict[str, FileSpec] = {}
         pieces: dict[str, PieceSpec] = {}
         done = 0
-        key = _marker_key(sources, dtype_name)
+        source = sources.fingerprint(lambda *bytes: report("hashing the checkpoints", *bytes))
+        key = json.dumps([source, dtype_name, tool_versions(), _code_digest()])
         for name, build in sources.piece_builders(dtype).items():
             finished = _read_marker(partial, name, key) if resume else None
             if finished is None:
@@ -193,15 +216,11 @@ def export_bundle(
         for path in sources.text_files:
             shutil.copyfile(path, partial / path.name)
             files[path.name] = hash_file(partial / path.name)
-        manifest = Manifest(
-            SCHEMA, sources.model_spec(), pieces, files, tool_versions(), sources.fingerprint
-        )
-        for name in PIECES:
-            _marker(partial, name).unlink(missing_ok=True)
+        manifest = Manifest(SCHEMA, sources.model_spec(), pieces, files, tool_versions(), source)
         write_text(partial / MANIFEST, manifest.to_json())
-        if output.exists():
-            shutil.rmtree(output)
-        os.replace(partial, output)
+        take_place(partial, output)
+        for left in (*(_marker(output, name) for name in PIECES), output / MARK):
+            left.unlink(missing_ok=True)
     report("done", total, total)
 
 
@@ -209,26 +228,61 @@ def tool_versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in TOOLS}
 
 
-def _check_output(sources: Sources, output: Path, force: bool) -> None:
-    """Refuse, before the long work, an output that must not or cannot be replaced."""
-    read = [files.folder for files in sources.tensors] + [p.parent for p in sources.text_files]
-    place = output.resolve()
-    if any(place in (folder, *folder.parents) for folder in map(Path.resolve, read)):
-        raise InputError(f"{output} holds the checkpoint that is exported. Choose another name.")
-    if output.exists() and not output.is_dir():
-        raise InputError(f"{output} is a file, not a folder. Choose another name, or remove it.")
-    if output.exists() and not force and any(output.iterdir()):
-        raise InputError(f"{output} exists. Choose another name, or pass --force to replace it.")
+def _code_digest() -> str:
+    """Over the code that makes a piece."""
+    digest, root = hashlib.sha256(), Path(__file__).parent.parent
+    for path in sorted(path for pattern in CODE for path in root.glob(pattern)):
+        digest.update(f"{path.name} {hash_file(path).sha256}\n".encode())
+    return digest.hexdigest()
+
+
+def _check_text_fits(
+    lm: LanguageModelConfig, checkpoint: Path, text: TextTokenizer, folder: Path
+) -> None:
+    ids = dataclasses.asdict(text.special)
+    # special ids may lie beyond a gap, so the number of ids does not say which is the largest
+    ids["the largest"] = max(text._tokenizer.get_vocab(with_added_tokens=True).values())
+    beyond = {name: number for name, number in ids.items() if number >= lm.vocab_size}
+    if beyond:
+        name, number = next(iter(beyond.items()))
+        raise InputError(
+            f"{folder} is not the text tokenizer of {checkpoint}: its id {number} ({name}) is "
+            f"beyond vocab_size {lm.vocab_size}. Take both from one release."
+        )
+
+
+def _check_codes_fit(
+    lm: LanguageModelConfig, checkpoint: Path, audio: AudioTokenizerConfig, folder: Path
+) -> None:
+    remedy = "Take both from one release."
+    if lm.audio_channels > audio.num_quantizers:
+        raise InputError(
+            f"{folder} has {audio.num_quantizers} codebooks (num_quantizers), {checkpoint} speaks "
+            f"in {lm.audio_channels} (audio_channels). {remedy}"
+        )
+    sizes = audio.codebook_size[: lm.audio_channels]
+    if sizes != lm.speech_zeroemb_idx:  # the empty code is the one after a codebook's last
+        raise InputError(
+            f"{folder} has codebooks of {_joined(sizes)} codes (codebook_size), the empty codes "
+            f"of {checkpoint} are {_joined(lm.speech_zeroemb_idx)} (speech_zeroemb_idx): they must "
+            f"be equal. {remedy}"
+        )
+
+
+def _joined(numbers: Iterable[int]) -> str:
+    return "-".join(map(str, numbers))
 
 
 @contextmanager
 def _partial_folder(output: Path, total: int, resume: bool) -> Iterator[Path]:
-    partial = output.with_name(output.name + ".partial")
+    partial = partial_of(output)
     new = [folder for folder in partial.parents if not folder.exists()]
     if partial.exists() and not resume:
         shutil.rmtree(partial)
     try:
         partial.mkdir(parents=True, exist_ok=True)
+        (partial / MARK).touch()
+        (partial / MANIFEST).unlink(missing_ok=True)  # it looks whole no longer
         _check_disk(partial, total)
         yield partial
     except OSError as error:
@@ -289,17 +343,6 @@ def _marker(folder: Path, name: str) -> Path:
     return folder / f"{name}.finished.json"
 
 
-def _marker_key(sources: Sources, dtype_name: str) -> str:
-    """Everything that a finished piece depends on.
-
-    Weights count by place, size and time of change: to hash them takes as long as to export them.
-    """
-    weights = {path.resolve() for files in sources.tensors for path in files.path_of.values()}
-    stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(weights)]
-    empty = sources.text_tokenizer.special.empty
-    return json.dumps([sources.fingerprint, dtype_name, tool_versions(), empty, stats])
-
-
 def _write_marker(
     folder: Path, name: str, key: str, finished: tuple[PieceSpec, dict[str, FileSpec]]
 ) -> None:
@@ -326,9 +369,3 @@ def _read_marker(folder: Path, name: str, key: str) -> tuple[PieceSpec, dict[str
         for side in ("inputs", "outputs")
     }
     return PieceSpec(piece["file"], piece["precision"], ports["inputs"], ports["outputs"]), files
-
-
-def _header(path: Path) -> bytes:
-    """The header of a safetensors file: names, shapes and places of its tensors."""
-    with path.open("rb") as file:
-        return file.read(int.from_bytes(file.read(8), "little"))

@@ -1,7 +1,5 @@
 """Small, named rewrites of a traced graph that do not need its weights."""
 
-from collections import Counter
-
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 from onnxscript.optimizer import optimize
@@ -58,7 +56,3 @@ def _is_plain_linear(node: ir.Node) -> bool:
     no_bias = len(node.inputs) < 3 or node.inputs[2] is None
     scales = number("alpha", 1.0) == 1.0 and number("beta", 1.0) == 1.0
     return no_bias and scales and number("transB", 0) == 1 and number("transA", 0) == 0
-
-
-def operator_counts(model: ir.Model) -> Counter[str]:
-    return Counter(node.op_type for node in model.graph.all_nodes())

@@ -5,7 +5,7 @@ One slice of one tensor is in memory at a time, whatever the size of the model.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from export.piece import Piece
+from mimo_ref.errors import CheckpointError
 from mimo_ref.weights import TensorFiles
 from runtime.bundle import FileSpec
 
@@ -90,6 +91,17 @@ class WeightWriter:
             stop = start + rows
             part = tensor[:, start:stop].T if region.transposed else tensor[start:stop]
             yield part.to(region.dtype).contiguous().flatten()
+
+
+def check_dtypes(files: TensorFiles, names: Iterable[str]) -> None:
+    """Raises CheckpointError for a tensor whose dtype `map_tensor` does not read."""
+    for name in names:
+        dtype = files.where[name].get_slice(name).get_dtype()
+        if dtype not in STORED_DTYPES:
+            raise CheckpointError(
+                f"{files.path_of[name]}: {name} is {dtype}; weights must be "
+                f"{', '.join(STORED_DTYPES)}. Convert the checkpoint, or take the released one."
+            )
 
 
 def map_tensor(path: Path, name: str) -> Tensor:

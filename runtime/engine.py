@@ -1,6 +1,7 @@
 """engine.json: what an engine folder was built from and for, and whether it fits.
 
-<bundle>/engines/<product>-<version>-<capabilities>/engine.json, <piece>.plan, .log
+<bundle>/engines/<product>-<version>-sm<capabilities>-<recipe>-s<max_seq>-b<max_batch>/
+    engine.json, and <piece>.plan, <piece>.log, <piece>.json of every piece
 """
 
 import dataclasses
@@ -63,7 +64,7 @@ def folder_of(bundle: Bundle, identity: Identity) -> Path:
 
 
 def read(folder: Path) -> EngineManifest:
-    """Read engine.json. Raises EngineError if it is missing or damaged."""
+    """Read engine.json. Raises EngineError if it is missing, damaged, or cannot be read."""
     path = folder / MANIFEST
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
@@ -81,6 +82,9 @@ def read(folder: Path) -> EngineManifest:
         raise EngineError(
             f"{folder} is no finished engine: no {MANIFEST}. {_rebuild(folder)}"
         ) from error
+    except OSError as error:
+        said = f"{path} cannot be read ({error.strerror})"
+        raise EngineError(f"{said}. {_rebuild(folder)}") from error
     except MALFORMED as error:
         raise EngineError(f"{path} is damaged ({error}). {_rebuild(folder)}") from error
 
@@ -115,6 +119,8 @@ def find(bundle: Bundle, wanted: Wanted) -> tuple[Path, EngineManifest]:
     """
     fitting, reasons = [], []
     for folder in sorted((bundle.folder / "engines").glob(f"{wanted.product}-[0-9]*")):
+        if not folder.is_dir():  # earlier versions kept the timing cache of classic TensorRT here
+            continue
         try:
             manifest = read(folder)
             _check_identity(folder, manifest, bundle, wanted)
@@ -165,7 +171,13 @@ def _check_whole(folder: Path, manifest: EngineManifest) -> None:
         path = folder / f"{piece}.plan"
         if not path.is_file():
             raise EngineError(f"{path} is missing. {_rebuild(folder)}")
-        if path.stat().st_size != spec.bytes or hash_file(path) != spec:
+        try:
+            whole = path.stat().st_size == spec.bytes and hash_file(path) == spec
+        except OSError as error:
+            raise EngineError(
+                f"{path} cannot be read ({error.strerror}). {_rebuild(folder)}"
+            ) from error
+        if not whole:
             raise EngineError(f"{path} is truncated or altered. {_rebuild(folder)}")
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from runtime import codec
 from runtime.backends import BACKENDS, open_backend
 from runtime.bundle import Bundle
+from runtime.errors import InputError
 from runtime.loop import Loop, Request
 from runtime.presets import Sampling
 
@@ -23,7 +24,8 @@ SPEECH_SECONDS = 4
 
 @dataclass(frozen=True)
 class Stage:
-    """Medians of one stage; `bound` is weight bytes over the measured read rate of this memory."""
+    """Medians of one stage; `weight_mb` is what it must read of the weights, `bound_ms` that over
+    the measured read rate of this memory."""
 
     stage: str
     median_ms: float
@@ -44,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print. Returns the exit code."""
+    for name, value in (("--runs", args.runs), ("--rows", args.rows)):
+        if value < 1:
+            raise InputError(f"{name} {value} is too small: give 1 or more")
     bundle = Bundle.open(args.bundle, verify=False)
     rate = read_rate()
     with open_backend(args.backend, bundle, args.threads) as backend:
@@ -66,27 +71,28 @@ def run(args: argparse.Namespace) -> int:
             np.full(rows, 0.95, np.float32),
         )
 
-        calls: dict[str, tuple[tuple[str, ...], Callable[[], object]]] = {
-            "mel, 4 s": (("mel",), lambda: backend.mel(wav)),
-            "tokenizer_encoder, 4 s": (("tokenizer_encoder",), lambda: backend.encode(mel)),
+        def read(*pieces: str, positions: int = 0) -> int:
+            return sum(weights_read(bundle, piece, positions) for piece in pieces)
+
+        language = "patch_encoder", "backbone"
+        calls: dict[str, tuple[int, Callable[[], object]]] = {
+            "mel, 4 s": (read("mel"), lambda: backend.mel(wav)),
+            "tokenizer_encoder, 4 s": (read("tokenizer_encoder"), lambda: backend.encode(mel)),
             f"prefill, {PROMPT} patches": (
-                ("patch_encoder", "backbone"),
+                read(*language, positions=PROMPT),
                 lambda: backend.new_rows(1).prefill(0, text, patches),
             ),
-            f"backbone step, {rows} rows": (("backbone",), lambda: states.step(*one)),
+            f"step, {rows} rows": (read(*language, positions=rows), lambda: states.step(*one)),
             f"patch_decoder, {rows} rows": (
-                ("patch_decoder",),
+                read("patch_decoder"),
                 lambda: states.draw_codes(uniforms, *settings),
             ),
             "tokenizer_decoder, 4 s": (
-                ("tokenizer_decoder",),
+                read("tokenizer_decoder"),
                 lambda: backend.decode(codes[None], lengths),
             ),
         }
-        stages = [
-            _measure(name, call, n, sum(_weight_bytes(bundle, p) for p in pieces), rate)
-            for name, (pieces, call) in calls.items()
-        ]
+        stages = [_measure(name, call, n, weights, rate) for name, (weights, call) in calls.items()]
         share = _overhead(backend, n)
         described = backend.describe()
     if args.json:
@@ -128,9 +134,20 @@ def _seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _weight_bytes(bundle: Bundle, piece: str) -> int:
-    spec = bundle.manifest.files.get(bundle.piece(piece).file + ".data")
-    return 0 if spec is None else spec.bytes
+def weights_read(bundle: Bundle, piece: str, positions: int) -> int:
+    """Bytes of weights that one call of a piece must read.
+
+    Of the text embedding that is a row for each position; the patch decoder reads its weights in
+    every one of its sub-steps. Embeddings of codes are small and count whole.
+    """
+    model, spec = bundle.model, bundle.piece(piece)
+    stored = bundle.manifest.files[spec.file + ".data"].bytes
+    if piece == "patch_encoder":
+        row = model.hidden_size * (4 if spec.precision == "fp32" else 2)
+        return max(0, stored - (model.vocab_size - positions) * row)
+    if piece == "patch_decoder":
+        return stored * (model.group_size + max(model.delays))
+    return stored
 
 
 def _overhead(backend, runs: int) -> float:  # type: ignore[no-untyped-def]

@@ -23,7 +23,12 @@ COMMANDS = {
     "score": ("score", "how well a bundle hears and speaks, in word errors"),
     "bench": ("bench", "time the stages of a bundle on this machine"),
 }
-EXTRAS = {"torch": "export", "onnx": "export", "onnxscript": "export", "tensorrt_rtx": "trt"}
+# what the runtime's own dependencies do not bring
+OPTIONAL = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "tensorrt_rtx", "cuda")
+EXPORT = '`pip install "mimo-edge[export]"`'
+INSTALL = {  # command -> how to get what it needs, if it is not EXPORT
+    "build": '`pip install "mimo-edge[trt]"`, or where classic TensorRT is, `pip install onnx`'
+}
 EPILOG = """exit codes: 0 ok, 2 usage or unusable input, 3 something is not installed or not there,
 4 out of memory or disk, 5 parity failed, 6 engine incompatible, 130 interrupted.
 `mimo-edge COMMAND --help` explains a command. Results go to stdout, progress to stderr."""
@@ -70,23 +75,23 @@ def _dispatch(argv: list[str]) -> int:
         command = commands.add_parser(name, help=text, description=text + ".")
         command.formatter_class = argparse.RawDescriptionHelpFormatter
         if name == chosen:
-            module = _load(module_name)
+            module = _load(name, module_name)
             module.add_arguments(command)
     args = parser.parse_args(argv)
     assert module is not None  # argparse has refused anything else
     return module.run(args)
 
 
-def _load(name: str):  # type: ignore[no-untyped-def]
+def _load(command: str, module: str):  # type: ignore[no-untyped-def]
     try:
-        return importlib.import_module(f"scripts.{name}")
+        return importlib.import_module(f"scripts.{module}")
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
-        if package not in EXTRAS:
+        if package not in OPTIONAL:
             raise
         raise EnvironmentProblem(
-            f"this command needs the package {package}. "
-            f'Install it with `pip install "mimo-edge[{EXTRAS[package]}]"`.'
+            f"`mimo-edge {command}` needs the package {package}. "
+            f"Install it with {INSTALL.get(command, EXPORT)}."
         ) from error
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from export.exporter import Sources, export_bundle
 from runtime.audio import load_audio, open_sink, write_audio
 from runtime.backend import Floats
-from runtime.errors import ParityError
+from runtime.errors import InputError, ParityError
 from runtime.talk import Result, Talk
 from runtime.tasks import MimoAudio, Options
 from scripts.make_checkpoint import AUDIO_TOKENIZER, LANGUAGE_MODEL
@@ -27,10 +27,12 @@ NANO, UTTERANCES, CLIP = (
     ASSETS / "utterances/listen-01.flac",
 )
 LISTENED, READ, ASKED = 3, 2, 2  # how many of the utterances
+BUNDLE = "nano-of-the-demo"  # it is replaced: no name that somebody gives to a bundle of his own
 NEXT = """
 With the released checkpoints the same commands take any speech and any language of the model:
 
-  mimo-edge export MiMo-Audio-7B-Instruct --audio-tokenizer MiMo-Audio-Tokenizer -o bundle
+  mimo-edge export MiMo-Audio-7B-Instruct --dtype fp16 \\
+      --audio-tokenizer MiMo-Audio-Tokenizer -o bundle
   mimo-edge run asr bundle question.wav
   mimo-edge run tts bundle "Hello there." -o hello.wav --stream
   mimo-edge run dialogue bundle question.wav -o answer.wav"""
@@ -43,12 +45,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo. Returns the exit code; raises ParityError if a check fails."""
+    if not ASSETS.is_dir():
+        raise InputError(
+            "nano is in the repository and not in an installed package: run the demo from the "
+            "repository, `make demo`"
+        )
     lm, audio_tokenizer = NANO / LANGUAGE_MODEL, NANO / AUDIO_TOKENIZER
     utterances = UtteranceSet.open(UTTERANCES)
     print("1. export of nano, a toy that knows two hundred words (tracing takes about a minute)")
     with StageProgress() as progress:
         sources = Sources.open(lm, audio_tokenizer, lm)
-        bundle = args.out / "bundle"
+        bundle = args.out / BUNDLE
         export_bundle(sources, bundle, "fp32", force=True, report=progress.report)
     with MimoAudio.open(bundle) as model:
         wav = load_audio(CLIP, rate=model.sampling_rate)

@@ -12,6 +12,11 @@ from dataclasses import asdict, dataclass
 
 from scripts.machine import memory_bytes
 
+# The two packages put their files into one folder, and whatever depends on the runtime brings the
+# CPU's again: first neither, then the one that is wanted, alone.
+ORT_GPU = 'pip uninstall --yes onnxruntime onnxruntime-gpu; pip install "onnxruntime-gpu>=1.26"'
+GPU_SECONDS = 20  # nvidia-smi wakes a sleeping driver, which takes some
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -73,8 +78,7 @@ def _provider(name: str, what: str) -> Finding:
         there = name in onnxruntime.get_available_providers()
     except ImportError:
         there = False
-    remedy = 'pip uninstall onnxruntime; pip install "mimo-edge[gpu]"'
-    return Finding(what, there, name if there else f"no {name}", remedy)
+    return Finding(what, there, name if there else f"no {name}", ORT_GPU)
 
 
 def _package(module: str, what: str, extra: str | None, name: str | None = None) -> Finding:
@@ -95,11 +99,19 @@ def _gpu() -> Finding:
     if tool is None:
         return Finding("GPU", False, "no nvidia-smi", "install NVIDIA's driver if there is a GPU")
     query = "--query-gpu=name,compute_cap,memory.total,driver_version"
-    done = subprocess.run(
-        [tool, query, "--format=csv,noheader"], capture_output=True, text=True, check=False
-    )
+    remedy = "run nvidia-smi by itself; restart, or install NVIDIA's driver again"
+    command = [tool, query, "--format=csv,noheader"]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=GPU_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return Finding("GPU", False, f"nvidia-smi says nothing for {GPU_SECONDS} s", remedy)
+    except OSError as error:
+        return Finding("GPU", False, f"nvidia-smi does not start ({error.strerror})", remedy)
     lines = "; ".join(done.stdout.split("\n")).strip("; ")
-    return Finding("GPU", done.returncode == 0, lines or done.stderr.strip() or "none answers")
+    found = lines or done.stderr.strip() or "none answers"
+    return Finding("GPU", done.returncode == 0, found, remedy)
 
 
 def _memory() -> Finding:

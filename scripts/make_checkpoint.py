@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from export.folders import partial_of, take_place
 from mimo_ref.config import AudioTokenizerConfig, LanguageModelConfig
 from mimo_ref.model import AudioTokenizer, LanguageModel
 from mimo_ref.weights import EMPTY_TOKEN, upstream_tensors
@@ -109,7 +110,7 @@ def _empty_rows(model: Model) -> Mapping[str, int]:
 def _new_folder(out: Path, needed: int, force: bool) -> Iterator[Path]:
     """A folder beside `out` that takes its place at the end of the block, or is removed."""
     _check_replaceable(out, force)
-    partial, old = (out.with_name(out.name + end) for end in (".partial", ".old"))
+    partial = partial_of(out)
     with _typed_errors(out, needed):
         out.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(out.parent).free
@@ -121,12 +122,9 @@ def _new_folder(out: Path, needed: int, force: bool) -> Iterator[Path]:
         partial.mkdir()
         try:
             yield partial
-            if out.exists():
-                out.rename(old)
-            partial.rename(out)
+            take_place(partial, out)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

@@ -7,7 +7,8 @@ same utterances and seeds give the same score on the same build, so a quantised 
 
 import argparse
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, astuple
 from pathlib import Path
 
@@ -38,7 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '{"listen": [{"audio", "text"}], "read": [text], "ask": [{"audio", "answer"}]}.'
     )
     parser.add_argument("bundle", metavar="BUNDLE", type=Path)
-    parser.add_argument("--set", metavar="DIR", type=Path, default=UTTERANCES, help="utterances")
+    parser.add_argument(
+        "--set",
+        metavar="DIR",
+        type=Path,
+        help="utterances (default: nano's, assets/utterances of the repository)",
+    )
     parser.add_argument("--backend", choices=BACKENDS, default="ort-cpu")
     parser.add_argument("--threads", metavar="N", type=int)
     parser.add_argument("--stream", action="store_true", help="judge streamed speech")
@@ -58,8 +64,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Judge and print. Returns the exit code; raises ParityError if it is worse than `against`."""
-    utterances = UtteranceSet.open(args.set)
+    utterances = UtteranceSet.open(_default_set() if args.set is None else args.set)
     own = None if args.against is None else read_score(args.against)
+    if own is not None:
+        check_same_set(own, {task: errors.words for task, errors in utterances.said().items()})
+    if args.record is not None:
+        _check_writable(args.record)
     count = len(utterances.listen) + len(utterances.read) + len(utterances.ask)
     verdicts: list[Verdict] = []
     with (
@@ -83,16 +93,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def losses(score: Score, own: Score) -> list[str]:
-    """What of a score is worse than the model's own by more than is allowed, in words."""
-    found = []
+def check_same_set(own: Score, words: Mapping[str, int]) -> None:
+    """Raises InputError unless the recorded score is of as many words in each of its tasks."""
     for task, before in own.items():
-        now = score.get(task)
-        if now is None or now.words != before.words:
+        if words.get(task, 0) != before.words:
             raise InputError(
                 f"the recorded score is of another set of utterances: {before.words} words in "
-                f"{task!r}, here {now.words if now else 0}. Record it again with --record."
+                f"{task!r}, here {words.get(task, 0)}. Record it again with --record."
             )
+
+
+def losses(score: Score, own: Score) -> list[str]:
+    """What of a score is worse than the model's own by more than is allowed, in words."""
+    check_same_set(own, {task: errors.words for task, errors in score.items()})
+    found = []
+    for task, before in own.items():
+        now = score[task]
         allowed = speech_edits(before.edits, before.words)
         if now.edits > allowed:
             found.append(
@@ -144,3 +160,19 @@ def read_score(path: Path) -> Score:
         return score
     except MALFORMED as error:
         raise InputError(f"{path} is not a score: {error}. Write one with --record.") from error
+
+
+def _default_set() -> Path:
+    if not UTTERANCES.is_dir():
+        raise InputError(
+            "nano's utterances are in the repository and not in an installed package: run from "
+            "the repository, or give --set"
+        )
+    return UTTERANCES
+
+
+def _check_writable(path: Path) -> None:
+    """Raises InputError now for a file that could not be written after the long work."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"--record {path} cannot be written. Choose another file.")

@@ -65,6 +65,19 @@ class UtteranceSet:
             raise InputError(f"{path} holds no utterance: give at least one")
         return found
 
+    def said(self) -> dict[str, WordErrors]:
+        """Task -> the words that there are to hear, as if none had been heard."""
+        texts = {
+            "listen": [utterance.text for utterance in self.listen],
+            "read": self.read,
+            "ask": [utterance.text for utterance in self.ask],
+        }
+        counts = {task: WordErrors() for task, wanted in texts.items() if wanted}
+        for task, errors in counts.items():
+            for text in texts[task]:
+                errors.add("", text)
+        return counts
+
 
 @dataclass(frozen=True)
 class Verdict:

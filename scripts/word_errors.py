@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+APOSTROPHES = "'\u2019"  # typed and typeset: what they join is one word
+
 
 @dataclass
 class WordErrors:
@@ -42,7 +44,7 @@ def words(text: str) -> list[str]:
     spaced = []
     for char in unicodedata.normalize("NFKC", text).lower():
         if not char.isalnum():
-            spaced.append("" if char == "'" else " ")
+            spaced.append("" if char in APOSTROPHES else " ")
         elif unicodedata.east_asian_width(char) in "WF":
             spaced.append(f" {char} ")
         else:

@@ -1,4 +1,4 @@
-"""Bundles exported from a golden folder or from nano, kept between test runs.
+"""Bundles exported from a golden folder or from nano, kept between test runs; and a hollow one.
 
 Tracing takes about a minute, so a bundle is kept in build/test-bundles under a hash of everything
 that it depends on: the models, and the code of the exporter and of the reference.
@@ -8,7 +8,17 @@ import hashlib
 from pathlib import Path
 
 from export.exporter import Sources, export_bundle, tool_versions
-from runtime.bundle import MANIFEST
+from runtime.bundle import (
+    MANIFEST,
+    PIECES,
+    SCHEMA,
+    Bundle,
+    Manifest,
+    ModelSpec,
+    PieceSpec,
+    hash_file,
+    write_text,
+)
 from tests.golden import Golden
 
 ROOT = Path(__file__).parent.parent
@@ -16,6 +26,39 @@ CODE = ("mimo_ref/*.py", "export/*.py", "runtime/bundle.py")
 
 
 NANO = ROOT / "assets" / "nano"
+SPEC = ModelSpec(
+    group_size=4,
+    n_q=2,
+    code_vocab=(17, 9),
+    empty_codes=(16, 8),
+    delays=(0, 1),
+    hidden_size=8,
+    vocab_size=32,
+    layers=1,
+    kv_heads=1,
+    head_dim=8,
+    context=64,
+    sampling_rate=24000,
+    n_fft=960,
+    hop_length=240,
+    n_mels=128,
+    mel_per_frame=4,
+    samples_per_frame=960,
+    max_audio_seconds=60,
+)
+
+
+def hollow(folder: Path, precision: str = "fp32") -> Bundle:
+    """A bundle that opens and has no ports, whose graphs are empty files: nothing is traced."""
+    folder.mkdir()
+    pieces, files = {}, {}
+    for number, piece in enumerate(PIECES, start=1):
+        pieces[piece] = PieceSpec(f"{piece}.onnx", "fp32" if piece == "mel" else precision, (), ())
+        for name, content in ((f"{piece}.onnx", b""), (f"{piece}.onnx.data", bytes(1000 * number))):
+            (folder / name).write_bytes(content)
+            files[name] = hash_file(folder / name)
+    write_text(folder / MANIFEST, Manifest(SCHEMA, SPEC, pieces, files, {}, "").to_json())
+    return Bundle.open(folder)
 
 
 def exported(golden: Golden, lm: str, dtype: str = "fp32") -> Path:

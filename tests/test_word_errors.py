@@ -25,6 +25,11 @@ def test_edits(heard: str, said: str, wrong: int) -> None:
 
 def test_only_words_count() -> None:
     assert words("The Light, please: it's ON!") == ["the", "light", "please", "its", "on"]
+    assert (
+        words("It\u2019s the child\u2019s.")
+        == words("It's the child's.")
+        == ["its", "the", "childs"]
+    )
     assert words("我爱 ok 你。") == ["我", "爱", "ok", "你"]
     assert words(" …") == []
 

@@ -269,6 +269,8 @@ def test_output_that_must_not_be_replaced(
     words += ("--text-tokenizer", golden.folder / "text_tokenizer", "-o")
     out.mkdir()
     (out / "precious").write_text("")
+    mimo_edge(*words, out, "--force").refused(2, "/out holds precious and is no bundle")
+    (out / "bundle.json").write_text("")
     mimo_edge(*words, out).refused(2, "/out exists", "pass --force")
     file = out / "precious"
     mimo_edge(*words, file, "--force").refused(2, "/out/precious is a file", "Choose another name")

@@ -15,7 +15,9 @@ import torch
 
 from export import exporter
 from export.exporter import Sources
+from export.folders import MARK
 from export.piece import Piece
+from runtime.bundle import MANIFEST
 from tests.cli.conftest import Outcome, process
 from tests.golden import Golden
 
@@ -120,7 +122,7 @@ def test_a_bundle_outlives_the_failure_of_the_next(
     mimo_edge: Run, words: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_pieces: None
 ) -> None:
     """--force takes the old bundle away only when the new one is there."""
-    old = tmp_path / "new" / "bundle" / "old"
+    old = tmp_path / "new" / "bundle" / MANIFEST
     old.parent.mkdir(parents=True)
     old.write_text("")
     interrupt_tracing(monkeypatch, after=1)
@@ -156,14 +158,34 @@ def test_resume(
     assert not [name for name in resumed if "finished" in name]
 
 
+def test_a_finished_export_survives_that_it_cannot_get_its_name(
+    mimo_edge: Run, words: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_pieces: None
+) -> None:
+    """With --resume nothing is traced again; without, nothing stays."""
+    partial = tmp_path / "new" / "bundle.partial"
+    with monkeypatch.context() as patch:
+
+        def busy(new: Path, place: Path) -> None:
+            raise OSError(errno.EBUSY, "Device or resource busy", str(place))
+
+        patch.setattr(exporter, "take_place", busy)
+        mimo_edge(*words).refused(2, "Device or resource busy")
+        assert mimo_edge(*words, "--resume").code == 2
+        assert (partial / MANIFEST).is_file()
+    done = mimo_edge(*words, "--resume")
+    assert done.code == 0 and "kept mel" in done.err and "tracing" not in done.err
+    assert not partial.exists()
+    left = {path.name for path in (tmp_path / "new" / "bundle").iterdir()}
+    assert MANIFEST in left and MARK not in left and not [n for n in left if "finished" in n]
+
+
 STALE = {
     "other precision": lambda checkpoint, mel: ("--dtype", "fp16"),
-    "other weights": lambda checkpoint, mel: [
-        (flip(p), os.utime(p)) for p in checkpoint.glob("*.safetensors")
-    ],
+    "other weights": lambda checkpoint, mel: [flip(p) for p in checkpoint.glob("*.safetensors")],
     "other checkpoint": lambda checkpoint, mel: checkpoint.joinpath("config.json").write_text(
         json.dumps(json.loads((checkpoint / "config.json").read_text()), indent=3)
     ),
+    "other exporter": lambda checkpoint, mel: (),
     "damaged piece": lambda checkpoint, mel: flip(mel.with_name("mel.onnx.data")),
     "missing piece": lambda checkpoint, mel: mel.unlink(),
     "damaged marker": lambda checkpoint, mel: mel.with_name("mel.finished.json").write_text("{}"),
@@ -185,6 +207,8 @@ def test_what_is_not_kept(
     interrupt_tracing(monkeypatch, after=1)
     assert mimo_edge(*words, "--resume").code == 130
     more = STALE[case](checkpoint, tmp_path / "new" / "bundle.partial" / "mel.onnx")
+    if case == "other exporter":
+        monkeypatch.setattr(exporter, "_code_digest", lambda: "of another version")
     done = mimo_edge(*words, "--resume", *(more if case == "other precision" else ()))
     assert done.code == 130, done.err
     assert "tracing mel" in done.err and "kept" not in done.err

@@ -1,0 +1,179 @@
+"""Engine folders: what is found in a bundle, what a build leaves there and keeps in memory.
+
+Nothing is traced and no TensorRT builds: bundles are hollow, plans a few bytes.
+"""
+
+import dataclasses
+import gc
+import weakref
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engines import build as build_module
+from engines import recipe
+from engines.build import build_engines
+from engines.build_log import BuildLog
+from engines.builder import Built
+from engines.profiles import Limits
+from engines.target import Target
+from runtime.bundle import PIECES, Bundle, hash_file
+from runtime.engine import MANIFEST, Identity, Wanted, find, folder_of, read
+from runtime.errors import EngineError, InputError, ResourceError
+from scripts.cli import main
+from tests.bundles import hollow
+
+LIMITS = Limits(max_seq=32)
+CLASSIC = Target("trt", ("8.9",))
+VERSION = "11.4.1.1"
+WANTED = Wanted("trt", VERSION, "8.9")
+
+
+def identity_of(bundle: Bundle, max_seq: int = LIMITS.max_seq) -> Identity:
+    return Identity(
+        bundle=bundle.identity,
+        graphs=dict.fromkeys(PIECES, ""),
+        recipe="fp32",
+        precision=dict.fromkeys(PIECES, "fp32"),
+        product=CLASSIC.product,
+        version=VERSION,
+        capabilities=CLASSIC.capabilities,
+        max_seq=max_seq,
+        max_batch=1,
+        profiles={},
+        flags=(),
+    )
+
+
+class Builds:
+    """Stands in for `engines.builder.build`; `given` is what each build was given as a cache."""
+
+    def __init__(self) -> None:
+        self.given: list[bytes] = []
+        self.plans: list[weakref.ref[np.ndarray]] = []
+
+    def __call__(self, trt: Any, target: Target, graph: Path, *rest: Any) -> Built:
+        gc.collect()
+        assert all(plan() is None for plan in self.plans), "a finished plan is still in memory"
+        self.given.append(rest[-1])
+        plan = np.frombuffer(graph.stem.encode(), np.uint8).copy()
+        self.plans.append(weakref.ref(plan))
+        return Built(memoryview(plan), BuildLog(), 0.0, {}, {}, f"after {graph.stem}".encode())
+
+
+@pytest.fixture
+def builds(monkeypatch: pytest.MonkeyPatch) -> Builds:
+    stand_in = Builds()
+    monkeypatch.setattr(build_module, "build", stand_in)
+    return stand_in
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return hollow(tmp_path / "bundle")
+
+
+def test_classic_engines_are_found(bundle: Bundle, builds: Builds) -> None:
+    """The timing cache lies apart, and that of an earlier version is passed over."""
+    folder, manifest = build_engines(bundle, identity_of(bundle), CLASSIC, None, LIMITS)
+    assert find(bundle, WANTED) == (folder, manifest)
+    (bundle.folder / "engines" / f"trt-{VERSION}-8.9.timing").write_bytes(b"learned")
+    assert find(bundle, WANTED) == (folder, manifest)
+
+
+def test_the_next_build_is_given_what_the_last_one_measured(bundle: Bundle, builds: Builds) -> None:
+    for max_seq in (32, 48):
+        build_engines(bundle, identity_of(bundle, max_seq), CLASSIC, None, LIMITS)
+    learned = [f"after {piece}".encode() for piece in PIECES]
+    assert builds.given == [b"", *learned, *learned[:-1]]
+    assert {p.name for p in (bundle.folder / "engines").iterdir() if "sm89" not in p.name} == {
+        "timing"
+    }
+
+
+def test_one_plan_is_in_memory_at_a_time(bundle: Bundle, builds: Builds) -> None:
+    """`Builds` looks for the earlier ones; what is on disk is what was built."""
+    folder, manifest = build_engines(bundle, identity_of(bundle), CLASSIC, None, LIMITS)
+    for piece in PIECES:
+        assert (folder / f"{piece}.plan").read_bytes() == piece.encode()
+        assert manifest.plans[piece] == hash_file(folder / f"{piece}.plan")
+
+
+@pytest.mark.parametrize("name", [MANIFEST, "backbone.plan"])
+def test_what_cannot_be_read_is_refused(
+    bundle: Bundle, builds: Builds, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    folder, _ = build_engines(bundle, identity_of(bundle), CLASSIC, None, LIMITS)
+    real = Path.open
+
+    def broken(self: Path, *args: Any, **more: Any) -> Any:
+        if self == folder / name:
+            raise OSError(5, "Input/output error", str(self))
+        return real(self, *args, **more)
+
+    monkeypatch.setattr(Path, "open", broken)
+    monkeypatch.setattr(Path, "read_text", lambda self, **kw: broken(self, **kw).read())
+    with pytest.raises(EngineError, match=f"{name} cannot be read.*mimo-edge build"):
+        find(bundle, WANTED)
+
+
+def test_a_file_in_place_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "engine").write_bytes(b"")
+    with pytest.raises(EngineError, match="cannot be read"):
+        read(tmp_path / "engine")
+
+
+def test_a_build_without_disk_leaves_no_folder(
+    bundle: Bundle, builds: Builds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=1))
+    with pytest.raises(ResourceError, match="GB free, the engines need"):
+        build_engines(bundle, identity_of(bundle), CLASSIC, None, LIMITS)
+    assert not folder_of(bundle, identity_of(bundle)).parent.exists()
+
+
+@pytest.mark.parametrize("precision", ["int4", "fp7"])
+def test_a_precision_that_nothing_builds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    text = (recipe.FOLDER / "fp16.toml").read_text(encoding="utf-8")
+    text = text.replace('backbone = "fp16"', f'backbone = "{precision}"')
+    (tmp_path / "fp16.toml").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(recipe, "FOLDER", tmp_path)
+    with pytest.raises(InputError, match=f"backbone in '{precision}'"):
+        recipe.load("fp16")
+
+
+def test_a_recipe_in_another_precision_than_the_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = hollow(tmp_path / "bundle", "fp16")
+    assert recipe.for_bundle(bundle, None).name == "fp16"
+    mixed = recipe.Recipe("mixed", dict(recipe.load("fp16").precision, backbone="int4"))
+    monkeypatch.setattr(recipe, "load", lambda _: mixed)
+    with pytest.raises(InputError, match="wants backbone in int4, the bundle has it in fp16"):
+        recipe.for_bundle(bundle, "mixed")
+
+
+def test_dry_run_loads_nothing(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    """The graphs are no graphs: to load one would fail."""
+    words = ["build", str(bundle.folder), "--target", "ort-cpu"]
+    assert main([*words, "--dry-run"]) == 0
+    assert "builds nothing" in capsys.readouterr().out
+    assert main([*words, "--dry-run", "--json"]) == 0
+    assert '"built": []' in capsys.readouterr().out
+    assert main(words) == 3
+
+
+def test_no_patches_are_refused(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["build", str(bundle.folder), "--target", "trt-rtx:8.9", "--dry-run", "--max-seq", "0"]
+    assert main(words) == 2
+    assert "--max-seq 0: choose 2 to 64" in capsys.readouterr().err
+
+
+def test_identity_names_the_folder(bundle: Bundle) -> None:
+    identity = dataclasses.replace(identity_of(bundle), capabilities=("8.6", "12.0"))
+    assert folder_of(bundle, identity).name == f"trt-{VERSION}-sm86_120-fp32-s32-b1"

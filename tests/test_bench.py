@@ -1,0 +1,29 @@
+"""`mimo-edge bench`: what a stage must read, and numbers of runs that are none."""
+
+from pathlib import Path
+
+import pytest
+
+from scripts.bench import weights_read
+from scripts.cli import main
+from tests.bundles import SPEC, hollow
+
+
+@pytest.mark.parametrize(("precision", "width"), [("fp32", 4), ("fp16", 2), ("bf16", 2)])
+def test_weights_read(tmp_path: Path, precision: str, width: int) -> None:
+    bundle = hollow(tmp_path / "bundle", precision)
+    stored = {p: bundle.manifest.files[f"{p}.onnx.data"].bytes for p in bundle.manifest.pieces}
+    assert weights_read(bundle, "backbone", 3) == stored["backbone"]
+    unread = (SPEC.vocab_size - 3) * SPEC.hidden_size * width
+    assert weights_read(bundle, "patch_encoder", 3) == stored["patch_encoder"] - unread > 0
+    sub_steps = SPEC.group_size + max(SPEC.delays)
+    assert sub_steps > 1
+    assert weights_read(bundle, "patch_decoder", 3) == sub_steps * stored["patch_decoder"]
+
+
+@pytest.mark.parametrize("option", ["--runs", "--rows"])
+def test_nothing_to_measure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert main(["bench", str(tmp_path / "none"), option, "0"]) == 2
+    assert f"{option} 0 is too small: give 1 or more" in capsys.readouterr().err

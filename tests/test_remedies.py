@@ -1,0 +1,124 @@
+"""What is missing on a machine is said with a way to get it that works."""
+
+import importlib
+import re
+import subprocess
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from runtime.errors import InputError
+from scripts import cli, demo, doctor
+from scripts.doctor import Finding
+from tests.test_imports import files, imports
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+PACKAGES = {"tensorrt_rtx": "tensorrt-rtx", "onnx_ir": "onnx-ir", "cuda": "cuda-python"}
+
+
+def distributions(extra: str) -> set[str]:
+    return {re.split(r"[^\w-]", line)[0] for line in EXTRAS[extra]}
+
+
+@pytest.mark.parametrize(
+    ("command", "package", "extra"),
+    [
+        ("build", "onnx", "trt"),
+        ("export", "onnx", "export"),
+        ("export", "onnx_ir", "export"),
+        ("export", "safetensors", "export"),
+        ("demo", "torch", "export"),
+        ("make-checkpoint", "torch", "export"),
+    ],
+)
+def test_a_missing_package(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    package: str,
+    extra: str,
+) -> None:
+    """The extra that is named has the package."""
+
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=f"{package}.part")
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    assert cli.main([command]) == 3
+    said = capsys.readouterr().err
+    assert f"`mimo-edge {command}` needs the package {package}" in said
+    assert f'"mimo-edge[{extra}]"' in said
+    assert PACKAGES.get(package, package) in distributions(extra)
+
+
+@pytest.mark.parametrize(("room", "extra"), [("export", "export"), ("engines", "trt")])
+def test_an_extra_has_what_its_room_imports(room: str, extra: str) -> None:
+    """Directly: what comes along with another package may go with it."""
+    named = {name.split(".")[0] for path in files(room) for _, name in imports(path)}
+    wanted = {PACKAGES.get(name, name) for name in named & set(cli.OPTIONAL)}
+    assert wanted <= distributions(extra)
+
+
+def test_onnxruntime_for_the_gpu_comes_alone() -> None:
+    """Both packages write into one folder; every extra of ours brings the CPU's with it."""
+    uninstall, install = doctor.ORT_GPU.split("; ")
+    assert {"onnxruntime", "onnxruntime-gpu"} <= set(uninstall.split()) and "mimo" not in install
+    assert not [extra for extra in EXTRAS if "onnxruntime-gpu" in distributions(extra)]
+
+
+def gpu(monkeypatch: pytest.MonkeyPatch, run: Callable[..., Any]) -> Finding:
+    monkeypatch.setattr(doctor.shutil, "which", lambda _: "nvidia-smi")
+    monkeypatch.setattr(doctor.subprocess, "run", run)
+    return doctor._gpu()
+
+
+def test_nvidia_smi(monkeypatch: pytest.MonkeyPatch) -> None:
+    def says(code: int, out: str = "", err: str = "") -> Callable[..., Any]:
+        return lambda *_, **__: SimpleNamespace(returncode=code, stdout=out, stderr=err)
+
+    def hangs(command: object, timeout: float, **_: object) -> None:
+        raise subprocess.TimeoutExpired(str(command), timeout)
+
+    def breaks(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    found = gpu(monkeypatch, says(0, "RTX 4090, 8.9\n"))
+    assert found.works and found.found == "RTX 4090, 8.9"
+    for run, part in (
+        (says(9, err="couldn't communicate with the NVIDIA driver"), "communicate"),
+        (says(9), "none answers"),
+        (hangs, "says nothing"),
+        (breaks, "Permission denied"),
+    ):
+        found = gpu(monkeypatch, run)
+        assert not found.works and part in found.found and "driver" in found.remedy
+
+
+def test_an_installed_package_has_no_nano(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "ASSETS", tmp_path / "assets")
+    with pytest.raises(InputError, match="run the demo from the repository"):
+        demo.run(SimpleNamespace(out=tmp_path / "out"))  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_demo_replaces_no_bundle_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where `--out` is the folder with the user's own."""
+    written: list[Path] = []
+
+    def export(sources: object, output: Path, *_: object, **__: object) -> None:
+        written.append(output)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "export_bundle", export)
+    with pytest.raises(KeyboardInterrupt):
+        demo.run(SimpleNamespace(out=tmp_path))  # type: ignore[arg-type]
+    assert written == [tmp_path / demo.BUNDLE] and demo.BUNDLE not in ("bundle", "nano")
+    assert "--dtype fp16" in demo.NEXT, "the 7B does not fit many machines in float32"
