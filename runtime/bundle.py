@@ -134,10 +134,13 @@ def _piece(raw: Mapping[str, Any]) -> PieceSpec:
 
 
 class Bundle:
-    """An opened bundle. `open` refuses a folder that is not exactly what its manifest says."""
+    """An opened bundle. `open` refuses a folder that is not exactly what its manifest says.
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self.folder, self.manifest = folder, manifest
+    `verify` says whether what lies in it is hashed before it is used: files, and engines too.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, verify: bool = True) -> None:
+        self.folder, self.manifest, self.verify = folder, manifest, verify
 
     @classmethod
     def open(
@@ -149,7 +152,8 @@ class Bundle:
     ) -> "Bundle":
         """Read and check a bundle.
 
-        `verify` hashes every file (about a second per GB); sizes are checked in any case.
+        `verify` hashes every file (about a second per GB), and later the engines that a backend
+        takes from it; sizes are checked in any case.
         `progress` is called with (bytes hashed, bytes in all). Raises BundleError.
         """
         folder = Path(folder)
@@ -167,7 +171,7 @@ class Bundle:
             raise BundleError(
                 f"{path} is damaged ({type(error).__name__}: {error}). Export the bundle again."
             ) from error
-        bundle = cls(folder, manifest)
+        bundle = cls(folder, manifest, verify)
         missing = [name for name in PIECES if name not in manifest.pieces]
         if missing:
             raise BundleError(f"{folder} lacks the pieces {', '.join(missing)}. Export it again.")

@@ -152,7 +152,7 @@ def _common(parser: argparse.ArgumentParser, speaks: bool) -> None:
     how = parser.add_argument_group("how it runs")
     how.add_argument("--backend", choices=BACKENDS, default="ort-cpu", help="default: ort-cpu")
     how.add_argument("--threads", metavar="N", type=int, help="CPU threads (default: all cores)")
-    how.add_argument("--no-verify", action="store_true", help="skip hashing the bundle's files")
+    how.add_argument("--no-verify", action="store_true", help="skip hashing files and engines")
     how.add_argument("--json", action="store_true", help="one JSON object with text and timings")
     how.add_argument("--stream", action="store_true", help="put out text and sound as they come")
     how.add_argument(

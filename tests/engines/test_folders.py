@@ -120,6 +120,19 @@ def test_what_cannot_be_read_is_refused(
         find(bundle, WANTED)
 
 
+def test_hashes_are_skipped_on_demand(bundle: Bundle, builds: Builds) -> None:
+    """An altered plan of the same size is refused; a bundle opened without hashing takes it."""
+    found = build_engines(bundle, identity_of(bundle), CLASSIC, None, LIMITS)
+    (found[0] / "backbone.plan").write_bytes(b"BACKBONE")
+    with pytest.raises(EngineError, match=r"backbone\.plan is truncated or altered"):
+        find(bundle, WANTED)
+    trusted = Bundle(bundle.folder, bundle.manifest, verify=False)
+    assert find(trusted, WANTED) == found
+    (found[0] / "backbone.plan").write_bytes(b"cut")
+    with pytest.raises(EngineError, match=r"backbone\.plan is truncated or altered"):
+        find(trusted, WANTED)
+
+
 def test_a_file_in_place_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "engine").write_bytes(b"")
     with pytest.raises(EngineError, match="cannot be read"):
