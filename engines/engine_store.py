@@ -7,7 +7,6 @@ Beside the engine folders lies timing/, what classic TensorRT measured on a GPU;
 """
 
 import dataclasses
-import errno
 import hashlib
 import json
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from typing import Any
 
 from runtime.bundle import PIECES, FileSpec, hash_file, write_bytes, write_text
 from runtime.engine import MANIFEST, EngineManifest, Identity
-from runtime.errors import MALFORMED, EnvironmentProblem, ResourceError
+from runtime.errors import DISK_FULL, MALFORMED, EnvironmentProblem, ResourceError
 
 
 class EngineStore:
@@ -87,7 +86,7 @@ class EngineStore:
         try:
             yield
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in DISK_FULL:
                 raise ResourceError(
                     f"the disk of {self.folder} is full. Free some and build again: finished "
                     "pieces are kept."

@@ -6,7 +6,6 @@ over.
 """
 
 import dataclasses
-import errno
 import hashlib
 import importlib.metadata
 import json
@@ -48,7 +47,7 @@ from runtime.bundle import (
     hash_file,
     write_text,
 )
-from runtime.errors import MALFORMED, InputError, ResourceError
+from runtime.errors import DISK_FULL, MALFORMED, InputError, ResourceError
 from runtime.text_tokenizer import TextTokenizer, tokenizer_files
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -286,7 +285,7 @@ def _partial_folder(output: Path, total: int, resume: bool) -> Iterator[Path]:
         _check_disk(partial, total)
         yield partial
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in DISK_FULL:
             raise ResourceError(
                 f"the disk of {output} is full. Free {total / 1e9:.1f} GB, or write elsewhere."
             ) from error

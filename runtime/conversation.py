@@ -10,7 +10,6 @@ A conversation file is JSON:
 `system_prompt` and `voice` may be left out; paths are relative to the file.
 """
 
-import errno
 import io
 import json
 import zlib
@@ -21,7 +20,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from runtime.bundle import write_bytes
-from runtime.errors import MALFORMED, InputError, ResourceError
+from runtime.errors import DISK_FULL, MALFORMED, InputError, ResourceError
 from runtime.segments import Grid
 from runtime.tasks import Message
 
@@ -85,7 +84,7 @@ def write_history(path: str | Path, grid: Grid) -> None:
     try:
         write_bytes(path, content.getvalue())
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in DISK_FULL:
             raise ResourceError(
                 f"{path} cannot be written: the disk is full. The file is as it was."
             ) from error

@@ -134,9 +134,8 @@ def find(bundle: Bundle, wanted: Wanted) -> tuple[Path, EngineManifest]:
 
     for folder, manifest in sorted(fitting, key=limits, reverse=True):
         try:
-            _check_whole(
-                folder, manifest, bundle.verify
-            )  # reads the plans: only of those that will be used
+            # reads the plans: only of those that will be used
+            _check_whole(folder, manifest, bundle.verify)
             return folder, manifest
         except EngineError as error:
             reasons.append(str(error))

@@ -3,6 +3,8 @@
 Leaves also subclass the builtin a caller would expect; `exit_code` is for the command line.
 """
 
+import errno
+
 
 class MimoError(Exception):
     """Base of every error raised on purpose."""
@@ -56,5 +58,7 @@ class EngineError(MimoError, RuntimeError):
     exit_code = 6
 
 
+# of an OSError: no space, or none left to this user
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # what reading a JSON file can raise that is not what it should be
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)

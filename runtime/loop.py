@@ -90,11 +90,6 @@ class Loop:
         self._tickets = 0
 
     @property
-    def _built_short(self) -> bool:
-        """Whether the backend holds less than the model can."""
-        return self._states.capacity < self._model.context
-
-    @property
     def free(self) -> int:
         """Rows that can still join."""
         return self._rows.count(None)
@@ -110,10 +105,11 @@ class Loop:
         text_ids, codes = split_grid(request.prompt, self._model.group_size)
         room = self._states.capacity - len(text_ids)
         if room < 1:
+            built_short = self._states.capacity < self._model.context
             raise ContextError(
                 f"the prompt has {len(text_ids)} patches and the context {self._states.capacity}. "
                 "Shorten the prompt or the audio in it, drop old turns"
-                f"{', or build engines with a larger --max-seq' if self._built_short else ''}."
+                f"{', or build engines with a larger --max-seq' if built_short else ''}."
             )
         self._read()  # it moves the states of all rows, and would move those of the new one
         slot = self._rows.index(None)

@@ -19,13 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from runtime.backend import Floats, Ints
 from runtime.bundle import Bundle, PieceSpec
-from runtime.errors import (
-    ContextError,
-    EnvironmentProblem,
-    InputError,
-    MimoError,
-    ResourceError,
-)
+from runtime.errors import ContextError, EnvironmentProblem, InputError, ResourceError
 
 FIRST_CAPACITY = 256  # positions
 PREFILL_CHUNK = 512  # positions at a time: bounds the mask and the attention scores
@@ -306,9 +300,7 @@ def _telling(doing: str) -> Iterator[None]:
     """ONNX Runtime's own kinds of error as ours."""
     try:
         yield
-    except MimoError:
-        raise
-    except Exception as error:
+    except Exception as error:  # the binding raises its own kinds
         if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
             raise ResourceError(
                 f"not enough memory to {doing} ({error}). Use a smaller precision, shorter audio "

@@ -1,7 +1,6 @@
 """The command line `mimo-edge`. Commands are imported when asked for: `run` needs no torch."""
 
 import argparse
-import errno
 import importlib
 import io
 import os
@@ -9,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from mimo_ref.errors import CheckpointError, ConfigError
-from runtime.errors import EnvironmentProblem, MimoError
+from runtime.errors import DISK_FULL, EnvironmentProblem, MimoError
 
 # name -> (module, what it does); the order is the order of use
 COMMANDS = {
@@ -56,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         _drop_output()
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in DISK_FULL:
             return _fail(f"{error}. Free some disk space, or write elsewhere.", 4)
         return _fail(f"{error}. Check the path and its permissions.", 2)
 

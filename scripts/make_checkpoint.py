@@ -4,7 +4,6 @@ For trying the pipeline without the real weights, at their size or at that of a 
 """
 
 import argparse
-import errno
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ from export.folders import partial_of, take_place
 from mimo_ref.config import AudioTokenizerConfig, LanguageModelConfig
 from mimo_ref.model import AudioTokenizer, LanguageModel
 from mimo_ref.weights import EMPTY_TOKEN, upstream_tensors
-from runtime.errors import InputError, ResourceError
+from runtime.errors import DISK_FULL, InputError, ResourceError
 from scripts.checkpoint_presets import PRESETS, Config, Preset
 from scripts.progress import ByteProgress, size
 from scripts.random_weights import RandomWeights
@@ -137,7 +136,7 @@ def _typed_errors(out: Path, needed: int) -> Iterator[None]:
             "Remove it if none is running."
         ) from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in DISK_FULL:
             raise ResourceError(
                 f"the disk of {out} became full; {size(needed)} are needed. Free some, choose a "
                 "folder on another disk, or cut with --layers."

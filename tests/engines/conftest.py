@@ -33,7 +33,7 @@ def bundle_copy(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Cal
         for path in source.iterdir():
             if path.is_file():
                 (folder / path.name).hardlink_to(path)
-        return Bundle.open(folder, verify=False)
+        return Bundle.open(folder)
 
     return copy
 

@@ -59,7 +59,6 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_refused(scratch: tuple[Bundle, Path], case: str) -> None:
     bundle, folder = scratch
-    bundle.verify = True  # as a bundle is opened unless somebody says otherwise
     CASES[case][0](folder)
     cuda = FakeCuda()
     with pytest.raises(EngineError, match=CASES[case][1]) as error:

@@ -119,10 +119,10 @@ def test_answers_share_their_buffers(golden: Golden, open_fake: Open) -> None:
         list(generate(backend, requests[1], golden.empty_id))
         gc.collect()
         for memory in backend._idle:
-            for name in (name for name in memory._address if name.startswith("cache_")):
-                cuda.view(memory._address[name], memory._row_bytes[name]).view(np.float32)[:] = (
-                    np.nan
-                )
+            for name, address in memory._address.items():
+                if name.startswith("cache_"):
+                    left = cuda.view(address, memory._row_bytes[name])
+                    left.view(np.float32)[:] = np.nan
         held, graphs = backend.device.allocated, len(cuda.executables)
         cuda.calls.clear()
         list(generate(backend, requests[1], golden.empty_id))
