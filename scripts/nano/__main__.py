@@ -88,7 +88,12 @@ def run_stage(stage: str, options: argparse.Namespace, minutes: float | None) ->
     elif stage == "codes":
         encode_clips(work, tokenizer, options.threads)
     elif stage == "language-model":
-        lm_run = LanguageModelRun(options.lm_steps, seed=options.seed, bfloat16=options.bfloat16)
+        lm_run = LanguageModelRun(
+            options.lm_steps,
+            seed=options.seed,
+            bfloat16=options.bfloat16,
+            compiled=options.compile,
+        )
         codes = encode_clips(work, tokenizer, options.threads)
         return train_language_model(work, tokenizer, codes, lm_run, minutes)
     elif stage == "decoder":
@@ -145,6 +150,11 @@ def _parser() -> argparse.ArgumentParser:
         "--bfloat16",
         action="store_true",
         help="multiply matrices of the language model in bfloat16: faster on processors that can",
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the layers of the language model first: faster steps; needs a C++ compiler",
     )
     parser.add_argument("--seed", type=int, default=1)
     sizes = parser.add_argument_group("sizes")

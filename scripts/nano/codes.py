@@ -20,6 +20,7 @@ from scripts.nano.data import Clip, read_clips, read_shard, shards, to_float
 from scripts.progress import StageProgress
 
 Codes = NDArray[np.int64]  # [K, T]
+FRAME_SECONDS = 0.04
 _AGAIN = 3  # so many-th of its own clips; a reconstruction takes three times as long as the codes
 
 

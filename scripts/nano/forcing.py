@@ -17,8 +17,9 @@ from mimo_ref.patch_encoder import PatchEncoder
 from mimo_ref.qwen2 import Qwen2
 
 
-def states(model: LanguageModel, grid: Tensor) -> Tensor:
-    """Grid [B, 1 + K, P * G] -> backbone states [B, P, D]; the state at p speaks of p + 1."""
+def states(model: LanguageModel, grid: Tensor) -> list[Tensor]:
+    """Grid [B, 1 + K, P * G] -> the states [B, P, D] after each layer of the backbone, the last
+    after its norm too; the states at p speak of p + 1."""
     x = _patches(model.patch_encoder, *model.split_grid(grid))
     return _causal(model.backbone.model, model.config.backbone, x)
 
@@ -36,7 +37,7 @@ def code_scores(decoder: PatchDecoder, hidden: Tensor, codes: Tensor) -> list[Te
         draws = schedule.draws(sub_step)
         inputs.append(torch.stack([embedded[k][:, g] for k, g in draws]).sum(0))
     x = torch.stack(inputs, dim=1)  # [M, sub_steps, D]
-    x = _causal(decoder.local_transformer, decoder.config.patch_decoder, x)
+    x = _causal(decoder.local_transformer, decoder.config.patch_decoder, x)[-1]
     group = schedule.group_size
     return [
         head(x[:, delay : delay + group])
@@ -61,12 +62,18 @@ def _patches(encoder: PatchEncoder, text_ids: Tensor, codes: Tensor) -> Tensor:
     return x.masked_scatter(is_speech[..., None], speech)
 
 
-def _causal(stack: Qwen2, shape: Qwen2Config, x: Tensor) -> Tensor:
-    """A stack over x [B, T, D], every position seeing itself and what is before it."""
+def _causal(stack: Qwen2, shape: Qwen2Config, x: Tensor) -> list[Tensor]:
+    """A stack over x [B, T, D], every position seeing itself and what is before it: the states
+    after each layer, the last after the norm too."""
     steps = torch.arange(x.shape[1])
     cos, sin = rotary.tables(steps[None], shape.head_dim, shape.rope_theta, x.dtype)
+    rotate = partial(rotary.rotate, cos=cos, sin=sin)
     attend = partial(_attend, visible=_and_before(x.shape[1]))
-    return stack(x, partial(rotary.rotate, cos=cos, sin=sin), attend)
+    found = []
+    for layer in stack.layers:
+        x = layer(x, 0, rotate, attend)  # `_attend` keeps nothing by layer
+        found.append(x)
+    return [*found[:-1], stack.norm(x)]
 
 
 def _and_before(size: int) -> Tensor:

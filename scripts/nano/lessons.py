@@ -1,6 +1,7 @@
 """What the language model learns from: prompts exactly as the runtime builds them, with answers.
 
-A lesson is one grid [1 + K, P * G]; only what comes after its prompt counts in the loss.
+A lesson is one grid [1 + K, P * G]; only what comes after its prompt counts in the loss. What is
+said in it is also known word by word.
 """
 
 import random
@@ -9,28 +10,43 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from runtime.prompts import PromptBuilder
 from runtime.segments import Grid, PromptLayout, pad_codes, streaming_segment, text_segment
 from runtime.text_tokenizer import TextTokenizer
 from scripts.nano import grammar
-from scripts.nano.codes import Coded, Codes
+from scripts.nano.codes import FRAME_SECONDS, Coded, Codes
 from scripts.nano.sizes import CODEBOOKS, NANO
+from scripts.nano.speak import TAIL
+from scripts.nano.timing import WordTiming
 
-TASKS = {"asr": 0.15, "tts": 0.37, "dialogue": 0.4, "speech-to-text": 0.05, "chat": 0.03}
+TASKS = {"asr": 0.17, "tts": 0.45, "dialogue": 0.3, "speech-to-text": 0.05, "chat": 0.03}
 # so much of a task is loose words: sentences are soon known by heart
 _LOOSE_SHARES = {"asr": 0.45, "tts": 0.75}
 LAYOUT = PromptLayout(NANO.language_model["group_size"], len(CODEBOOKS), CODEBOOKS)
 MISHEARD = 0.1  # of the codes of a lesson, at most so many are fed wrong
+SILENT = -1  # in place of the word that sounds in a patch
+
+Words = NDArray[np.int64]  # [P]: the first token of the word that sounds in a patch, or SILENT
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """A text in nano's own voice: its codes, and the second at which each of its words ends."""
+
+    codes: Codes
+    ends: NDArray[np.float64]  # [W]
 
 
 @dataclass(frozen=True, eq=False)
 class Lesson:
-    """A grid [1 + K, P * G] whose patches from `start` on are the answer."""
+    """A grid [1 + K, P * G] whose patches from `start` on are the answer, with its words [P]."""
 
     task: str
     grid: Grid
     start: int
+    words: Words
 
     @property
     def patches(self) -> int:
@@ -48,11 +64,11 @@ class Teacher:
         """Write down what is heard."""
         return self._written("asr", self.prompts.asr(heard, rng=rng), text)
 
-    def tts(self, text: str, spoken: Codes, rng: random.Random) -> Lesson:
+    def tts(self, text: str, spoken: Reading, rng: random.Random) -> Lesson:
         """Read a text aloud."""
         return self._spoken("tts", self.prompts.tts(text, rng=rng), text, spoken)
 
-    def dialogue(self, heard: Codes, answer: str, spoken: Codes) -> Lesson:
+    def dialogue(self, heard: Codes, answer: str, spoken: Reading) -> Lesson:
         """Answer speech with speech."""
         return self._spoken("dialogue", self.prompts.dialogue(heard), answer, spoken)
 
@@ -68,16 +84,30 @@ class Teacher:
         ids = [*self.tokenizer.encode(text), self.tokenizer.special.im_end]
         return self._lesson(task, prompt, text_segment(ids, LAYOUT))
 
-    def _spoken(self, task: str, prompt: Grid, text: str, codes: Codes) -> Lesson:
+    def _spoken(self, task: str, prompt: Grid, text: str, spoken: Reading) -> Lesson:
         """The prompt already ends with the sostm that opens the answer."""
-        padded = pad_codes(codes, LAYOUT.group_size)
-        ids = self.tokenizer.encode(text)
-        answer = streaming_segment(ids, padded, LAYOUT, self.tokenizer.special)
-        return self._lesson(task, prompt, answer[:, LAYOUT.group_size :])
+        group, special = LAYOUT.group_size, self.tokenizer.special
+        padded = pad_codes(spoken.codes, group)
+        answer = streaming_segment(self.tokenizer.encode(text), padded, LAYOUT, special)
+        lesson = self._lesson(task, prompt, answer[:, group:])
+        sounds = np.flatnonzero(lesson.grid[0, ::group] == special.empty)
+        sounds = sounds[sounds >= lesson.start]
+        lesson.words[sounds] = self._words(text, spoken.ends, len(sounds))
+        return lesson
+
+    def _words(self, text: str, ends: NDArray[np.float64], patches: int) -> Words:
+        """The word that sounds in the middle of each of so many patches; none after the last."""
+        firsts = [
+            self.tokenizer.encode(word if at == 0 else f" {word}")[0]
+            for at, word in enumerate(text.split())
+        ]
+        middles = (np.arange(patches) + 0.5) * LAYOUT.group_size * FRAME_SECONDS
+        return np.array([*firsts, SILENT])[np.searchsorted(ends, middles, side="right")]
 
     def _lesson(self, task: str, prompt: Grid, answer: Grid) -> Lesson:
-        start = prompt.shape[1] // LAYOUT.group_size
-        return Lesson(task, np.concatenate([prompt, answer], axis=1), start)
+        grid = np.concatenate([prompt, answer], axis=1)
+        words = np.full(grid.shape[1] // LAYOUT.group_size, SILENT)
+        return Lesson(task, grid, prompt.shape[1] // LAYOUT.group_size, words)
 
 
 @dataclass
@@ -85,12 +115,12 @@ class Library:
     """The clips of one part, by what is said in them."""
 
     heard: dict[str, list[Codes]] = field(default_factory=dict)
-    own: dict[str, list[Codes]] = field(default_factory=dict)
+    own: dict[str, list[Reading]] = field(default_factory=dict)
     answers: dict[str, str] = field(default_factory=dict)  # question -> answer
     loose: set[str] = field(default_factory=set)  # of `own`, what is no sentence
 
     @classmethod
-    def of(cls, coded: Iterable[Coded], part: str) -> "Library":
+    def of(cls, coded: Iterable[Coded], part: str, timing: WordTiming) -> "Library":
         """From the clips of `part`."""
         library = cls()
         for item in coded:
@@ -98,8 +128,11 @@ class Library:
                 continue
             codes = [item.codes] if item.again is None else [item.codes, item.again]
             library.heard.setdefault(item.clip.text, []).extend(codes)
-            if item.clip.own:  # the last frame is mostly padding: nothing to learn to say
-                library.own.setdefault(item.clip.text, []).append(item.codes[:, :-1])
+            if item.clip.own:
+                ends = item.clip.room.lead + timing.ends(item.clip.text, _spoken_seconds(item))
+                # the last frame is mostly padding: nothing to learn to say
+                reading = Reading(item.codes[:, :-1], ends)
+                library.own.setdefault(item.clip.text, []).append(reading)
         known = {text: sentence.answer for text, sentence in grammar.by_text().items()}
         for text in library.heard:
             answer = known.get(text)
@@ -153,19 +186,28 @@ class Lessons:
         return teacher.speech_to_text(heard, answer)
 
 
-def collate(lessons: list[Lesson], padding_id: int) -> tuple[Grid, Grid]:
-    """Grids side by side [B, 1 + K, P * G], and which patches are answers, bool [B, P].
+def word_timing(coded: Iterable[Coded]) -> WordTiming:
+    """How long words last in nano's own voice, from its clips for training."""
+    own = (item for item in coded if item.clip.own and item.clip.part == "train")
+    return WordTiming.fit((item.clip.text, _spoken_seconds(item)) for item in own)
+
+
+def collate(lessons: list[Lesson], padding_id: int) -> tuple[Grid, Grid, Words]:
+    """Grids side by side [B, 1 + K, P * G], which patches are answers, bool [B, P], and the words
+    that sound in them [B, P].
 
     Rows are filled up on the right, where a causal model does not look.
     """
     patches = max(lesson.patches for lesson in lessons)
-    grids, answers = [], []
+    grids, answers, words = [], [], []
     for lesson in lessons:
-        filling = text_segment([padding_id] * (patches - lesson.patches), LAYOUT)
+        missing = patches - lesson.patches
+        filling = text_segment([padding_id] * missing, LAYOUT)
         grids.append(np.concatenate([lesson.grid, filling], axis=1))
         place = np.arange(patches)
         answers.append((place >= lesson.start) & (place < lesson.patches))
-    return np.stack(grids), np.stack(answers)
+        words.append(np.pad(lesson.words, (0, missing), constant_values=SILENT))
+    return np.stack(grids), np.stack(answers), np.stack(words)
 
 
 def misheard(grid: Grid, seed: int) -> Grid:
@@ -180,3 +222,8 @@ def misheard(grid: Grid, seed: int) -> Grid:
     share = rng.uniform(0, MISHEARD, (len(grid), 1, 1))
     wrong = (rng.random(codes.shape) < share) & (codes < sizes)  # beyond lies the empty code
     return np.concatenate([grid[:, :1], np.where(wrong, other, codes)], axis=1)
+
+
+def _spoken_seconds(item: Coded) -> float:
+    """From the first sound of a clip to its last, to about a frame."""
+    return (item.codes.shape[1] - 1) * FRAME_SECONDS - item.clip.room.lead - TAIL

@@ -17,7 +17,7 @@ RATE = 24000
 LEVEL = 0.07  # RMS of speech before its gain, about -23 dB of full scale
 # Espeak's digital silence would be log 1e-7 in a mel and rule every loss; this is -70 dB.
 FLOOR = 10 ** (-70 / 20)
-_TAIL = 0.16  # seconds of silence after the speech
+TAIL = 0.16  # seconds of silence after the speech
 _SILENT = 1e-3
 
 Wav = NDArray[np.float32]  # [N] at RATE
@@ -35,7 +35,7 @@ class Room:
 def speak(text: str, reading: Reading, room: Room = Room(), seed: int = 0) -> Wav:
     """Read `text`. The same arguments give the same sound. Raises if espeak-ng is not there."""
     wav = _trimmed(_espeak(text, reading))
-    wav = np.pad(wav, (round(room.lead * RATE), round(_TAIL * RATE)))
+    wav = np.pad(wav, (round(room.lead * RATE), round(TAIL * RATE)))
     level = LEVEL * 10 ** (room.gain_db / 20)
     speech = wav * (level / max(float(np.sqrt(np.mean(wav**2))), 1e-6))
     strength = FLOOR if room.snr_db is None else max(FLOOR, level * 10 ** (-room.snr_db / 20))

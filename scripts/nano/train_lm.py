@@ -11,11 +11,21 @@ from torch import Tensor, nn
 
 from mimo_ref.config import LanguageModelConfig
 from mimo_ref.model import LanguageModel
+from mimo_ref.qwen2 import Layer
 from mimo_ref.weights import EMPTY_TOKEN
 from scripts.nano import forcing
 from scripts.nano.codes import fingerprint, read_codes
 from scripts.nano.journal import Journal, rate
-from scripts.nano.lessons import Lesson, Lessons, Library, Teacher, collate, misheard
+from scripts.nano.lessons import (
+    SILENT,
+    Lesson,
+    Lessons,
+    Library,
+    Teacher,
+    collate,
+    misheard,
+    word_timing,
+)
 from scripts.nano.listen import transcribe
 from scripts.nano.sizes import CODE_WEIGHTS, NANO, SPECIALS, TEXT_WEIGHT
 from scripts.nano.text_tokenizer import write_tokenizer
@@ -23,6 +33,10 @@ from scripts.word_errors import WordErrors
 
 _TOTAL_WEIGHT = TEXT_WEIGHT + sum(CODE_WEIGHTS)
 _EMPTY_SHARE = 0.1  # of a word's weight: that speech goes on is soon learned, and said so often
+# Naming the word that it is about to say is not upstream's: it is what reading aloud is long in
+# learning from the codes alone.
+_WORD_WEIGHT = 20.0
+_WORD_LAYER = 3  # of the backbone; those after it make a sound of the word
 
 # A batch is some hundred patches: squares of gradients want a memory of a thousand such steps.
 _BETAS = (0.9, 0.998)
@@ -40,6 +54,7 @@ class LanguageModelRun:
     judge_every: int = 1000
     judged: int = 80  # held-out sentences
     bfloat16: bool = False  # products of matrices; weights and sums stay float32
+    compiled: bool = False  # by torch.compile, which needs a C++ compiler
 
 
 def new_model() -> LanguageModel:
@@ -58,14 +73,25 @@ def new_model() -> LanguageModel:
 
 
 class LanguageModelTraining:
-    """Model and optimiser."""
+    """Model and optimiser.
+
+    `namer` names the word that is about to sound from a state within the backbone. It is there to
+    teach where in a text the voice is, and no part of what is saved.
+    """
 
     def __init__(self, run: LanguageModelRun) -> None:
         torch.manual_seed(run.seed)
         self.run = run
         self.model = new_model()
-        matrices = [p for p in self.model.parameters() if p.ndim > 1]
-        others = [p for p in self.model.parameters() if p.ndim == 1]
+        if run.compiled:
+            for module in self.model.modules():
+                if isinstance(module, Layer):
+                    module.compile(dynamic=True)
+        config = self.model.config
+        self.namer = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        learned = [*self.model.parameters(), *self.namer.parameters()]
+        matrices = [p for p in learned if p.ndim > 1]
+        others = [p for p in learned if p.ndim == 1]
         groups: list[dict[str, Any]] = [
             {"params": matrices},
             {"params": others, "weight_decay": 0.0},
@@ -78,10 +104,11 @@ class LanguageModelTraining:
 
     def losses(self, lessons: list[Lesson]) -> tuple[Tensor, dict[str, Tensor]]:
         """Upstream's weighted cross-entropies, and each by itself."""
-        grid, answers = collate(lessons, SPECIALS["<|endoftext|>"])
+        grid, answers, words = collate(lessons, SPECIALS["<|endoftext|>"])
         fed = misheard(grid, self.run.seed * 1_000_003 + self.done)
+        tensors = map(torch.from_numpy, (grid, answers, fed, words))
         with torch.autocast("cpu", torch.bfloat16, enabled=self.run.bfloat16):
-            return lesson_losses(self.model, *map(torch.from_numpy, (grid, answers, fed)))
+            return lesson_losses(self.model, *tensors, self.namer)
 
     def step(self, lessons: list[Lesson]) -> dict[str, float]:
         """Learn from a batch."""
@@ -99,6 +126,7 @@ class LanguageModelTraining:
         """All that a later session needs."""
         return {
             "model": self.model.state_dict(),
+            "namer": self.namer.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "done": self.done,
             "best": self.best,
@@ -107,23 +135,31 @@ class LanguageModelTraining:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
         self.model.load_state_dict(state["model"])
+        self.namer.load_state_dict(state["namer"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.done, self.best = state["done"], state["best"]
 
 
 def lesson_losses(
-    model: LanguageModel, grid: Tensor, answers: Tensor, fed: Tensor | None = None
+    model: LanguageModel,
+    grid: Tensor,
+    answers: Tensor,
+    fed: Tensor | None = None,
+    words: Tensor | None = None,
+    namer: nn.Linear | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Grid [B, 1 + K, P * G], answers bool [B, P] -> the loss, and its parts.
 
-    `fed` is what the backbone is given in place of `grid`, the same but for some codes.
+    `fed` is what the backbone is given in place of `grid`, the same but for some codes. With the
+    words that sound in each patch, int64 [B, P], `namer` learns to foretell them.
     `text` and `codes` are the unweighted means that a reader can compare; a batch in which nobody
     speaks has no part `codes`.
     """
     text_ids, codes = model.split_grid(grid)  # [B, P], [B, P, K, G]
     wanted = answers[:, 1:]
     # what is known before each wanted patch
-    hidden = forcing.states(model, grid if fed is None else fed)[:, :-1]
+    states = [state[:, :-1] for state in forcing.states(model, grid if fed is None else fed)]
+    hidden = states[-1]
     said = text_ids[:, 1:][wanted]
     share = torch.where(said == model.empty_id, _EMPTY_SHARE, 1.0)
     entropies = F.cross_entropy(model.backbone.text_logits(hidden[wanted]), said, reduction="none")
@@ -140,6 +176,11 @@ def lesson_losses(
         for weight, entropy in zip(CODE_WEIGHTS, by_codebook, strict=True):
             loss = loss + weight * entropy
         parts |= {"codes": torch.stack(by_codebook).mean(), "first": by_codebook[0]}
+    if words is not None and namer is not None and (words != SILENT).any():
+        sounds = words[:, 1:] != SILENT
+        names = namer(states[_WORD_LAYER][sounds])
+        parts["words"] = F.cross_entropy(names, words[:, 1:][sounds])
+        loss = loss + _WORD_WEIGHT * parts["words"]
     return loss / _TOTAL_WEIGHT, parts
 
 
@@ -165,8 +206,9 @@ def train_language_model(
     write_tokenizer(journal.folder)
     teacher = Teacher(journal.folder)
     coded = list(read_codes(work, codes))
-    lessons = Lessons(teacher, Library.of(coded, "train"), run.batch, run.seed)
-    held_out = Library.of(coded, "held_out")
+    timing = word_timing(coded)
+    lessons = Lessons(teacher, Library.of(coded, "train", timing), run.batch, run.seed)
+    held_out = Library.of(coded, "held_out", timing)
     del coded
     while training.done < run.steps and not journal.spent(minutes):
         figures = training.step(lessons[training.done])
@@ -187,12 +229,13 @@ def train_language_model(
 
 
 @torch.no_grad()
+@torch.compiler.set_stance("force_eager")  # a step by step pass is not worth compiling
 def judge(model: LanguageModel, teacher: Teacher, library: Library, count: int) -> dict[str, float]:
     """Held-out: word error rate of transcription, and the cross-entropies of reading aloud."""
     rng = random.Random(0)
     texts = rng.sample(sorted(library.own), min(count, len(library.own)))
     lessons = [teacher.tts(text, library.own[text][0], rng) for text in texts]
-    grid, answers = collate(lessons, SPECIALS["<|endoftext|>"])
+    grid, answers, _ = collate(lessons, SPECIALS["<|endoftext|>"])
     _, parts = lesson_losses(model, torch.from_numpy(grid), torch.from_numpy(answers))
     errors = WordErrors()
     for text in texts:

@@ -12,7 +12,18 @@ from runtime.segments import PAD, audio_segment, pad_codes, streaming_segment, t
 from runtime.text_tokenizer import TextTokenizer
 from scripts.nano import data, grammar
 from scripts.nano.codes import Coded, Codes
-from scripts.nano.lessons import LAYOUT, TASKS, Lessons, Library, Teacher, collate, misheard
+from scripts.nano.lessons import (
+    LAYOUT,
+    SILENT,
+    TASKS,
+    Lessons,
+    Library,
+    Reading,
+    Teacher,
+    collate,
+    misheard,
+    word_timing,
+)
 from scripts.nano.sizes import BPE_SIZE, CODEBOOKS, NANO, SPECIALS
 from scripts.nano.text_tokenizer import write_tokenizer
 from scripts.word_errors import words
@@ -32,6 +43,12 @@ def some_codes(frames: int, seed: int = 0) -> Codes:
     return rng.integers(0, np.array(CODEBOOKS)[:, None], (len(CODEBOOKS), frames))
 
 
+def some_reading(codes: Codes, text: str = TEXT) -> Reading:
+    """All words equally long, from the first frame to the last."""
+    count = len(text.split())
+    return Reading(codes, np.arange(1, count + 1) * codes.shape[1] * 0.04 / count)
+
+
 def test_the_tokenizer_has_the_released_specials_and_whole_words(teacher: Teacher) -> None:
     tokenizer = teacher.tokenizer
     assert tokenizer.vocab_size == BPE_SIZE + len(SPECIALS) <= NANO.language_model["vocab_size"]
@@ -47,7 +64,7 @@ def test_the_tokenizer_has_the_released_specials_and_whole_words(teacher: Teache
 
 def test_spoken_answers_are_the_interleaved_layout(teacher: Teacher) -> None:
     codes, rng = some_codes(47), random.Random(4)
-    lesson = teacher.tts(TEXT, codes, rng)
+    lesson = teacher.tts(TEXT, some_reading(codes), rng)
     special = teacher.tokenizer.special
     ids = teacher.tokenizer.encode(TEXT)
     padded = pad_codes(codes, LAYOUT.group_size)
@@ -66,7 +83,7 @@ def test_spoken_answers_are_the_interleaved_layout(teacher: Teacher) -> None:
 
 def test_a_spoken_answer_is_what_the_runtime_takes_apart(teacher: Teacher) -> None:
     codes = some_codes(48)
-    lesson = teacher.dialogue(some_codes(30, 1), TEXT, codes)
+    lesson = teacher.dialogue(some_codes(30, 1), TEXT, some_reading(codes))
     special = teacher.tokenizer.special
     generated = lesson.grid[:, lesson.start * LAYOUT.group_size :]
     answer = split_answer(generated, LAYOUT, special, stopped=True)
@@ -104,19 +121,37 @@ def test_batches_follow_from_their_number_and_fill_up_on_the_right(teacher: Teac
         Coded(clip, some_codes(40 + i % 9, i), some_codes(40, i + 1000) if clip.own else None)
         for i, clip in enumerate(clips)
     ]
-    library = Library.of(coded, "train")
+    library = Library.of(coded, "train", word_timing(coded))
     first, second = (Lessons(teacher, library, batch=4, seed=1) for _ in range(2))
     drawn = [first[number] for number in range(30)]
     for number in (29, 3, 17):
         for lesson, same in zip(drawn[number], second[number], strict=True):
             np.testing.assert_array_equal(lesson.grid, same.grid)
     assert {lesson.task for batch in drawn for lesson in batch} == set(TASKS)
-    grid, answers = collate(drawn[0], SPECIALS["<|endoftext|>"])
-    for row, answer, lesson in zip(grid, answers, drawn[0], strict=True):
+    grid, answers, words = collate(drawn[0], SPECIALS["<|endoftext|>"])
+    for row, answer, word, lesson in zip(grid, answers, words, drawn[0], strict=True):
         size = lesson.grid.shape[1]
         np.testing.assert_array_equal(row[:, :size], lesson.grid)
         assert set(row[0, size:]) <= {SPECIALS["<|endoftext|>"], PAD}
         assert answer.sum() == lesson.patches - lesson.start
+        assert word[: lesson.patches].tolist() == lesson.words.tolist()
+        assert set(word[lesson.patches :]) <= {SILENT}
+
+
+def test_patches_of_an_answer_are_marked_with_the_word_that_sounds(teacher: Teacher) -> None:
+    text, group = "It is quarter to twelve.", LAYOUT.group_size
+    ends = np.array([0.3, 0.5, 0.9, 1.0, 1.4])  # seconds; a patch takes 0.16
+    lesson = teacher.tts(text, Reading(some_codes(44), ends), random.Random(1))
+    special, first = teacher.tokenizer.special, teacher.tokenizer.encode
+    speech = lesson.grid[0, ::group] == special.empty
+    assert speech[: lesson.start].sum() == 0 and speech.sum() == 11
+    it, is_, quarter, twelve = (first(w)[0] for w in ("It", " is", " quarter", " twelve."))
+    # middles at 0.08, 0.24 .. 1.68; the short "to" lies between two
+    wanted = [it, it, is_, quarter, quarter, quarter, *[twelve] * 3, SILENT, SILENT]
+    assert lesson.words[speech].tolist() == wanted
+    assert set(lesson.words[~speech]) == {SILENT}
+    written = teacher.asr(some_codes(40), text, random.Random(2))
+    assert set(written.words) == {SILENT}, "what is only heard is not foretold"
 
 
 def test_the_tokenizer_is_the_same_every_time(tmp_path: Path, teacher: Teacher) -> None:
@@ -126,8 +161,10 @@ def test_the_tokenizer_is_the_same_every_time(tmp_path: Path, teacher: Teacher) 
 
 
 def test_what_is_fed_has_some_wrong_codes_and_every_word_right(teacher: Teacher) -> None:
-    lessons = [teacher.tts(TEXT, some_codes(200, i), random.Random(i)) for i in range(8)]
-    grid, _ = collate(lessons, SPECIALS["<|endoftext|>"])
+    lessons = [
+        teacher.tts(TEXT, some_reading(some_codes(200, i)), random.Random(i)) for i in range(8)
+    ]
+    grid, _, _ = collate(lessons, SPECIALS["<|endoftext|>"])
     fed = misheard(grid, 5)
     np.testing.assert_array_equal(fed, misheard(grid, 5))
     np.testing.assert_array_equal(fed[:, 0], grid[:, 0])

@@ -1,0 +1,42 @@
+"""Word timing from nothing but the lengths of clips."""
+
+import random
+
+import numpy as np
+import pytest
+
+from scripts.nano.timing import WordTiming
+
+SECONDS = {"the": 0.11, "red": 0.29, "cup": 0.31, "is": 0.14, "blue": 0.33, "cup.": 0.42}
+
+
+@pytest.fixture(scope="module")
+def timing() -> WordTiming:
+    rng, inner = random.Random(0), [w for w in SECONDS if w != "cup."]
+    texts = [[*rng.choices(inner, k=rng.randint(1, 6)), "cup."] for _ in range(400)]
+    return WordTiming.fit(
+        (" ".join(text).capitalize(), sum(SECONDS[w] for w in text) + rng.gauss(0, 0.02))
+        for text in texts
+    )
+
+
+def test_lengths_of_words_follow_from_those_of_texts(timing: WordTiming) -> None:
+    assert timing.seconds.keys() == SECONDS.keys()
+    for word, seconds in SECONDS.items():
+        assert timing.seconds[word] == pytest.approx(seconds, abs=0.02)
+
+
+def test_the_last_word_ends_with_the_text(timing: WordTiming) -> None:
+    ends = timing.ends("The red cup.", 1.64)  # twice as slow as it was learned
+    np.testing.assert_allclose(ends, [0.22, 0.80, 1.64], atol=0.04)
+    assert ends[-1] == pytest.approx(1.64)
+
+
+def test_a_word_never_heard_lasts_as_long_as_the_mean(timing: WordTiming) -> None:
+    red, unknown = timing.ends("red green", 1.0)
+    assert (unknown - red) / red == pytest.approx(timing.mean / timing.seconds["red"])
+
+
+def test_a_word_lasts_some_time_whatever_the_lengths_say() -> None:
+    timing = WordTiming.fit([("a b", 0.1), ("b", 0.3), ("a", 0.001)] * 10)
+    assert timing.seconds["a"] > 0 and (np.diff(timing.ends("a b a b", 1.0)) > 0).all()
