@@ -106,9 +106,9 @@ class LanguageModelTraining:
         """Upstream's weighted cross-entropies, and each by itself."""
         grid, answers, words = collate(lessons, SPECIALS["<|endoftext|>"])
         fed = misheard(grid, self.run.seed * 1_000_003 + self.done)
-        tensors = map(torch.from_numpy, (grid, answers, fed, words))
+        said, wanted, given, sounding = map(torch.from_numpy, (grid, answers, fed, words))
         with torch.autocast("cpu", torch.bfloat16, enabled=self.run.bfloat16):
-            return lesson_losses(self.model, *tensors, self.namer)
+            return lesson_losses(self.model, said, wanted, given, sounding, self.namer)
 
     def step(self, lessons: list[Lesson]) -> dict[str, float]:
         """Learn from a batch."""
@@ -229,7 +229,6 @@ def train_language_model(
 
 
 @torch.no_grad()
-@torch.compiler.set_stance("force_eager")  # a step by step pass is not worth compiling
 def judge(model: LanguageModel, teacher: Teacher, library: Library, count: int) -> dict[str, float]:
     """Held-out: word error rate of transcription, and the cross-entropies of reading aloud."""
     rng = random.Random(0)
@@ -238,6 +237,7 @@ def judge(model: LanguageModel, teacher: Teacher, library: Library, count: int) 
     grid, answers, _ = collate(lessons, SPECIALS["<|endoftext|>"])
     _, parts = lesson_losses(model, torch.from_numpy(grid), torch.from_numpy(answers))
     errors = WordErrors()
-    for text in texts:
-        errors.add(transcribe(model, teacher, library.heard[text][0]), text)
+    with torch.compiler.set_stance("force_eager"):  # steps one by one are not worth compiling
+        for text in texts:
+            errors.add(transcribe(model, teacher, library.heard[text][0]), text)
     return {"error_rate": errors.rate} | {k: float(v) for k, v in parts.items()}
