@@ -235,9 +235,9 @@ def judge(model: LanguageModel, teacher: Teacher, library: Library, count: int) 
     texts = rng.sample(sorted(library.own), min(count, len(library.own)))
     lessons = [teacher.tts(text, library.own[text][0], rng) for text in texts]
     grid, answers, _ = collate(lessons, SPECIALS["<|endoftext|>"])
-    _, parts = lesson_losses(model, torch.from_numpy(grid), torch.from_numpy(answers))
     errors = WordErrors()
-    with torch.compiler.set_stance("force_eager"):  # steps one by one are not worth compiling
+    with torch.compiler.set_stance("force_eager"):  # what comes once is not worth compiling
+        _, parts = lesson_losses(model, torch.from_numpy(grid), torch.from_numpy(answers))
         for text in texts:
             errors.add(transcribe(model, teacher, library.heard[text][0]), text)
     return {"error_rate": errors.rate} | {k: float(v) for k, v in parts.items()}
