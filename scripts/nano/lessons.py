@@ -1,7 +1,7 @@
 """What the language model learns from: prompts exactly as the runtime builds them, with answers.
 
-A lesson is one grid [1 + K, P * G]; only what comes after its prompt counts in the loss. What is
-said in it is also known word by word.
+A lesson is one grid [1 + K, P * G]; only what comes after its prompt counts in the loss. What
+sounds in it, heard or said, is also known word by word.
 """
 
 import random
@@ -33,7 +33,9 @@ Words = NDArray[np.int64]  # [P]: the first token of the word that sounds in a p
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """A text in nano's own voice: its codes, and the second at which each of its words ends."""
+    """A text read aloud: its codes, and the second at which each of its words ends."""
+
+    text: str
 
     codes: Codes
     ends: NDArray[np.float64]  # [W]
@@ -60,61 +62,69 @@ class Teacher:
         self.tokenizer = TextTokenizer.from_folder(tokenizer_folder)
         self.prompts = PromptBuilder(self.tokenizer, LAYOUT)
 
-    def asr(self, heard: Codes, text: str, rng: random.Random) -> Lesson:
+    def asr(self, heard: Reading, rng: random.Random) -> Lesson:
         """Write down what is heard."""
-        return self._written("asr", self.prompts.asr(heard, rng=rng), text)
+        prompt = self.prompts.asr(heard.codes, rng=rng)
+        return self._written("asr", prompt, heard.text, heard)
 
-    def tts(self, text: str, spoken: Reading, rng: random.Random) -> Lesson:
+    def tts(self, spoken: Reading, rng: random.Random) -> Lesson:
         """Read a text aloud."""
-        return self._spoken("tts", self.prompts.tts(text, rng=rng), text, spoken)
+        return self._spoken("tts", self.prompts.tts(spoken.text, rng=rng), spoken)
 
-    def dialogue(self, heard: Codes, answer: str, spoken: Reading) -> Lesson:
+    def dialogue(self, heard: Reading, spoken: Reading) -> Lesson:
         """Answer speech with speech."""
-        return self._spoken("dialogue", self.prompts.dialogue(heard), answer, spoken)
+        return self._spoken("dialogue", self.prompts.dialogue(heard.codes), spoken, heard)
 
-    def speech_to_text(self, heard: Codes, answer: str) -> Lesson:
+    def speech_to_text(self, heard: Reading, answer: str) -> Lesson:
         """Answer speech with text."""
-        return self._written("speech-to-text", self.prompts.speech_to_text(heard), answer)
+        prompt = self.prompts.speech_to_text(heard.codes)
+        return self._written("speech-to-text", prompt, answer, heard)
 
     def chat(self, question: str, answer: str) -> Lesson:
         """Answer text with text."""
         return self._written("chat", self.prompts.chat(question), answer)
 
-    def _written(self, task: str, prompt: Grid, text: str) -> Lesson:
+    def _written(self, task: str, prompt: Grid, text: str, heard: Reading | None = None) -> Lesson:
         ids = [*self.tokenizer.encode(text), self.tokenizer.special.im_end]
-        return self._lesson(task, prompt, text_segment(ids, LAYOUT))
+        return self._lesson(task, prompt, text_segment(ids, LAYOUT), heard)
 
-    def _spoken(self, task: str, prompt: Grid, text: str, spoken: Reading) -> Lesson:
+    def _spoken(
+        self, task: str, prompt: Grid, spoken: Reading, heard: Reading | None = None
+    ) -> Lesson:
         """The prompt already ends with the sostm that opens the answer."""
-        group, special = LAYOUT.group_size, self.tokenizer.special
-        padded = pad_codes(spoken.codes, group)
-        answer = streaming_segment(self.tokenizer.encode(text), padded, LAYOUT, special)
-        lesson = self._lesson(task, prompt, answer[:, group:])
-        sounds = np.flatnonzero(lesson.grid[0, ::group] == special.empty)
-        sounds = sounds[sounds >= lesson.start]
-        lesson.words[sounds] = self._words(text, spoken.ends, len(sounds))
-        return lesson
+        padded = pad_codes(spoken.codes, LAYOUT.group_size)
+        ids = self.tokenizer.encode(spoken.text)
+        answer = streaming_segment(ids, padded, LAYOUT, self.tokenizer.special)
+        return self._lesson(task, prompt, answer[:, LAYOUT.group_size :], heard, spoken)
 
-    def _words(self, text: str, ends: NDArray[np.float64], patches: int) -> Words:
-        """The word that sounds in the middle of each of so many patches; none after the last."""
-        firsts = [
-            self.tokenizer.encode(word if at == 0 else f" {word}")[0]
-            for at, word in enumerate(text.split())
-        ]
-        middles = (np.arange(patches) + 0.5) * LAYOUT.group_size * FRAME_SECONDS
-        return np.array([*firsts, SILENT])[np.searchsorted(ends, middles, side="right")]
-
-    def _lesson(self, task: str, prompt: Grid, answer: Grid) -> Lesson:
+    def _lesson(self, task: str, prompt: Grid, answer: Grid, *readings: Reading | None) -> Lesson:
+        """`readings` are all that sounds in it, in turn."""
         grid = np.concatenate([prompt, answer], axis=1)
-        words = np.full(grid.shape[1] // LAYOUT.group_size, SILENT)
+        sounds = grid[0, :: LAYOUT.group_size] == self.tokenizer.special.empty
+        words = np.full(len(sounds), SILENT)
+        words[sounds] = np.concatenate(
+            [np.empty(0, np.int64), *(self._words(r) for r in readings if r is not None)]
+        )
         return Lesson(task, grid, prompt.shape[1] // LAYOUT.group_size, words)
+
+    def _words(self, reading: Reading) -> Words:
+        """The word that sounds in the middle of each patch of a reading; none after the last."""
+        patches = -(-reading.codes.shape[1] // LAYOUT.group_size)
+        names = [self._name(word) for word in reading.text.split()]
+        middles = (np.arange(patches) + 0.5) * LAYOUT.group_size * FRAME_SECONDS
+        return np.array([*names, SILENT])[np.searchsorted(reading.ends, middles, side="right")]
+
+    def _name(self, word: str) -> int:
+        """The token of a word; a capital may only be there because a sentence begins."""
+        spellings = (self.tokenizer.encode(f" {form}") for form in (word, word.lower()))
+        return min(spellings, key=len)[0]
 
 
 @dataclass
 class Library:
     """The clips of one part, by what is said in them."""
 
-    heard: dict[str, list[Codes]] = field(default_factory=dict)
+    heard: dict[str, list[Reading]] = field(default_factory=dict)
     own: dict[str, list[Reading]] = field(default_factory=dict)
     answers: dict[str, str] = field(default_factory=dict)  # question -> answer
     loose: set[str] = field(default_factory=set)  # of `own`, what is no sentence
@@ -126,13 +136,13 @@ class Library:
         for item in coded:
             if item.clip.part != part:
                 continue
-            codes = [item.codes] if item.again is None else [item.codes, item.again]
-            library.heard.setdefault(item.clip.text, []).extend(codes)
-            if item.clip.own:
-                ends = item.clip.room.lead + timing.ends(item.clip.text, _spoken_seconds(item))
-                # the last frame is mostly padding: nothing to learn to say
-                reading = Reading(item.codes[:, :-1], ends)
-                library.own.setdefault(item.clip.text, []).append(reading)
+            text = item.clip.text
+            ends = item.clip.room.lead + timing.ends(text, _spoken_seconds(item))
+            heard = library.heard.setdefault(text, [])
+            heard += [Reading(text, c, ends) for c in (item.codes, item.again) if c is not None]
+            if item.clip.own:  # the last frame is mostly padding: nothing to learn to say
+                reading = Reading(text, item.codes[:, :-1], ends)
+                library.own.setdefault(text, []).append(reading)
         known = {text: sentence.answer for text, sentence in grammar.by_text().items()}
         for text in library.heard:
             answer = known.get(text)
@@ -174,15 +184,15 @@ class Lessons:
             loose = self._loose and rng.random() < _LOOSE_SHARES[task]
             text = rng.choice(self._loose if loose else self._sentences)
             if task == "asr":
-                return teacher.asr(rng.choice(library.heard[text]), text, rng)
-            return teacher.tts(text, rng.choice(library.own[text]), rng)
+                return teacher.asr(rng.choice(library.heard[text]), rng)
+            return teacher.tts(rng.choice(library.own[text]), rng)
         question = rng.choice(self._questions)
         answer = library.answers[question]
         if task == "chat":
             return teacher.chat(question, answer)
         heard = rng.choice(library.heard[question])
         if task == "dialogue":
-            return teacher.dialogue(heard, answer, rng.choice(library.own[answer]))
+            return teacher.dialogue(heard, rng.choice(library.own[answer]))
         return teacher.speech_to_text(heard, answer)
 
 

@@ -1,7 +1,8 @@
-"""When each word sounds in nano's own voice, so that reading aloud can be taught word by word.
+"""When each word of a clip sounds, so that listening and reading aloud are taught word by word.
 
-Its clips are all read alike, so a word lasts about as long wherever it stands, and how long follows
-from the lengths of many clips by least squares.
+Nano's own clips are all read alike, so a word lasts about as long wherever it stands, and how long
+follows from the lengths of many clips by least squares. Other voices are taken for slower or
+quicker.
 """
 
 from collections.abc import Iterable
@@ -10,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SHORTEST = 0.03  # seconds; a word that is hardly said is still said
+_LAST = "|"
 _RIDGE = 1e-2  # decides for words that only ever come together
 
 
 class WordTiming:
-    """How long words last. A word at a full stop or a comma is another than the same without."""
+    """How long words last. One before a stop is another than the same without, and so is the last
+    one, which no pause follows."""
 
     def __init__(self, seconds: dict[str, float]) -> None:
         self.seconds = seconds
@@ -44,4 +47,5 @@ class WordTiming:
 
 
 def _words(text: str) -> list[str]:
-    return text.lower().split()
+    *others, last = text.lower().split()
+    return [*others, last + _LAST]

@@ -33,10 +33,11 @@ from scripts.word_errors import WordErrors
 
 _TOTAL_WEIGHT = TEXT_WEIGHT + sum(CODE_WEIGHTS)
 _EMPTY_SHARE = 0.1  # of a word's weight: that speech goes on is soon learned, and said so often
-# Naming the word that it is about to say is not upstream's: it is what reading aloud is long in
-# learning from the codes alone.
+# Words are not named in upstream's training: from codes and transcripts alone, listening and above
+# all reading aloud are long in finding out what sounds when.
 _WORD_WEIGHT = 20.0
-_WORD_LAYER = 3  # of the backbone; those after it make a sound of the word
+_HEARD_LAYER = 1  # of the backbone, after which it names the word that sounded a patch ago
+_SAID_LAYER = 3  # after which it names the word about to sound; what follows makes a sound of it
 
 # A batch is some hundred patches: squares of gradients want a memory of a thousand such steps.
 _BETAS = (0.9, 0.998)
@@ -72,11 +73,35 @@ def new_model() -> LanguageModel:
     return model
 
 
+class Namers(nn.Module):
+    """Name words from states within the backbone."""
+
+    def __init__(self, config: LanguageModelConfig) -> None:
+        super().__init__()
+        self.heard = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.said = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def losses(self, states: list[Tensor], words: Tensor, answers: Tensor) -> dict[str, Tensor]:
+        """Cross-entropies of what sounded and of what is about to, if anything does.
+
+        States [B, P, D] after each layer; words int64 [B, P], answers bool [B, P].
+        """
+        sounded = words[:, :-1] != SILENT
+        follows = (words[:, 1:] != SILENT) & answers[:, 1:]
+        found = {}
+        if sounded.any():
+            names = self.heard(states[_HEARD_LAYER][:, 1:][sounded])
+            found["heard"] = F.cross_entropy(names, words[:, :-1][sounded])
+        if follows.any():
+            names = self.said(states[_SAID_LAYER][:, :-1][follows])
+            found["said"] = F.cross_entropy(names, words[:, 1:][follows])
+        return found
+
+
 class LanguageModelTraining:
     """Model and optimiser.
 
-    `namer` names the word that is about to sound from a state within the backbone. It is there to
-    teach where in a text the voice is, and no part of what is saved.
+    `namers` name words from states within the backbone: to teach, and no part of the model.
     """
 
     def __init__(self, run: LanguageModelRun) -> None:
@@ -87,9 +112,8 @@ class LanguageModelTraining:
             for module in self.model.modules():
                 if isinstance(module, Layer):
                     module.compile(dynamic=True)
-        config = self.model.config
-        self.namer = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        learned = [*self.model.parameters(), *self.namer.parameters()]
+        self.namers = Namers(self.model.config)
+        learned = [*self.model.parameters(), *self.namers.parameters()]
         matrices = [p for p in learned if p.ndim > 1]
         others = [p for p in learned if p.ndim == 1]
         groups: list[dict[str, Any]] = [
@@ -108,7 +132,7 @@ class LanguageModelTraining:
         fed = misheard(grid, self.run.seed * 1_000_003 + self.done)
         said, wanted, given, sounding = map(torch.from_numpy, (grid, answers, fed, words))
         with torch.autocast("cpu", torch.bfloat16, enabled=self.run.bfloat16):
-            return lesson_losses(self.model, said, wanted, given, sounding, self.namer)
+            return lesson_losses(self.model, said, wanted, given, sounding, self.namers)
 
     def step(self, lessons: list[Lesson]) -> dict[str, float]:
         """Learn from a batch."""
@@ -126,7 +150,7 @@ class LanguageModelTraining:
         """All that a later session needs."""
         return {
             "model": self.model.state_dict(),
-            "namer": self.namer.state_dict(),
+            "namers": self.namers.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "done": self.done,
             "best": self.best,
@@ -135,7 +159,7 @@ class LanguageModelTraining:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
         self.model.load_state_dict(state["model"])
-        self.namer.load_state_dict(state["namer"])
+        self.namers.load_state_dict(state["namers"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.done, self.best = state["done"], state["best"]
 
@@ -146,20 +170,20 @@ def lesson_losses(
     answers: Tensor,
     fed: Tensor | None = None,
     words: Tensor | None = None,
-    namer: nn.Linear | None = None,
+    namers: Namers | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Grid [B, 1 + K, P * G], answers bool [B, P] -> the loss, and its parts.
 
     `fed` is what the backbone is given in place of `grid`, the same but for some codes. With the
-    words that sound in each patch, int64 [B, P], `namer` learns to foretell them.
+    words that sound in each patch, int64 [B, P], `namers` learn to name them.
     `text` and `codes` are the unweighted means that a reader can compare; a batch in which nobody
     speaks has no part `codes`.
     """
     text_ids, codes = model.split_grid(grid)  # [B, P], [B, P, K, G]
     wanted = answers[:, 1:]
     # what is known before each wanted patch
-    states = [state[:, :-1] for state in forcing.states(model, grid if fed is None else fed)]
-    hidden = states[-1]
+    states = forcing.states(model, grid if fed is None else fed)
+    hidden = states[-1][:, :-1]
     said = text_ids[:, 1:][wanted]
     share = torch.where(said == model.empty_id, _EMPTY_SHARE, 1.0)
     entropies = F.cross_entropy(model.backbone.text_logits(hidden[wanted]), said, reduction="none")
@@ -176,11 +200,11 @@ def lesson_losses(
         for weight, entropy in zip(CODE_WEIGHTS, by_codebook, strict=True):
             loss = loss + weight * entropy
         parts |= {"codes": torch.stack(by_codebook).mean(), "first": by_codebook[0]}
-    if words is not None and namer is not None and (words != SILENT).any():
-        sounds = words[:, 1:] != SILENT
-        names = namer(states[_WORD_LAYER][sounds])
-        parts["words"] = F.cross_entropy(names, words[:, 1:][sounds])
-        loss = loss + _WORD_WEIGHT * parts["words"]
+    if words is not None and namers is not None:
+        named = namers.losses(states, words, answers)
+        for entropy in named.values():
+            loss = loss + _WORD_WEIGHT * entropy
+        parts |= named
     return loss / _TOTAL_WEIGHT, parts
 
 
@@ -233,11 +257,11 @@ def judge(model: LanguageModel, teacher: Teacher, library: Library, count: int) 
     """Held-out: word error rate of transcription, and the cross-entropies of reading aloud."""
     rng = random.Random(0)
     texts = rng.sample(sorted(library.own), min(count, len(library.own)))
-    lessons = [teacher.tts(text, library.own[text][0], rng) for text in texts]
+    lessons = [teacher.tts(library.own[text][0], rng) for text in texts]
     grid, answers, _ = collate(lessons, SPECIALS["<|endoftext|>"])
     errors = WordErrors()
     with torch.compiler.set_stance("force_eager"):  # what comes once is not worth compiling
         _, parts = lesson_losses(model, torch.from_numpy(grid), torch.from_numpy(answers))
         for text in texts:
-            errors.add(transcribe(model, teacher, library.heard[text][0]), text)
+            errors.add(transcribe(model, teacher, library.heard[text][0].codes), text)
     return {"error_rate": errors.rate} | {k: float(v) for k, v in parts.items()}

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.nano.lessons import Lesson, Reading, Teacher
+from scripts.nano.lessons import SILENT, Lesson, Reading, Teacher
 from scripts.nano.sizes import CODEBOOKS
 from scripts.nano.text_tokenizer import write_tokenizer
-from scripts.nano.train_lm import LanguageModelRun, LanguageModelTraining
+from scripts.nano.train_lm import LanguageModelRun, LanguageModelTraining, Namers
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +23,13 @@ def lessons(tmp_path_factory: pytest.TempPathFactory) -> list[Lesson]:
     def codes() -> np.ndarray:
         return rng.integers(0, np.array(CODEBOOKS)[:, None], (len(CODEBOOKS), 24))
 
-    ends = np.array([0.3, 0.5, 0.9])
+    def reading(text: str) -> Reading:
+        return Reading(text, codes(), np.array([0.3, 0.5, 0.9]))
+
     return [
-        teacher.tts("The cup is", Reading(codes(), ends), random.Random(0)),
-        teacher.asr(codes(), "One two three.", random.Random(1)),
-        teacher.dialogue(codes(), "It is red.", Reading(codes(), ends)),
+        teacher.tts(reading("The cup is"), random.Random(0)),
+        teacher.asr(reading("One two three."), random.Random(1)),
+        teacher.dialogue(reading("What is it?"), reading("It is red.")),
     ]
 
 
@@ -40,24 +42,41 @@ def test_a_resumed_training_takes_the_very_same_steps(lessons: list[Lesson]) -> 
     resumed.load_state_dict(halted.state_dict())
     first, second = whole.step(lessons), resumed.step(lessons)
     assert first == second
-    assert first.keys() >= {"text", "codes", "first", "words", "gradient"}
+    assert first.keys() >= {"text", "codes", "first", "heard", "said", "gradient"}
 
 
-def test_the_word_about_to_sound_is_learned_from_within_the_backbone(
-    lessons: list[Lesson],
+@pytest.mark.parametrize(("name", "taught"), [("heard", 2), ("said", 4)])
+def test_words_are_named_from_within_the_backbone(
+    lessons: list[Lesson], name: str, taught: int
 ) -> None:
     training = LanguageModelTraining(LanguageModelRun(steps=10))
     _, parts = training.losses(lessons)
-    parts["words"].backward()
-    layers = training.model.backbone.model.layers
+    parts[name].backward()
     learns = [
         any(p.grad is not None and p.grad.abs().sum() > 0 for p in layer.parameters())
-        for layer in layers
+        for layer in training.model.backbone.model.layers
     ]
-    assert learns == [True] * 4 + [False] * 2, "the last layers make the sound of it"
+    assert learns == [True] * taught + [False] * (6 - taught)
     for _ in range(12):
         last = training.step(lessons)
-    assert last["words"] < float(parts["words"].detach()) - 0.1
+    assert last[name] < float(parts[name].detach()) - 0.1
+
+
+def test_a_name_is_that_of_the_patch_before_or_after() -> None:
+    namers = Namers(LanguageModelTraining(LanguageModelRun()).model.config)
+    size = namers.heard.in_features
+    with torch.no_grad():
+        for linear in (namers.heard, namers.said):
+            linear.weight.copy_(50 * torch.eye(len(linear.weight), size))
+    words = torch.tensor([[SILENT, 3, 4, SILENT, 5, 6, SILENT]])
+    answers = torch.tensor([[False] * 4 + [True] * 3])
+    told = torch.zeros(1, 7, size)
+    told[0, [2, 3, 5, 6], [3, 4, 5, 6]] = 1.0  # one patch late
+    foretold = torch.zeros(1, 7, size)
+    foretold[0, [3, 4], [5, 6]] = 1.0  # one patch early
+    found = namers.losses([told, told, foretold, foretold], words, answers)
+    assert all(float(entropy.detach()) < 1e-3 for entropy in found.values()) and len(found) == 2
+    assert namers.losses([told] * 4, torch.full_like(words, SILENT), answers) == {}
 
 
 @pytest.mark.slow
