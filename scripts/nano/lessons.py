@@ -65,46 +65,43 @@ class Teacher:
     def asr(self, heard: Reading, rng: random.Random) -> Lesson:
         """Write down what is heard."""
         prompt = self.prompts.asr(heard.codes, rng=rng)
-        return self._written("asr", prompt, heard.text, heard)
+        return self._written("asr", prompt, heard.text, [heard])
 
     def tts(self, spoken: Reading, rng: random.Random) -> Lesson:
         """Read a text aloud."""
-        return self._spoken("tts", self.prompts.tts(spoken.text, rng=rng), spoken)
+        return self._spoken("tts", self.prompts.tts(spoken.text, rng=rng), [spoken])
 
     def dialogue(self, heard: Reading, spoken: Reading) -> Lesson:
         """Answer speech with speech."""
-        return self._spoken("dialogue", self.prompts.dialogue(heard.codes), spoken, heard)
+        return self._spoken("dialogue", self.prompts.dialogue(heard.codes), [heard, spoken])
 
     def speech_to_text(self, heard: Reading, answer: str) -> Lesson:
         """Answer speech with text."""
         prompt = self.prompts.speech_to_text(heard.codes)
-        return self._written("speech-to-text", prompt, answer, heard)
+        return self._written("speech-to-text", prompt, answer, [heard])
 
     def chat(self, question: str, answer: str) -> Lesson:
         """Answer text with text."""
-        return self._written("chat", self.prompts.chat(question), answer)
+        return self._written("chat", self.prompts.chat(question), answer, [])
 
-    def _written(self, task: str, prompt: Grid, text: str, heard: Reading | None = None) -> Lesson:
+    def _written(self, task: str, prompt: Grid, text: str, sounds: list[Reading]) -> Lesson:
         ids = [*self.tokenizer.encode(text), self.tokenizer.special.im_end]
-        return self._lesson(task, prompt, text_segment(ids, LAYOUT), heard)
+        return self._lesson(task, prompt, text_segment(ids, LAYOUT), sounds)
 
-    def _spoken(
-        self, task: str, prompt: Grid, spoken: Reading, heard: Reading | None = None
-    ) -> Lesson:
-        """The prompt already ends with the sostm that opens the answer."""
-        padded = pad_codes(spoken.codes, LAYOUT.group_size)
-        ids = self.tokenizer.encode(spoken.text)
+    def _spoken(self, task: str, prompt: Grid, sounds: list[Reading]) -> Lesson:
+        """The last reading is the answer; the prompt ends with the sostm that opens it."""
+        said = sounds[-1]
+        padded = pad_codes(said.codes, LAYOUT.group_size)
+        ids = self.tokenizer.encode(said.text)
         answer = streaming_segment(ids, padded, LAYOUT, self.tokenizer.special)
-        return self._lesson(task, prompt, answer[:, LAYOUT.group_size :], heard, spoken)
+        return self._lesson(task, prompt, answer[:, LAYOUT.group_size :], sounds)
 
-    def _lesson(self, task: str, prompt: Grid, answer: Grid, *readings: Reading | None) -> Lesson:
-        """`readings` are all that sounds in it, in turn."""
+    def _lesson(self, task: str, prompt: Grid, answer: Grid, sounds: list[Reading]) -> Lesson:
+        """`sounds` are all its readings, heard and said, in turn."""
         grid = np.concatenate([prompt, answer], axis=1)
-        sounds = grid[0, :: LAYOUT.group_size] == self.tokenizer.special.empty
-        words = np.full(len(sounds), SILENT)
-        words[sounds] = np.concatenate(
-            [np.empty(0, np.int64), *(self._words(r) for r in readings if r is not None)]
-        )
+        is_speech = grid[0, :: LAYOUT.group_size] == self.tokenizer.special.empty
+        words = np.full(len(is_speech), SILENT)
+        words[is_speech] = [word for reading in sounds for word in self._words(reading)]
         return Lesson(task, grid, prompt.shape[1] // LAYOUT.group_size, words)
 
     def _words(self, reading: Reading) -> Words:
