@@ -17,7 +17,6 @@ from scripts.nano import forcing
 from scripts.nano.codes import fingerprint, read_codes
 from scripts.nano.journal import Journal, rate
 from scripts.nano.lessons import (
-    SILENT,
     Lesson,
     Lessons,
     Library,
@@ -27,18 +26,13 @@ from scripts.nano.lessons import (
     word_timing,
 )
 from scripts.nano.listen import transcribe
+from scripts.nano.namers import WORD_WEIGHT, Namers
 from scripts.nano.sizes import CODE_WEIGHTS, NANO, SPECIALS, TEXT_WEIGHT
 from scripts.nano.text_tokenizer import write_tokenizer
 from scripts.word_errors import WordErrors
 
 _TOTAL_WEIGHT = TEXT_WEIGHT + sum(CODE_WEIGHTS)
 _EMPTY_SHARE = 0.1  # of a word's weight: that speech goes on is soon learned, and said so often
-# Words are not named in upstream's training: from codes and transcripts alone, listening and above
-# all reading aloud are long in finding out what sounds when.
-_WORD_WEIGHT = 20.0
-_HEARD_LAYER = 1  # of the backbone, after which it names the word that sounded a patch ago
-_SAID_LAYER = 3  # after which it names the word about to sound; what follows makes a sound of it
-
 # A batch is some hundred patches: squares of gradients want a memory of a thousand such steps.
 _BETAS = (0.9, 0.998)
 
@@ -71,31 +65,6 @@ def new_model() -> LanguageModel:
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.3 if "speech" in name else 0.5)
     return model
-
-
-class Namers(nn.Module):
-    """Name words from states within the backbone."""
-
-    def __init__(self, config: LanguageModelConfig) -> None:
-        super().__init__()
-        self.heard = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.said = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-
-    def losses(self, states: list[Tensor], words: Tensor, answers: Tensor) -> dict[str, Tensor]:
-        """Cross-entropies of what sounded and of what is about to, if anything does.
-
-        States [B, P, D] after each layer; words int64 [B, P], answers bool [B, P].
-        """
-        sounded = words[:, :-1] != SILENT
-        follows = (words[:, 1:] != SILENT) & answers[:, 1:]
-        found = {}
-        if sounded.any():
-            names = self.heard(states[_HEARD_LAYER][:, 1:][sounded])
-            found["heard"] = F.cross_entropy(names, words[:, :-1][sounded])
-        if follows.any():
-            names = self.said(states[_SAID_LAYER][:, :-1][follows])
-            found["said"] = F.cross_entropy(names, words[:, 1:][follows])
-        return found
 
 
 class LanguageModelTraining:
@@ -203,7 +172,7 @@ def lesson_losses(
     if words is not None and namers is not None:
         named = namers.losses(states, words, answers)
         for entropy in named.values():
-            loss = loss + _WORD_WEIGHT * entropy
+            loss = loss + WORD_WEIGHT * entropy
         parts |= named
     return loss / _TOTAL_WEIGHT, parts
 
