@@ -36,7 +36,7 @@ _MEL_WEIGHT, _HARMONICS_WEIGHT, _COMMITMENT_WEIGHT = 2.0, 1.0, 0.2
 class TokenizerRun:
     """How it is trained."""
 
-    steps: int = 4000
+    steps: int = 3000
     open_steps: int = 300  # without quantisation, so that codebooks start from states with meaning
     peak: float = 1.0e-3
     seed: int = 1
