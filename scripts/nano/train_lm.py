@@ -33,6 +33,7 @@ from scripts.word_errors import WordErrors
 
 _TOTAL_WEIGHT = TEXT_WEIGHT + sum(CODE_WEIGHTS)
 _EMPTY_SHARE = 0.1  # of a word's weight: that speech goes on is soon learned, and said so often
+
 # A batch is some hundred patches: squares of gradients want a memory of a thousand such steps.
 _BETAS = (0.9, 0.998)
 
@@ -150,9 +151,8 @@ def lesson_losses(
     """
     text_ids, codes = model.split_grid(grid)  # [B, P], [B, P, K, G]
     wanted = answers[:, 1:]
-    # what is known before each wanted patch
     states = forcing.states(model, grid if fed is None else fed)
-    hidden = states[-1][:, :-1]
+    hidden = states[-1][:, :-1]  # what is known before each wanted patch
     said = text_ids[:, 1:][wanted]
     share = torch.where(said == model.empty_id, _EMPTY_SHARE, 1.0)
     entropies = F.cross_entropy(model.backbone.text_logits(hidden[wanted]), said, reduction="none")
