@@ -14,13 +14,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mimo_ref.config import AudioTokenizerConfig
 from mimo_ref.model import AudioTokenizer
 from mimo_ref.weights import TensorFiles, load_audio_tokenizer
 from scripts.nano.data import Clip, read_clips, read_shard, shards, to_float
+from scripts.nano.sizes import NANO
+from scripts.nano.speak import RATE
 from scripts.progress import StageProgress
 
 Codes = NDArray[np.int64]  # [K, T]
-FRAME_SECONDS = 0.04
+FRAME_SECONDS = AudioTokenizerConfig.from_dict(NANO.audio_tokenizer).samples_per_frame / RATE
 _AGAIN = 3  # so many-th of its own clips; a reconstruction takes three times as long as the codes
 
 
