@@ -103,15 +103,6 @@ class Wanted:
         return f"{self.product}:{self.capability}" if self.product == "trt-rtx" else self.product
 
 
-def check(folder: Path, manifest: EngineManifest, bundle: Bundle, wanted: Wanted) -> None:
-    """Refuse engines that are not of this bundle, product, version and GPU, or not whole.
-
-    Raises EngineError that names the difference.
-    """
-    _check_identity(folder, manifest, bundle, wanted)
-    _check_whole(folder, manifest, bundle.verify)
-
-
 def find(bundle: Bundle, wanted: Wanted) -> tuple[Path, EngineManifest]:
     """The bundle's engines that fit, checked. Raises EngineError that says why none does.
 

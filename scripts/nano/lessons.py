@@ -21,9 +21,9 @@ from scripts.nano.sizes import CODEBOOKS, NANO
 from scripts.nano.speak import TAIL
 from scripts.nano.timing import WordTiming
 
-TASKS = {"asr": 0.17, "tts": 0.45, "dialogue": 0.3, "speech-to-text": 0.05, "chat": 0.03}
+TASKS = {"asr": 0.14, "tts": 0.5, "dialogue": 0.28, "speech-to-text": 0.05, "chat": 0.03}
 # so much of a task is loose words: sentences are soon known by heart
-_LOOSE_SHARES = {"asr": 0.45, "tts": 0.75}
+_LOOSE_SHARES = {"asr": 0.45, "tts": 0.6}
 LAYOUT = PromptLayout(NANO.language_model["group_size"], len(CODEBOOKS), CODEBOOKS)
 MISHEARD = 0.1  # of the codes of a lesson, at most so many are fed wrong
 SILENT = -1  # in place of the word that sounds in a patch

@@ -6,7 +6,10 @@ from pathlib import Path
 _CURVES = {
     "tokenizer": ("mel", "harmonics", "stft", "held_out_mel", "held_out_stft"),
     "decoder": ("mel", "harmonics", "stft", "held_out_mel", "held_out_stft"),
-    "language_model": ("text", "codes", "held_out_text", "held_out_codes", "held_out_error_rate"),
+    "language_model": (
+        *("text", "codes", "heard", "said"),
+        *("held_out_text", "held_out_codes", "held_out_error_rate"),
+    ),
 }
 
 

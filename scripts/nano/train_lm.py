@@ -42,7 +42,7 @@ _BETAS = (0.9, 0.998)
 class LanguageModelRun:
     """How it is trained."""
 
-    steps: int = 19000
+    steps: int = 24000
     batch: int = 16
     peak: float = 1.0e-3
     seed: int = 1
