@@ -24,7 +24,7 @@ from scripts.nano.journal import Journal, rate
 from scripts.nano.losses import Distances, codec_figures
 from scripts.nano.sizes import NANO
 
-DECODER_STEPS = 8000  # of training the decoder on, alone
+DECODER_STEPS = 3600  # of training the decoder on, alone
 _CROPS = ((24000, 8), (24000, 8), (57600, 3))  # samples, clips; long ones so that long clips work
 _KMEANS_BATCHES = 24
 _ENDS_SHARE = 0.25  # of the batches end as clips end
