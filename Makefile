@@ -10,6 +10,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# what mypy reads: the folders under the name by which they are imported
+TYPES := build/types/mimo_edge
+FOLDERS := mimo_ref export engines runtime parity scripts
 
 .PHONY: demo test lint clean
 
@@ -22,6 +25,9 @@ test: $(READY) lint
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	mkdir -p $(TYPES)
+	for folder in $(FOLDERS); do ln -sfn ../../../$$folder $(TYPES)/$$folder; done
+	for file in mimo_edge/*; do ln -sf ../../../$$file $(TYPES)/; done
 	$(BIN)/mypy
 
 $(READY): pyproject.toml

@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from mimo_edge.engines.builder import build, builder_flags
+from mimo_edge.engines.engine_store import EngineStore
+from mimo_edge.engines.lowering import lower
+from mimo_edge.engines.planner import estimate
+from mimo_edge.engines.ports import bundle_ports, check_ports
+from mimo_edge.engines.profiles import Limits, profiles
+from mimo_edge.engines.recipe import Recipe
+from mimo_edge.engines.target import Target
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.engine import EngineManifest, Identity, folder_of
+from mimo_edge.runtime.bundle.errors import ResourceError
+from mimo_edge.runtime.bundle.manifest import PIECES, FileSpec
 
-from engines.builder import build, builder_flags
-from engines.engine_store import EngineStore
-from engines.lowering import lower
-from engines.planner import estimate
-from engines.ports import bundle_ports, check_ports
-from engines.profiles import Limits, profiles
-from engines.recipe import Recipe
-from engines.target import Target
-from runtime.bundle import PIECES, Bundle, FileSpec
-from runtime.engine import EngineManifest, Identity, folder_of
-from runtime.errors import ResourceError
-
-Report = Callable[[str, str, int, int], None]  # piece, phase, steps done, steps in all
+OnProgress = Callable[[str, str, int, int], None]  # piece, phase, steps done, steps in all
 
 
 def identity_of(
@@ -50,7 +50,7 @@ def build_engines(
     target: Target,
     trt: Any,
     limits: Limits,
-    report: Report = lambda *_: None,
+    on_progress: OnProgress = lambda *_: None,
 ) -> tuple[Path, EngineManifest]:
     """Build every piece of a bundle. Raises EngineError, ResourceError; finished plans stay."""
     store = EngineStore(folder_of(bundle, identity), identity)
@@ -61,10 +61,10 @@ def build_engines(
     for piece, kept in found.items():
         if kept is not None:
             plans[piece], seconds[piece] = kept
-            report(piece, "kept", 1, 1)
+            on_progress(piece, "kept", 1, 1)
         else:
             plans[piece], seconds[piece] = _build_piece(
-                bundle, piece, store, target, trt, limits, report
+                bundle, piece, store, target, trt, limits, on_progress
             )
     return store.folder, store.seal(plans, seconds)
 
@@ -76,15 +76,15 @@ def _build_piece(
     target: Target,
     trt: Any,
     limits: Limits,
-    report: Report,
+    on_progress: OnProgress,
 ) -> tuple[FileSpec, float]:
     """Build one plan and put it on disk; it is in memory no longer than this takes."""
 
     def heard(phase: str, done: int, total: int) -> None:
-        report(piece, phase, done, total)
+        on_progress(piece, phase, done, total)
 
     store.begin(piece)
-    report(piece, "parsing", 0, 0)
+    on_progress(piece, "parsing", 0, 0)
     path, spec = bundle.path(piece), bundle.piece(piece)
     ranges = profiles(bundle, piece, limits)
     made = build(trt, target, path, ranges, limits.max_seq, heard, store.timing_cache())

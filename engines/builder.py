@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from mimo_edge.engines.build_log import BuildLog, logger_of
+from mimo_edge.engines.lowering import lower
+from mimo_edge.engines.ports import (
+    Ports,
+    check_ports,
+    graph_ports,
+    network_ports,
+)
+from mimo_edge.engines.profiles import Range
+from mimo_edge.engines.target import Target
+from mimo_edge.runtime.bundle.errors import EngineError, EnvironmentProblem, ResourceError
 
-from engines.build_log import BuildLog, logger_of
-from engines.lowering import lower
-from engines.ports import Ports, check_ports, graph_ports, network_ports
-from engines.profiles import Range
-from engines.target import Target
-from runtime.errors import EngineError, EnvironmentProblem, ResourceError
-
-Progress = Callable[[str, int, int], None]  # phase, steps done, steps in all
+OnProgress = Callable[[str, int, int], None]  # phase, steps done, steps in all
 INTERRUPTED = "interrupted"  # phase: Ctrl-C was seen, TensorRT has not stopped yet
 
 # The piece whose build did not end with a plan: this process must not build again. TensorRT for RTX
@@ -71,7 +75,7 @@ def build(
     graph: Path,
     profiles: list[dict[str, Range]],
     capacity: int,
-    progress: Progress = lambda *_: None,
+    on_progress: OnProgress = lambda *_: None,
     timing_cache: bytes = b"",
 ) -> Built:
     """Lower, parse and build one ONNX file. Raises EngineError that quotes what TensorRT said.
@@ -81,7 +85,7 @@ def build(
     one takes most of the time (minutes for a large piece): the first Ctrl-C is reported as the
     phase INTERRUPTED and waits for that, the second does not wait.
     """
-    monitor = _monitor(trt, progress)
+    monitor = _monitor(trt, on_progress)
     outcome: list[Built] = []
     failure: list[BaseException] = []
     ended = threading.Event()
@@ -96,7 +100,7 @@ def build(
 
     try:
         threading.Thread(target=work, name="tensorrt", daemon=True).start()
-        _wait(ended, monitor, progress)
+        _wait(ended, monitor, on_progress)
     except KeyboardInterrupt as error:
         raise StillBuilding from error
     if monitor.interruption is not None:
@@ -106,14 +110,14 @@ def build(
     return outcome[0]
 
 
-def _wait(ended: threading.Event, monitor: Any, progress: Progress) -> None:
+def _wait(ended: threading.Event, monitor: Any, on_progress: OnProgress) -> None:
     """Until TensorRT is done. The first Ctrl-C asks it to stop, the second one is raised."""
     try:
         while not ended.wait(0.2):  # not join: interrupted, it takes a running thread for ended
             pass
     except KeyboardInterrupt as error:
         monitor.interruption = error
-        progress(INTERRUPTED, 0, 0)
+        on_progress(INTERRUPTED, 0, 0)
         while not ended.wait(0.2):
             pass
 
@@ -235,9 +239,10 @@ def _failure(graph: Path, log: BuildLog, errors: list[str]) -> Exception:
     return kind(f"TensorRT does not build {graph.name} as it is:\n  {listed}")
 
 
-def _monitor(trt: Any, progress: Progress) -> Any:
-    """Progress, and the way out of a build: an error in `progress` must not pass through TensorRT,
-    which calls this from C++. It is kept, TensorRT is asked to stop, and `build` raises it.
+def _monitor(trt: Any, on_progress: OnProgress) -> Any:
+    """Progress, and the way out of a build: an error in `on_progress` must not pass through
+    TensorRT, which calls this from C++. It is kept, TensorRT is asked to stop, and `build` raises
+    it.
     """
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
@@ -260,7 +265,7 @@ def _monitor(trt: Any, progress: Progress) -> Any:
         def tell(self, name: str, done: int) -> None:
             if self.interruption is None:
                 try:
-                    progress(name, done, self.steps.get(name, 0))
+                    on_progress(name, done, self.steps.get(name, 0))
                 except BaseException as error:
                     self.interruption = error
 

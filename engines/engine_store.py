@@ -14,9 +14,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from runtime.bundle import PIECES, FileSpec, hash_file, write_bytes, write_text
-from runtime.engine import MANIFEST, EngineManifest, Identity
-from runtime.errors import DISK_FULL, MALFORMED, EnvironmentProblem, ResourceError
+from mimo_edge.runtime.bundle.engine import MANIFEST, EngineManifest, Identity
+from mimo_edge.runtime.bundle.errors import (
+    DISK_FULL,
+    MALFORMED,
+    EnvironmentProblem,
+    ResourceError,
+)
+from mimo_edge.runtime.bundle.files import hash_file, write_bytes, write_text
+from mimo_edge.runtime.bundle.manifest import PIECES, FileSpec
 
 
 class EngineStore:

@@ -12,7 +12,8 @@ TensorRT also tries kernels on the GPU, which takes minutes more.
 
 from dataclasses import dataclass
 
-from runtime.bundle import PIECES, Bundle
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.manifest import PIECES
 
 MEMORY_BASE = 0.3e9  # bytes
 MEMORY_PER_BYTE = 3.1

@@ -4,10 +4,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import onnx
-
-from runtime.bundle import TensorSpec
-from runtime.engine import DTYPES
-from runtime.errors import EngineError
+from mimo_edge.runtime.bundle.engine import DTYPES
+from mimo_edge.runtime.bundle.errors import EngineError
+from mimo_edge.runtime.bundle.manifest import TensorSpec
 
 Ports = dict[str, tuple[str, tuple[int, ...]]]  # name -> dtype, shape (-1 = in a profile)
 

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from engines.lowering import CAPACITY
-from runtime.bundle import Bundle, TensorSpec
-from runtime.errors import InputError
+from mimo_edge.engines.lowering import CAPACITY
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.bundle.manifest import TensorSpec
 
 PREFILL_CHUNK = 512  # positions at a time, as in the ONNX Runtime backend
 AUDIO_PIECES = ("mel", "tokenizer_encoder", "tokenizer_decoder")

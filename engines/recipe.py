@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.bundle import PIECES, Bundle
-from runtime.errors import InputError
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.bundle.manifest import PIECES
 
 FOLDER = Path(__file__).parent / "recipes"
 PRECISIONS = ("fp32", "fp16", "bf16")  # those that a bundle can be exported in; nothing quantises

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-from runtime.engine import MODULES
-from runtime.errors import InputError
+from mimo_edge.runtime.bundle.engine import MODULES
+from mimo_edge.runtime.bundle.errors import InputError
 
 RTX_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0", "12.1")
 # TensorRT for RTX knows 7.5 too, but has no float32 matrix product there, which the mel front end,

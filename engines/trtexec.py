@@ -5,11 +5,11 @@ import shlex
 from pathlib import Path
 
 import onnx
-
-from engines.lowering import lower
-from engines.profiles import Limits, Range, profiles
-from engines.target import Target
-from runtime.bundle import PIECES, Bundle
+from mimo_edge.engines.lowering import lower
+from mimo_edge.engines.profiles import Limits, Range, profiles
+from mimo_edge.engines.target import Target
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.manifest import PIECES
 
 TOOLS = {"trt-rtx": "tensorrt_rtx", "trt": "trtexec"}
 

@@ -8,13 +8,12 @@ sees; the cache must have room for them.
 from functools import partial
 
 import torch
+from mimo_edge.export.operators import tensor_scatter
+from mimo_edge.export.piece import Piece, Port
+from mimo_edge.mimo_ref import attention, rotary
+from mimo_edge.mimo_ref.backbone import visible_keys
+from mimo_edge.mimo_ref.model import LanguageModel
 from torch import Tensor, nn
-
-from export.operators import tensor_scatter
-from export.piece import Piece, Port
-from mimo_ref import attention, rotary
-from mimo_ref.backbone import visible_keys
-from mimo_ref.model import LanguageModel
 
 
 class BackboneGraph(nn.Module):

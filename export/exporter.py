@@ -18,8 +18,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 import torch
-
-from export import (
+from mimo_edge.export import (
     backbone,
     mel,
     patch_decoder,
@@ -27,15 +26,37 @@ from export import (
     tokenizer_decoder,
     tokenizer_encoder,
 )
-from export.folders import MARK, check_output, partial_of, take_place
-from export.graph import lay_out_weights, simplify
-from export.piece import Piece, Port, cast
-from export.trace import trace
-from export.weights import WeightWriter, attach, check_dtypes, plan_regions
-from mimo_ref.config import AudioTokenizerConfig, LanguageModelConfig
-from mimo_ref.model import AudioTokenizer, LanguageModel
-from mimo_ref.weights import TensorFiles, check_names, read_config, upstream_tensors
-from runtime.bundle import (
+from mimo_edge.export.folders import (
+    MARK,
+    check_output,
+    partial_of,
+    take_place,
+)
+from mimo_edge.export.graph import lay_out_weights, simplify
+from mimo_edge.export.piece import Piece, Port, cast
+from mimo_edge.export.trace import trace
+from mimo_edge.export.weights import (
+    WeightWriter,
+    attach,
+    check_dtypes,
+    plan_regions,
+)
+from mimo_edge.mimo_ref.config import AudioTokenizerConfig, LanguageModelConfig
+from mimo_edge.mimo_ref.model import AudioTokenizer, LanguageModel
+from mimo_edge.mimo_ref.weights import (
+    TensorFiles,
+    check_names,
+    read_config,
+    upstream_tensors,
+)
+from mimo_edge.runtime.bundle.errors import (
+    DISK_FULL,
+    MALFORMED,
+    InputError,
+    ResourceError,
+)
+from mimo_edge.runtime.bundle.files import hash_file, write_text
+from mimo_edge.runtime.bundle.manifest import (
     MANIFEST,
     PIECES,
     SCHEMA,
@@ -44,11 +65,8 @@ from runtime.bundle import (
     ModelSpec,
     PieceSpec,
     TensorSpec,
-    hash_file,
-    write_text,
 )
-from runtime.errors import DISK_FULL, MALFORMED, InputError, ResourceError
-from runtime.text_tokenizer import TextTokenizer, tokenizer_files
+from mimo_edge.runtime.chat.text_tokenizer import TextTokenizer, tokenizer_files
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TRACE_BYTES = 1 << 30  # memory that torch and a traced graph take, whatever the weights
@@ -56,7 +74,7 @@ TOOLS = ("mimo-edge", "torch", "onnx", "onnxscript", "onnx-ir")
 CODE = ("export/*.py", "mimo_ref/*.py")  # what makes a piece, beside the tools
 
 # (what is being done, steps done, steps in all); steps are bytes of weights
-Report = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -93,16 +111,16 @@ class Sources:
         configs = [files.folder / "config.json" for files in self.tensors]
         return [*configs, *(path for paths in weights for path in paths), *self.text_files]
 
-    def fingerprint(self, heard: Callable[[int, int], None] = lambda *_: None) -> str:
+    def fingerprint(self, on_progress: Callable[[int, int], None] = lambda *_: None) -> str:
         """sha256 over the names and contents of all files that the bundle is made from.
 
-        It reads them all, weights included; `heard` is told how many bytes of how many.
+        It reads them all, weights included; `on_progress` is told how many bytes of how many.
         """
         digest, done = hashlib.sha256(), 0
         paths = self.files()
         total = sum(path.stat().st_size for path in paths)
         for path in paths:
-            heard(done, total)
+            on_progress(done, total)
             spec = hash_file(path)
             digest.update(f"{path.name} {spec.sha256}\n".encode())
             done += spec.bytes
@@ -181,7 +199,7 @@ def export_bundle(
     *,
     resume: bool = False,
     force: bool = False,
-    report: Report = lambda *_: None,
+    on_progress: OnProgress = lambda *_: None,
 ) -> None:
     """Write a bundle. Raises InputError, ResourceError; leaves nothing behind on failure, or with
     `resume` what the next export can go on with. `force` replaces a bundle that is there."""
@@ -193,23 +211,23 @@ def export_bundle(
         files: dict[str, FileSpec] = {}
         pieces: dict[str, PieceSpec] = {}
         done = 0
-        source = sources.fingerprint(lambda *bytes: report("hashing the checkpoints", *bytes))
+        source = sources.fingerprint(lambda *bytes: on_progress("hashing the checkpoints", *bytes))
         key = json.dumps([source, dtype_name, tool_versions(), _code_digest()])
         for name, build in sources.piece_builders(dtype).items():
             finished = _read_marker(partial, name, key) if resume else None
             if finished is None:
 
-                def wrote(count: int, name: str = name) -> None:
+                def on_write(count: int, name: str = name) -> None:
                     nonlocal done
                     done += count
-                    report(f"writing {name}", done, max(total, done))
+                    on_progress(f"writing {name}", done, max(total, done))
 
-                report(f"tracing {name}", done, max(total, done))
-                finished = _export_piece(sources, partial, name, build, dtype_name, wrote)
+                on_progress(f"tracing {name}", done, max(total, done))
+                finished = _export_piece(sources, partial, name, build, dtype_name, on_write)
                 _write_marker(partial, name, key, finished)
             else:
                 done += sum(spec.bytes for spec in finished[1].values())
-                report(f"kept {name}", done, max(total, done))
+                on_progress(f"kept {name}", done, max(total, done))
             pieces[name] = finished[0]
             files.update(finished[1])
         for path in sources.text_files:
@@ -220,7 +238,7 @@ def export_bundle(
         take_place(partial, output)
         for left in (*(_marker(output, name) for name in PIECES), output / MARK):
             left.unlink(missing_ok=True)
-    report("done", total, total)
+    on_progress("done", total, total)
 
 
 def tool_versions() -> dict[str, str]:
@@ -314,14 +332,14 @@ def _export_piece(
     name: str,
     build: Callable[[], Piece],
     dtype_name: str,
-    wrote: Callable[[int], None],
+    on_write: Callable[[int], None],
 ) -> tuple[PieceSpec, dict[str, FileSpec]]:
     piece, model = trace(build)
     simplify(model)
     regions = plan_regions(model, lay_out_weights(model))
     data_name, graph_name = f"{name}.onnx.data", f"{name}.onnx"
     writer = WeightWriter(sources.tensors, piece)
-    files = {data_name: writer.write(regions, folder / data_name, wrote)}
+    files = {data_name: writer.write(regions, folder / data_name, on_write)}
     attach(model, regions, data_name)
     proto = ir.to_proto(model)
     path = folder / graph_name

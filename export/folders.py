@@ -10,8 +10,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from runtime.bundle import MANIFEST
-from runtime.errors import InputError
+from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.bundle.manifest import MANIFEST
 
 MARK = "unfinished"  # empty
 

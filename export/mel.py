@@ -5,11 +5,10 @@ from functools import partial
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mimo_edge.export.piece import Piece, Port
+from mimo_edge.mimo_ref.config import AudioTokenizerConfig
+from mimo_edge.mimo_ref.mel import LOG_FLOOR, mel_filters
 from torch import Tensor, nn
-
-from export.piece import Piece, Port
-from mimo_ref.config import AudioTokenizerConfig
-from mimo_ref.mel import LOG_FLOOR, mel_filters
 
 
 def fourier_basis(n_fft: int, window_size: int) -> np.ndarray:

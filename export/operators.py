@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from mimo_edge.mimo_ref import attention, rotary
 from torch import Tensor
-
-from mimo_ref import attention, rotary
 
 OPSET = 24
 

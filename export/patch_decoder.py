@@ -8,11 +8,10 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from mimo_edge.export.piece import Piece, Port
+from mimo_edge.mimo_ref.model import LanguageModel
+from mimo_edge.mimo_ref.sampling import sample
 from torch import Tensor, nn
-
-from export.piece import Piece, Port
-from mimo_ref.model import LanguageModel
-from mimo_ref.sampling import sample
 
 
 class PatchDecoderGraph(nn.Module):

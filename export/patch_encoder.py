@@ -1,9 +1,8 @@
 """Piece `patch_encoder`: text ids and codes -> backbone input."""
 
 import torch
-
-from export.piece import Piece, Port
-from mimo_ref.model import LanguageModel
+from mimo_edge.export.piece import Piece, Port
+from mimo_edge.mimo_ref.model import LanguageModel
 
 
 class PatchEncoderGraph(torch.nn.Module):

@@ -6,9 +6,8 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from mimo_edge.mimo_ref.weights import upstream_name
 from torch import Tensor, nn
-
-from mimo_ref.weights import upstream_name
 
 Module = TypeVar("Module", bound=nn.Module)
 

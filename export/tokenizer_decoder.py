@@ -5,13 +5,12 @@ from functools import partial
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mimo_edge.export.piece import Piece, Port
+from mimo_edge.mimo_ref import attention
+from mimo_edge.mimo_ref.model import AudioTokenizer
+from mimo_edge.mimo_ref.qwen2 import Attend
+from mimo_edge.mimo_ref.tokenizer_layers import valid_positions
 from torch import Tensor, nn
-
-from export.piece import Piece, Port
-from mimo_ref import attention
-from mimo_ref.model import AudioTokenizer
-from mimo_ref.qwen2 import Attend
-from mimo_ref.tokenizer_layers import valid_positions
 
 
 def inverse_fourier_matrix(n_fft: int, imaginary: bool) -> np.ndarray:

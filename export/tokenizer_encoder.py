@@ -1,10 +1,9 @@
 """Piece `tokenizer_encoder`: log-mel -> codes of every codebook, with the RVQ in the graph."""
 
 import torch
+from mimo_edge.export.piece import Piece, Port
+from mimo_edge.mimo_ref.model import AudioTokenizer
 from torch import Tensor, nn
-
-from export.piece import Piece, Port
-from mimo_ref.model import AudioTokenizer
 
 
 class TokenizerEncoderGraph(nn.Module):

@@ -10,11 +10,10 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
+from mimo_edge.export.operators import OPSET, traced
+from mimo_edge.export.piece import Piece, Port
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim
-
-from export.operators import OPSET, traced
-from export.piece import Piece, Port
 
 for _name in ("torch.onnx", "onnxscript", "onnx_ir"):  # they warn of what is meant here
     logging.getLogger(_name).setLevel(logging.ERROR)

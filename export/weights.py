@@ -12,12 +12,11 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import torch
+from mimo_edge.export.piece import Piece
+from mimo_edge.mimo_ref.errors import CheckpointError
+from mimo_edge.mimo_ref.weights import TensorFiles
+from mimo_edge.runtime.bundle.manifest import FileSpec
 from torch import Tensor
-
-from export.piece import Piece
-from mimo_ref.errors import CheckpointError
-from mimo_ref.weights import TensorFiles
-from runtime.bundle import FileSpec
 
 SLICE_BYTES = 64 << 20  # how much of a tensor is converted at a time
 ALIGNMENT = 4096  # so that a reader can map each tensor
@@ -63,8 +62,10 @@ class WeightWriter:
     def __init__(self, files: list[TensorFiles], piece: Piece) -> None:
         self.files, self.piece = files, piece
 
-    def write(self, regions: list[Region], path: Path, progress: Callable[[int], None]) -> FileSpec:
-        """Stream all regions into `path`; `progress` hears of bytes written. Returns its hash."""
+    def write(
+        self, regions: list[Region], path: Path, on_progress: Callable[[int], None]
+    ) -> FileSpec:
+        """Stream all regions into `path`; `on_progress` hears of bytes written. Returns a hash."""
         digest, position = hashlib.sha256(), 0
         with path.open("wb") as file:
             for region in regions:
@@ -75,7 +76,7 @@ class WeightWriter:
                     data = part.contiguous().view(torch.uint8).numpy().data
                     file.write(data)
                     digest.update(data)
-                    progress(len(data))
+                    on_progress(len(data))
                 position = region.offset + region.bytes
         return FileSpec(digest.hexdigest(), position)
 

@@ -1,4 +1,4 @@
-"""MiMo-Audio in plain PyTorch: the truth that every other room is judged against.
+"""MiMo-Audio in plain PyTorch: the truth that every other package is judged against.
 
 Read in the order of the data: `mel` -> `tokenizer_encoder` -> `rvq` -> `patch_encoder` ->
 `backbone` -> `patch_decoder` -> `tokenizer_decoder` -> `vocoder`; `model` puts them together.

@@ -3,11 +3,10 @@
 from functools import partial
 
 import torch
+from mimo_edge.mimo_ref import attention, rotary
+from mimo_edge.mimo_ref.config import LanguageModelConfig, Qwen2Config
+from mimo_edge.mimo_ref.qwen2 import Qwen2
 from torch import Tensor, nn
-
-from mimo_ref import attention, rotary
-from mimo_ref.config import LanguageModelConfig, Qwen2Config
-from mimo_ref.qwen2 import Qwen2
 
 
 class KVCache:

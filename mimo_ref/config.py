@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from mimo_ref.errors import ConfigError
+from mimo_edge.mimo_ref.errors import ConfigError
 
 
 @dataclass(frozen=True)

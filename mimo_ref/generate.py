@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+from mimo_edge.mimo_ref.backbone import KVCache
+from mimo_edge.mimo_ref.model import LanguageModel
+from mimo_edge.mimo_ref.sampling import sample
 from torch import Tensor
-
-from mimo_ref.backbone import KVCache
-from mimo_ref.model import LanguageModel
-from mimo_ref.sampling import sample
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,8 @@ import math
 
 import torch
 import torch.nn.functional as F
+from mimo_edge.mimo_ref.config import AudioTokenizerConfig
 from torch import Tensor
-
-from mimo_ref.config import AudioTokenizerConfig
 
 LOG_FLOOR = 1e-7
 

@@ -1,16 +1,15 @@
 """The two models, put together from their pieces."""
 
 import torch
+from mimo_edge.mimo_ref.backbone import Backbone, KVCache
+from mimo_edge.mimo_ref.config import AudioTokenizerConfig, LanguageModelConfig
+from mimo_edge.mimo_ref.mel import log_mel
+from mimo_edge.mimo_ref.patch_decoder import PatchDecoder
+from mimo_edge.mimo_ref.patch_encoder import PatchEncoder
+from mimo_edge.mimo_ref.rvq import ResidualVectorQuantizer
+from mimo_edge.mimo_ref.tokenizer_decoder import TokenizerDecoder
+from mimo_edge.mimo_ref.tokenizer_encoder import TokenizerEncoder
 from torch import Tensor, nn
-
-from mimo_ref.backbone import Backbone, KVCache
-from mimo_ref.config import AudioTokenizerConfig, LanguageModelConfig
-from mimo_ref.mel import log_mel
-from mimo_ref.patch_decoder import PatchDecoder
-from mimo_ref.patch_encoder import PatchEncoder
-from mimo_ref.rvq import ResidualVectorQuantizer
-from mimo_ref.tokenizer_decoder import TokenizerDecoder
-from mimo_ref.tokenizer_encoder import TokenizerEncoder
 
 SEGMENT_MEL_FRAMES = 6000  # 60 s: longer audio is encoded in segments of this length
 PIECE_CODE_FRAMES = 1500  # 60 s: longer answers are decoded in pieces of this length

@@ -4,12 +4,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
+from mimo_edge.mimo_ref import attention, rotary
+from mimo_edge.mimo_ref.config import LanguageModelConfig
+from mimo_edge.mimo_ref.delay import DelaySchedule
+from mimo_edge.mimo_ref.qwen2 import Qwen2, Rotate
 from torch import Tensor, nn
-
-from mimo_ref import attention, rotary
-from mimo_ref.config import LanguageModelConfig
-from mimo_ref.delay import DelaySchedule
-from mimo_ref.qwen2 import Qwen2, Rotate
 
 # scores [B, V_k] of each (codebook, frame) of a sub-step -> the ids [B] drawn from each
 Choose = Callable[[list[Tensor], list[tuple[int, int]]], Sequence[Tensor]]

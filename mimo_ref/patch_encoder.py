@@ -4,11 +4,10 @@ from functools import partial
 from typing import ClassVar
 
 import torch
+from mimo_edge.mimo_ref import attention, rotary
+from mimo_edge.mimo_ref.config import LanguageModelConfig
+from mimo_edge.mimo_ref.qwen2 import Attend, Qwen2, Rotate
 from torch import Tensor, nn
-
-from mimo_ref import attention, rotary
-from mimo_ref.config import LanguageModelConfig
-from mimo_ref.qwen2 import Attend, Qwen2, Rotate
 
 
 class PatchEncoder(nn.Module):

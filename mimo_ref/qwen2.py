@@ -10,9 +10,8 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
+from mimo_edge.mimo_ref.config import Qwen2Config
 from torch import Tensor, nn
-
-from mimo_ref.config import Qwen2Config
 
 
 class Attend(Protocol):

@@ -7,9 +7,8 @@ frames, whose audio still depends on the future; `left_overlap` frames are remem
 from dataclasses import dataclass, field
 
 import torch
+from mimo_edge.mimo_ref.model import AudioTokenizer
 from torch import Tensor
-
-from mimo_ref.model import AudioTokenizer
 
 
 @dataclass

@@ -1,11 +1,15 @@
 """Tokenizer decoder: quantised states to a mel-like spectrogram, and on to audio."""
 
 import torch
+from mimo_edge.mimo_ref.config import AudioTokenizerConfig
+from mimo_edge.mimo_ref.tokenizer_layers import (
+    TokenizerLayer,
+    masked_attend,
+    rotation,
+    valid_positions,
+)
+from mimo_edge.mimo_ref.vocoder import Vocoder
 from torch import Tensor, nn
-
-from mimo_ref.config import AudioTokenizerConfig
-from mimo_ref.tokenizer_layers import TokenizerLayer, masked_attend, rotation, valid_positions
-from mimo_ref.vocoder import Vocoder
 
 
 class UpSample(nn.Module):

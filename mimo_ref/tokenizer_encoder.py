@@ -2,10 +2,14 @@
 
 import torch
 import torch.nn.functional as F
+from mimo_edge.mimo_ref.config import AudioTokenizerConfig
+from mimo_edge.mimo_ref.tokenizer_layers import (
+    TokenizerLayer,
+    masked_attend,
+    rotation,
+    valid_positions,
+)
 from torch import Tensor, nn
-
-from mimo_ref.config import AudioTokenizerConfig
-from mimo_ref.tokenizer_layers import TokenizerLayer, masked_attend, rotation, valid_positions
 
 
 class TokenizerEncoder(nn.Module):

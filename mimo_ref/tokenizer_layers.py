@@ -4,10 +4,9 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from mimo_edge.mimo_ref import attention, rotary
+from mimo_edge.mimo_ref.qwen2 import Attend, Rotate
 from torch import Tensor, nn
-
-from mimo_ref import attention, rotary
-from mimo_ref.qwen2 import Attend, Rotate
 
 
 def valid_positions(lengths: Tensor, time: int) -> Tensor:

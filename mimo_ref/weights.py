@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mimo_edge.mimo_ref.config import AudioTokenizerConfig, LanguageModelConfig
+from mimo_edge.mimo_ref.errors import CheckpointError, ConfigError
+from mimo_edge.mimo_ref.model import AudioTokenizer, LanguageModel
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-
-from mimo_ref.config import AudioTokenizerConfig, LanguageModelConfig
-from mimo_ref.errors import CheckpointError, ConfigError
-from mimo_ref.model import AudioTokenizer, LanguageModel
 
 INDEX = "model.safetensors.index.json"
 # training statistics and position tables that some files carry and inference does not use

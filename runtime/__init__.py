@@ -1,4 +1,4 @@
 """The torch-free runtime: numpy, a backend, and tokenizers.
 
-`runtime.tasks.MimoAudio` is the way in for programs.
+`mimo_edge.runtime.tasks.MimoAudio` is the way in for programs.
 """

@@ -4,33 +4,30 @@
         print(model.asr("question.wav").result().answer)
         write_audio("hello.wav", model.tts("Hello there.").result().wav, model.sampling_rate)
 
-Each method prepares a `Talk`; `result()` generates it whole, `stream()` as it comes.
+Each method prepares a `Generation`; `result()` generates it whole, `stream()` as it comes.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
-
-from runtime import codec
-from runtime.audio import check_audio, load_audio
-from runtime.backend import Backend, Floats, Ints
-from runtime.backends import open_backend
-from runtime.bundle import Bundle
-from runtime.errors import ContextError, InputError
-from runtime.loop import Request, check_limits
-from runtime.presets import PRESETS, Sampling
-from runtime.prompts import Example, PromptBuilder, Turn
-from runtime.segments import Grid, PromptLayout
-from runtime.talk import Talk
-from runtime.text_tokenizer import TextTokenizer
-
-# a path, the bytes of a file, or wav [N] at the model's rate
-Audio = str | Path | bytes | Floats
+from mimo_edge.runtime.audio import codec
+from mimo_edge.runtime.audio.read import check_audio, load_audio
+from mimo_edge.runtime.backends.base import Backend, Ints, Providers
+from mimo_edge.runtime.backends.opening import open_backend
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.errors import ContextError, InputError
+from mimo_edge.runtime.chat.conversation import Audio, Message
+from mimo_edge.runtime.chat.presets import PRESETS, Sampling
+from mimo_edge.runtime.chat.prompts import Example, PromptBuilder, Turn
+from mimo_edge.runtime.chat.segments import Grid, PromptLayout
+from mimo_edge.runtime.chat.text_tokenizer import TextTokenizer
+from mimo_edge.runtime.generation.generation import Generation
+from mimo_edge.runtime.generation.loop import Request, check_limits
 
 
 @dataclass(frozen=True)
@@ -46,15 +43,6 @@ class Options:
 
     def __post_init__(self) -> None:
         check_limits(self.max_new, self.min_new, self.seed)
-
-
-@dataclass(frozen=True)
-class Message:
-    """One turn of a conversation: text, audio, or, for a spoken answer, both."""
-
-    role: str  # "user" or "assistant"
-    text: str | None = None
-    audio: Audio | None = None
 
 
 Messages = list[Message] | tuple[Message, ...]
@@ -91,11 +79,20 @@ class MimoAudio:
         bundle: str | Path,
         backend: str = "ort-cpu",
         *,
+        providers: Providers | None = None,
+        session_options: Mapping[str, str] | None = None,
         threads: int | None = None,
         verify: bool = True,
     ) -> Self:
-        """Open a bundle: see `runtime.bundle.Bundle.open` and `runtime.backends.open_backend`."""
-        return cls(open_backend(backend, Bundle.open(bundle, verify=verify), threads))
+        """Open a bundle: see `Bundle.open` and `open_backend`."""
+        opened = open_backend(
+            backend,
+            Bundle.open(bundle, verify=verify),
+            threads,
+            providers=providers,
+            session_options=session_options,
+        )
+        return cls(opened)
 
     @property
     def sampling_rate(self) -> int:
@@ -118,11 +115,11 @@ class MimoAudio:
             )
         return codec.encode(self.backend, wav)
 
-    def asr(self, audio: Audio, options: Options = Options()) -> Talk:
+    def asr(self, audio: Audio, options: Options = Options()) -> Generation:
         """Transcribe speech."""
         rng = random.Random(options.seed)
         prompt = self.prompts.asr(self.encode(audio), rng=rng, template=options.template)
-        return self._talk("asr", prompt, options)
+        return self._generation("asr", prompt, options)
 
     def tts(
         self,
@@ -132,7 +129,7 @@ class MimoAudio:
         natural: bool = False,
         voice: Audio | None = None,
         options: Options = Options(),
-    ) -> Talk:
+    ) -> Generation:
         """Speak a text: plainly, in the style of `instruction`, or as the text itself asks
         (`natural`); the latter two can copy a `voice`."""
         if natural and instruction is not None:
@@ -151,7 +148,7 @@ class MimoAudio:
             voice=None if voice is None else self.encode(voice),
             template=options.template,
         )
-        return self._talk("tts", prompt, options, opened=styled)
+        return self._generation("tts", prompt, options, opened=styled)
 
     def understand(
         self,
@@ -160,10 +157,10 @@ class MimoAudio:
         *,
         thinking: bool = False,
         options: Options = Options(),
-    ) -> Talk:
+    ) -> Generation:
         """Answer a question about any audio, in text."""
         prompt = self.prompts.understand(self.encode(audio), question, thinking=thinking)
-        return self._talk("understand", prompt, options, opened=thinking)
+        return self._generation("understand", prompt, options, opened=thinking)
 
     def dialogue(
         self,
@@ -173,7 +170,7 @@ class MimoAudio:
         voice: Audio | None = None,
         history: Grid | None = None,
         options: Options = Options(),
-    ) -> Talk:
+    ) -> Generation:
         """Answer speech with speech: one turn, a whole conversation, or the next turn of `history`
         (a `Result.history`; system prompt and voice are then those of the first turn)."""
         codes = None if voice is None or history is not None else self.encode(voice)
@@ -187,7 +184,7 @@ class MimoAudio:
                 voice=codes,
                 continues=history is not None,
             )
-        return self._talk("dialogue", prompt, options, history=history)
+        return self._generation("dialogue", prompt, options, history=history)
 
     def speech_to_text(
         self,
@@ -196,14 +193,14 @@ class MimoAudio:
         thinking: bool = False,
         history: Grid | None = None,
         options: Options = Options(),
-    ) -> Talk:
+    ) -> Generation:
         """Answer speech with text: one turn, a conversation, or the next turn of `history`."""
         if isinstance(audio, list | tuple):
             turns = self._turns("speech-to-text", audio, history)
             prompt = self.prompts.speech_to_text_turns(turns, thinking=thinking)
         else:
             prompt = self.prompts.speech_to_text(self.encode(audio), thinking=thinking)
-        return self._talk("speech-to-text", prompt, options, history=history, opened=thinking)
+        return self._generation("speech-to-text", prompt, options, history=history, opened=thinking)
 
     def chat(
         self,
@@ -212,14 +209,14 @@ class MimoAudio:
         thinking: bool = False,
         history: Grid | None = None,
         options: Options = Options(),
-    ) -> Talk:
+    ) -> Generation:
         """Answer text with text: one turn, a conversation, or the next turn of `history`."""
         if isinstance(text, str):
             prompt = self.prompts.chat(text, thinking=thinking)
         else:
             turns = self._turns("chat", text, history)
             prompt = self.prompts.chat_turns(turns, thinking=thinking)
-        return self._talk("chat", prompt, options, history=history, opened=thinking)
+        return self._generation("chat", prompt, options, history=history, opened=thinking)
 
     def in_context(
         self,
@@ -227,14 +224,14 @@ class MimoAudio:
         examples: Sequence[Demonstration],
         audio: Audio,
         options: Options = Options(),
-    ) -> Talk:
+    ) -> Generation:
         """Do to `audio` what the examples show: few-shot speech-to-speech."""
         shown = [
             Example(self.encode(e.input_audio), self.encode(e.output_audio), e.transcript)
             for e in examples
         ]
         prompt = self.prompts.in_context(instruction, shown, self.encode(audio))
-        return self._talk("in-context", prompt, options)
+        return self._generation("in-context", prompt, options)
 
     def _turns(self, task: str, messages: Messages, history: Grid | None) -> list[Turn]:
         """The turns of a conversation, checked before the first of them is encoded."""
@@ -269,7 +266,7 @@ class MimoAudio:
             "Result.history of the same bundle, or start without one"
         )
 
-    def _talk(
+    def _generation(
         self,
         task: str,
         prompt: Grid,
@@ -277,7 +274,7 @@ class MimoAudio:
         *,
         history: Grid | None = None,
         opened: bool = False,
-    ) -> Talk:
+    ) -> Generation:
         preset, context = PRESETS[task], self.backend.bundle.model.context
         if history is not None:
             prompt = np.concatenate((self._checked(history), prompt), axis=1)
@@ -296,7 +293,7 @@ class MimoAudio:
             min_new=options.min_new,
             seed=options.seed,
         )
-        return Talk(
+        return Generation(
             self.backend,
             self.tokenizer,
             self.layout,

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-
-from runtime import codec
-from runtime.backends import BACKENDS, open_backend
-from runtime.bundle import Bundle
-from runtime.errors import InputError
-from runtime.loop import Loop, Request
-from runtime.presets import Sampling
+from mimo_edge.runtime.audio import codec
+from mimo_edge.runtime.backends.opening import BACKENDS, open_backend
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.chat.presets import Sampling
+from mimo_edge.runtime.generation.loop import Loop, Request
 
 PROMPT = 64  # patches
 SPEECH_SECONDS = 4

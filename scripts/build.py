@@ -8,18 +8,19 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from engines import recipe
-from engines.build import build_engines, identity_of
-from engines.builder import INTERRUPTED, StillBuilding, load_module
-from engines.planner import Estimate, estimate
-from engines.profiles import Limits
-from engines.target import RTX_CAPABILITIES, Target, parse
-from engines.trtexec import commands, write_lowered
-from runtime.backends import open_backend
-from runtime.bundle import PIECES, Bundle
-from runtime.cuda import CudaDevice
-from scripts.machine import memory_bytes
-from scripts.progress import StageProgress, size
+from mimo_edge.engines import recipe
+from mimo_edge.engines.build import build_engines, identity_of
+from mimo_edge.engines.builder import INTERRUPTED, StillBuilding, load_module
+from mimo_edge.engines.planner import Estimate, estimate
+from mimo_edge.engines.profiles import Limits
+from mimo_edge.engines.target import RTX_CAPABILITIES, Target, parse
+from mimo_edge.engines.trtexec import commands, write_lowered
+from mimo_edge.runtime.backends.cuda import CudaDevice
+from mimo_edge.runtime.backends.opening import open_backend
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.manifest import PIECES
+from mimo_edge.scripts.machine import memory_bytes
+from mimo_edge.scripts.progress import StageProgress, size
 
 ORT_TARGETS = ("ort-cpu", "ort-cuda")
 EPILOG = f"""targets:
@@ -66,7 +67,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     with StageProgress() as progress:
-        bundle = Bundle.open(args.bundle, progress=partial(progress.report, "checking the bundle"))
+        bundle = Bundle.open(
+            args.bundle, on_progress=partial(progress.report, "checking the bundle")
+        )
         if args.target in ORT_TARGETS:
             return _check_sessions(bundle, args.target, args.dry_run, args.json)
         target = parse(args.target)

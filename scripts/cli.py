@@ -7,8 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from mimo_ref.errors import CheckpointError, ConfigError
-from runtime.errors import DISK_FULL, EnvironmentProblem, MimoError
+from mimo_edge.mimo_ref.errors import CheckpointError, ConfigError
+from mimo_edge.runtime.bundle.errors import DISK_FULL, EnvironmentProblem, MimoError
 
 # name -> (module, what it does); the order is the order of use
 COMMANDS = {
@@ -83,7 +83,7 @@ def _dispatch(argv: list[str]) -> int:
 
 def _load(command: str, module: str):  # type: ignore[no-untyped-def]
     try:
-        return importlib.import_module(f"scripts.{module}")
+        return importlib.import_module(f"mimo_edge.scripts.{module}")
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
         if package not in OPTIONAL:

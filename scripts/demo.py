@@ -8,17 +8,18 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from export.exporter import Sources, export_bundle
-from runtime.audio import load_audio, open_sink, write_audio
-from runtime.backend import Floats
-from runtime.errors import InputError, ParityError
-from runtime.talk import Result, Talk
-from runtime.tasks import MimoAudio, Options
-from scripts.make_checkpoint import AUDIO_TOKENIZER, LANGUAGE_MODEL
-from scripts.parity import Row, compare, table
-from scripts.progress import StageProgress
-from scripts.spectrogram import draw
-from scripts.speech_score import UtteranceSet
+from mimo_edge.export.exporter import Sources, export_bundle
+from mimo_edge.parity.compare import Row, compare, table
+from mimo_edge.parity.spectrogram import draw
+from mimo_edge.parity.speech_score import UtteranceSet
+from mimo_edge.runtime.audio.read import load_audio
+from mimo_edge.runtime.audio.write import open_sink, write_audio
+from mimo_edge.runtime.backends.base import Floats
+from mimo_edge.runtime.bundle.errors import InputError, ParityError
+from mimo_edge.runtime.generation.generation import Generation, Result
+from mimo_edge.runtime.tasks import MimoAudio, Options
+from mimo_edge.scripts.make_checkpoint import AUDIO_TOKENIZER, LANGUAGE_MODEL
+from mimo_edge.scripts.progress import StageProgress
 
 ASSETS = Path(__file__).parent.parent / "assets"
 NANO, UTTERANCES, CLIP = (
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     with StageProgress() as progress:
         sources = Sources.open(lm, audio_tokenizer, lm)
         bundle = args.out / BUNDLE
-        export_bundle(sources, bundle, "fp32", force=True, report=progress.report)
+        export_bundle(sources, bundle, "fp32", force=True, on_progress=progress.report)
     with MimoAudio.open(bundle) as model:
         wav = load_audio(CLIP, rate=model.sampling_rate)
         print("2. the torch-free runtime against the PyTorch reference")
@@ -75,18 +76,18 @@ def run(args: argparse.Namespace) -> int:
 
 def _work(model: MimoAudio, utterances: UtteranceSet, out: Path) -> Iterator[tuple[str, Floats]]:
     """Say what the model does, and yield the sounds that it makes, by name."""
-    for utterance in utterances.listen[:LISTENED]:
+    for utterance in utterances.asr[:LISTENED]:
         heard = model.asr(utterance.audio).result()
         _say("hears", f"{heard.answer!r}  (it was {utterance.text!r})", heard)
-    for number, text in enumerate(utterances.read[:READ], start=1):
-        talk = model.tts(text, options=Options(seed=number))
-        spoken = talk.result()
+    for number, text in enumerate(utterances.tts[:READ], start=1):
+        generation = model.tts(text, options=Options(seed=number))
+        spoken = generation.result()
         assert spoken.wav is not None
         back = model.asr(spoken.wav).result()
         _say("speaks", f"{text!r}  (heard back as {back.answer!r})", spoken)
         yield f"speaks-{number}", spoken.wav
-    _say("streams", f"{text!r}", _stream(talk, out / "streams.wav", model.sampling_rate))
-    for number, utterance in enumerate(utterances.ask[:ASKED], start=1):
+    _say("streams", f"{text!r}", _stream(generation, out / "streams.wav", model.sampling_rate))
+    for number, utterance in enumerate(utterances.dialogue[:ASKED], start=1):
         question = model.asr(utterance.audio).result()
         answer = model.dialogue(utterance.audio, options=Options(seed=number)).result()
         assert answer.wav is not None
@@ -95,10 +96,10 @@ def _work(model: MimoAudio, utterances: UtteranceSet, out: Path) -> Iterator[tup
         yield f"answers-{number}", answer.wav
 
 
-def _stream(talk: Talk, path: Path, rate: int) -> Result:
+def _stream(generation: Generation, path: Path, rate: int) -> Result:
     """The same speech again, as it comes."""
     with open_sink(path, rate) as sink:
-        for event in talk.stream(right=8, left=64):
+        for event in generation.stream(right=8, left=64):
             if len(event.wav):
                 sink.write(event.wav)
             result = event.result

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 from dataclasses import asdict, dataclass
 
-from scripts.machine import memory_bytes
+from mimo_edge.scripts.machine import memory_bytes
 
 # The two packages put their files into one folder, and whatever depends on the runtime brings the
 # CPU's again: first neither, then the one that is wanted, alone.

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from export.exporter import DTYPES, Sources, export_bundle
-from scripts.progress import StageProgress, size
+from mimo_edge.export.exporter import DTYPES, Sources, export_bundle
+from mimo_edge.scripts.progress import StageProgress, size
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
             args.dtype,
             resume=args.resume,
             force=args.force,
-            report=progress.report,
+            on_progress=progress.report,
         )
     print(f"{args.output}: bundle with {size(weights)} of weights in {args.dtype}")
     return 0

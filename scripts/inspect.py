@@ -5,8 +5,9 @@ import dataclasses
 import json
 from pathlib import Path
 
-from runtime.bundle import Bundle, PieceSpec, TensorSpec
-from scripts.progress import size
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.manifest import PieceSpec, TensorSpec
+from mimo_edge.scripts.progress import size
 
 FLOW = """
   wav --> [mel] --> [tokenizer_encoder] --> codes --+

@@ -9,16 +9,16 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
-from runtime.audio import AudioSink, open_sink
-from runtime.backends import BACKENDS
-from runtime.codec import LEFT_OVERLAP, RIGHT_OVERLAP
-from runtime.conversation import read_conversation, read_history, write_history
-from runtime.errors import InputError
-from runtime.presets import PRESETS, Sampling
-from runtime.talk import CHUNK_PATCHES, Result, Talk
-from runtime.tasks import Demonstration, MimoAudio, Options
+from mimo_edge.runtime.audio.codec import LEFT_OVERLAP, RIGHT_OVERLAP
+from mimo_edge.runtime.audio.write import AudioSink, open_sink
+from mimo_edge.runtime.backends.opening import BACKENDS
+from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.chat.conversation import read_conversation, read_history, write_history
+from mimo_edge.runtime.chat.presets import PRESETS, Sampling
+from mimo_edge.runtime.generation.generation import CHUNK_PATCHES, Generation, Result
+from mimo_edge.runtime.tasks import Demonstration, MimoAudio, Options
 
-Prepare = Callable[[MimoAudio, argparse.Namespace, Options], Talk]
+Prepare = Callable[[MimoAudio, argparse.Namespace, Options], Generation]
 
 EXAMPLES = """examples:
   mimo-edge run asr bundle question.wav
@@ -47,11 +47,11 @@ def run(args: argparse.Namespace) -> int:
     ) as model:
         # before the long work, so that an output that cannot be written is refused at once
         sink = open_sink(args.output, model.sampling_rate) if speaks else None
-        talk = TASKS[args.task][2](model, args, _options(args))
+        generation = TASKS[args.task][2](model, args, _options(args))
         if args.stream:
-            result = _stream(talk, args, sink)
+            result = _stream(generation, args, sink)
         else:
-            result = talk.result()
+            result = generation.result()
             if sink is not None and result.wav is not None:
                 with sink:
                     sink.write(result.wav)
@@ -61,12 +61,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _stream(talk: Talk, args: argparse.Namespace, sink: AudioSink | None) -> Result:
+def _stream(generation: Generation, args: argparse.Namespace, sink: AudioSink | None) -> Result:
     """Text to stdout and sound to the sink while they come."""
     result = None
     show_text = not args.json and args.output != "-"
     with sink or nullcontext():
-        for event in talk.stream(
+        for event in generation.stream(
             chunk=args.chunk, left=args.left_overlap, right=args.right_overlap
         ):
             if event.text and show_text:
@@ -227,7 +227,7 @@ def _declare_in_context(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _tts(model: MimoAudio, args: argparse.Namespace, options: Options) -> Talk:
+def _tts(model: MimoAudio, args: argparse.Namespace, options: Options) -> Generation:
     return model.tts(
         args.text,
         instruction=args.instruction,
@@ -237,13 +237,13 @@ def _tts(model: MimoAudio, args: argparse.Namespace, options: Options) -> Talk:
     )
 
 
-def _dialogue(model: MimoAudio, args: argparse.Namespace, options: Options) -> Talk:
+def _dialogue(model: MimoAudio, args: argparse.Namespace, options: Options) -> Generation:
     if args.conversation:
-        talk = read_conversation(args.conversation)
+        conversation = read_conversation(args.conversation)
         return model.dialogue(
-            talk.messages,
-            system_prompt=args.system_prompt or talk.system_prompt,
-            voice=args.voice or talk.voice,
+            conversation.messages,
+            system_prompt=args.system_prompt or conversation.system_prompt,
+            voice=args.voice or conversation.voice,
             options=options,
         )
     history = read_history(args.history) if args.history else None
@@ -257,7 +257,7 @@ def _dialogue(model: MimoAudio, args: argparse.Namespace, options: Options) -> T
 
 
 def _written(task: str) -> Prepare:
-    def prepare(model: MimoAudio, args: argparse.Namespace, options: Options) -> Talk:
+    def prepare(model: MimoAudio, args: argparse.Namespace, options: Options) -> Generation:
         method = model.speech_to_text if task == "speech-to-text" else model.chat
         if args.conversation:
             given = read_conversation(args.conversation)
@@ -273,7 +273,7 @@ def _written(task: str) -> Prepare:
     return prepare
 
 
-def _in_context(model: MimoAudio, args: argparse.Namespace, options: Options) -> Talk:
+def _in_context(model: MimoAudio, args: argparse.Namespace, options: Options) -> Generation:
     examples = [Demonstration(*example) for example in args.example]
     return model.in_context(args.instruction, examples, args.audio, options)
 

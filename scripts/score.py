@@ -12,23 +12,28 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, astuple
 from pathlib import Path
 
-from runtime import codec
-from runtime.audio import write_audio
-from runtime.backends import BACKENDS
-from runtime.bundle import write_text
-from runtime.errors import MALFORMED, InputError, ParityError
-from runtime.tasks import MimoAudio
-from scripts.progress import StageProgress
-from scripts.speech_score import Judge, UtteranceSet, Verdict, totals
-from scripts.tolerances import SPEECH_POINTS, speech_edits
-from scripts.word_errors import WordErrors
+from mimo_edge.parity.speech_score import (
+    Judge,
+    UtteranceSet,
+    Verdict,
+    totals,
+)
+from mimo_edge.parity.tolerances import SPEECH_POINTS, speech_edits
+from mimo_edge.parity.word_errors import WordErrors
+from mimo_edge.runtime.audio import codec
+from mimo_edge.runtime.audio.write import write_audio
+from mimo_edge.runtime.backends.opening import BACKENDS
+from mimo_edge.runtime.bundle.errors import MALFORMED, InputError, ParityError
+from mimo_edge.runtime.bundle.files import write_text
+from mimo_edge.runtime.tasks import MimoAudio
+from mimo_edge.scripts.progress import StageProgress
 
 Score = dict[str, WordErrors]  # by task
 UTTERANCES = Path(__file__).parent.parent / "assets" / "utterances"
 DID = {
-    "listen": "recordings transcribed",
-    "read": "texts spoken, heard back",
-    "ask": "spoken questions, the answer heard back",
+    "asr": "recordings transcribed",
+    "tts": "texts spoken, heard back",
+    "dialogue": "spoken questions, the answer heard back",
 }
 
 
@@ -36,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = (
         "A set of utterances is a folder with utterances.json: "
-        '{"listen": [{"audio", "text"}], "read": [text], "ask": [{"audio", "answer"}]}.'
+        '{"asr": [{"audio", "text"}], "tts": [text], "dialogue": [{"audio", "answer"}]}.'
     )
     parser.add_argument("bundle", metavar="BUNDLE", type=Path)
     parser.add_argument(
@@ -70,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         check_same_set(own, {task: errors.words for task, errors in utterances.said().items()})
     if args.record is not None:
         _check_writable(args.record)
-    count = len(utterances.listen) + len(utterances.read) + len(utterances.ask)
+    count = len(utterances.asr) + len(utterances.tts) + len(utterances.dialogue)
     verdicts: list[Verdict] = []
     with (
         MimoAudio.open(args.bundle, args.backend, threads=args.threads) as model,

@@ -7,22 +7,22 @@ that it depends on: the models, and the code of the exporter and of the referenc
 import hashlib
 from pathlib import Path
 
-from export.exporter import Sources, export_bundle, tool_versions
-from runtime.bundle import (
+from mimo_edge.export.exporter import Sources, export_bundle, tool_versions
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.files import hash_file, write_text
+from mimo_edge.runtime.bundle.manifest import (
     MANIFEST,
     PIECES,
     SCHEMA,
-    Bundle,
     Manifest,
     ModelSpec,
     PieceSpec,
-    hash_file,
-    write_text,
 )
+
 from tests.golden import Golden
 
 ROOT = Path(__file__).parent.parent
-CODE = ("mimo_ref/*.py", "export/*.py", "runtime/bundle.py")
+CODE = ("mimo_ref/*.py", "export/*.py", "runtime/bundle/*.py")
 
 
 NANO = ROOT / "assets" / "nano"

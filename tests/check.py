@@ -3,9 +3,8 @@
 from typing import Any
 
 import numpy as np
-
-from scripts import tolerances
-from scripts.tolerances import Tolerance
+from mimo_edge.parity import tolerances
+from mimo_edge.parity.tolerances import Tolerance
 
 
 def close(actual: Any, expected: np.ndarray, tolerance: Tolerance, what: str) -> None:

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 import soundfile
-
-from runtime.resample import resample
+from mimo_edge.runtime.audio.resample import resample
 
 CLIPS = sorted((Path(__file__).parents[1] / "assets" / "clips").glob("*.flac"))
 STEP = 1 / 32768  # of 16-bit audio

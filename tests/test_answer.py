@@ -5,11 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from runtime.answer import answer_text, decode_pieces, split_answer, split_thinking
-from runtime.errors import InputError
-from runtime.segments import PromptLayout
-from runtime.text_tokenizer import SpecialIds, TextTokenizer
+from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.chat.answer import (
+    answer_text,
+    decode_pieces,
+    split_answer,
+    split_thinking,
+)
+from mimo_edge.runtime.chat.segments import PromptLayout
+from mimo_edge.runtime.chat.text_tokenizer import SpecialIds, TextTokenizer
 
 SMALL = PromptLayout(group_size=2, n_q=3, empty_codes=(9, 9, 5))
 SPECIAL = SpecialIds(

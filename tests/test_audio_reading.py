@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from mimo_edge.parity.tolerances import RESAMPLED
+from mimo_edge.runtime.audio.read import MIN_SAMPLES, check_audio, load_audio
+from mimo_edge.runtime.audio.resample import resample
+from mimo_edge.runtime.bundle.errors import AudioError
 
-from runtime.audio import MIN_SAMPLES, check_audio, load_audio
-from runtime.errors import AudioError
-from runtime.resample import resample
-from scripts.tolerances import RESAMPLED
 from tests.check import close
 from tests.golden import Golden
 from tests.sounds import CLIPS, STEP, encoded, flac_without_length, speech

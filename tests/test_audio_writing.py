@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from mimo_edge.runtime.audio.read import load_audio
+from mimo_edge.runtime.audio.write import open_sink, write_audio
+from mimo_edge.runtime.bundle.errors import AudioError, ResourceError
 
-from runtime.audio import load_audio, open_sink, write_audio
-from runtime.errors import AudioError, ResourceError
 from tests.sounds import STEP, speech
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".opus", ".mp3")

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+from mimo_edge.scripts.bench import weights_read
+from mimo_edge.scripts.cli import main
 
-from scripts.bench import weights_read
-from scripts.cli import main
 from tests.bundles import SPEC, hollow
 
 

@@ -6,11 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from export import folders
-from export.folders import MARK, check_output, partial_of, replaced_of, take_place
-from runtime.bundle import MANIFEST
-from runtime.errors import InputError
+from mimo_edge.export import folders
+from mimo_edge.export.folders import (
+    MARK,
+    check_output,
+    partial_of,
+    replaced_of,
+    take_place,
+)
+from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.bundle.manifest import MANIFEST
 
 
 def folder_with(path: Path, *names: str) -> Path:

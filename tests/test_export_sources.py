@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mimo_edge.export import exporter
+from mimo_edge.export.exporter import Sources
+from mimo_edge.mimo_ref.config import AudioTokenizerConfig, LanguageModelConfig
+from mimo_edge.mimo_ref.errors import CheckpointError
+from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.chat.text_tokenizer import TextTokenizer
+from mimo_edge.scripts.checkpoint.presets import PRESETS
+from mimo_edge.scripts.checkpoint.small_tokenizer import write_tokenizer
+from mimo_edge.scripts.make_checkpoint import AUDIO_TOKENIZER, LANGUAGE_MODEL, make_checkpoint
 from safetensors.numpy import load_file, save_file
 
-from export import exporter
-from export.exporter import Sources
-from mimo_ref.config import AudioTokenizerConfig, LanguageModelConfig
-from mimo_ref.errors import CheckpointError
-from runtime.errors import InputError
-from runtime.text_tokenizer import TextTokenizer
-from scripts.checkpoint_presets import PRESETS
-from scripts.make_checkpoint import AUDIO_TOKENIZER, LANGUAGE_MODEL, make_checkpoint
-from scripts.small_tokenizer import write_tokenizer
 from tests.bundles import NANO
 from tests.golden import Golden
 
@@ -138,9 +138,9 @@ def test_the_fingerprint_follows_everything(tiny: Path, tmp_path: Path) -> None:
 
 def test_other_code_makes_other_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What `--resume` takes over is of this exporter, its tools included."""
-    for room in ("export", "mimo_ref"):
-        (tmp_path / room).mkdir()
-        (tmp_path / room / "piece.py").write_text("x = 1")
+    for package in ("export", "mimo_ref"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "piece.py").write_text("x = 1")
     monkeypatch.setattr(exporter, "__file__", str(tmp_path / "export" / "exporter.py"))
     before = exporter._code_digest()
     (tmp_path / "mimo_ref" / "piece.py").write_text("x = 2")

@@ -1,4 +1,4 @@
-"""The rooms keep to themselves: the table of docs/design.md, held against every import."""
+"""The packages keep to themselves: the table of docs/design.md, held against every import."""
 
 import ast
 import subprocess
@@ -9,28 +9,30 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("mimo_ref", "export", "engines", "runtime", "scripts")
-CONTRACT = ("runtime.bundle", "runtime.errors")
+PACKAGES = ("mimo_ref", "export", "engines", "runtime", "parity", "scripts")
+CONTRACT = ("runtime.bundle",)
 
-# room -> what of ours it may import besides itself; a name stands for everything under it
+# package -> what of ours it may import besides itself; a name stands for everything under it
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "mimo_ref": (),
-    "export": ("mimo_ref", *CONTRACT, "runtime.text_tokenizer"),
-    "engines": (*CONTRACT, "runtime.engine"),
+    "export": ("mimo_ref", *CONTRACT, "runtime.chat.text_tokenizer"),
+    "engines": CONTRACT,
     "runtime": (),
-    "scripts": ROOMS,
+    "parity": tuple(p for p in PACKAGES if p != "scripts"),
+    "scripts": PACKAGES,
 }
 NEVER: dict[str, tuple[str, ...]] = {
     "mimo_ref": ("transformers", "onnx", "onnxscript"),
     "export": ("transformers",),
     "engines": ("torch", "transformers"),
     "runtime": ("torch", "onnx", "onnxscript", "transformers", "safetensors"),
+    "parity": ("transformers",),
     "scripts": ("transformers",),
 }
 
 
-def files(room: str) -> list[Path]:
-    return sorted((ROOT / room).rglob("*.py"))
+def files(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
@@ -47,57 +49,102 @@ def under(name: str, parents: tuple[str, ...]) -> bool:
     return any(name == parent or name.startswith(parent + ".") for parent in parents)
 
 
-def violations(room: str, path: Path) -> list[str]:
-    allowed = (room, *MAY_IMPORT[room])
+def violations(package: str, path: Path) -> list[str]:
+    allowed = tuple(f"mimo_edge.{name}" for name in (package, *MAY_IMPORT[package]))
+    # under its own name a folder is found only where the tree is the working directory
+    ours = ("mimo_edge", "tests", *PACKAGES)
     return [
         f"{path.relative_to(path.parents[1])}:{line} imports {name}"
         for line, name in imports(path)
-        if under(name, NEVER[room]) or (under(name, (*ROOMS, "tests")) and not under(name, allowed))
+        if under(name, NEVER[package]) or (under(name, ours) and not under(name, allowed))
     ]
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_room_imports_only_what_it_may(room: str) -> None:
-    assert files(room), f"no room {room}"
-    assert [v for path in files(room) for v in violations(room, path)] == []
+@pytest.mark.parametrize("package", PACKAGES)
+def test_package_imports_only_what_it_may(package: str) -> None:
+    assert files(package), f"no package {package}"
+    assert [v for path in files(package) for v in violations(package, path)] == []
 
 
 @pytest.mark.parametrize(
-    ("room", "line"),
+    ("package", "line"),
     [
         ("runtime", "import torch"),
         ("runtime", "def f():\n    from torch.nn import Linear"),
-        ("runtime", "from mimo_ref import rvq"),
+        ("runtime", "from mimo_edge.mimo_ref import rvq"),
+        ("runtime", "from runtime.bundle.errors import InputError"),
         ("engines", "import torch.onnx as t"),
-        ("engines", "from runtime import loop"),
-        ("engines", "from export.piece import Piece"),
-        ("export", "from runtime.loop import generate"),
-        ("export", "import scripts.tolerances"),
-        ("mimo_ref", "from runtime.errors import InputError"),
+        ("engines", "from mimo_edge.runtime.generation import loop"),
+        ("engines", "from mimo_edge.export.piece import Piece"),
+        ("export", "from mimo_edge.runtime.generation.loop import generate"),
+        ("export", "import mimo_edge.parity.tolerances"),
+        ("parity", "from mimo_edge.scripts.progress import size"),
+        ("mimo_ref", "from mimo_edge.runtime.bundle.errors import InputError"),
         ("scripts", "from tests.golden import Golden"),
     ],
 )
-def test_a_violation_is_found(tmp_path: Path, room: str, line: str) -> None:
+def test_a_violation_is_found(tmp_path: Path, package: str, line: str) -> None:
     path = tmp_path / "some" / "file.py"
     path.parent.mkdir()
     path.write_text(line)
-    assert violations(room, path)
+    assert violations(package, path)
+
+
+def test_no_package_imports_in_a_circle() -> None:
+    """Neither do two modules of one package: what both need is a third."""
+    modules = {}
+    for package in PACKAGES:
+        for path in files(package):
+            name = ".".join(("mimo_edge", *path.relative_to(ROOT).with_suffix("").parts))
+            modules[name.removesuffix(".__init__")] = path
+    graph = {}
+    for module, path in modules.items():
+        named = {name for _, name in imports(path)}
+        named |= {name.rpartition(".")[0] for name in named}
+        graph[module] = sorted(named & modules.keys() - {module})
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, f"circle: {' -> '.join((*trail, module))}"
+        if module not in done:
+            for other in graph[module]:
+                visit(other, (*trail, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+def elsewhere(code: str, folder: Path) -> str:
+    """What a program prints that runs in this folder."""
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
 
 
 IMPORT_ALL = """
 import importlib, pkgutil, sys
-import runtime
-for module in pkgutil.walk_packages(runtime.__path__, "runtime."):
+import mimo_edge.runtime
+for module in pkgutil.walk_packages(mimo_edge.runtime.__path__, "mimo_edge.runtime."):
     importlib.import_module(module.name)
 print(*sys.modules)
 """
 
 
-def test_runtime_loads_no_torch() -> None:
+def test_runtime_loads_no_torch(tmp_path: Path) -> None:
     """Not even through a package that it uses."""
-    command = [sys.executable, "-c", IMPORT_ALL]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    loaded = set(run.stdout.split())
-    assert {f"runtime.{path.stem}" for path in files("runtime")} - {"runtime.__init__"} <= loaded
+    loaded = set(elsewhere(IMPORT_ALL, tmp_path).split())
+    ours = (path.relative_to(ROOT).with_suffix("") for path in files("runtime"))
+    names = {".".join(("mimo_edge", *path.parts)).removesuffix(".__init__") for path in ours}
+    assert names <= loaded
     assert not loaded & {"torch", "onnx", "transformers"}
+
+
+def test_folders_of_the_user_are_not_ours(tmp_path: Path) -> None:
+    """A program may have a runtime/, an export/ and a scripts/ of its own."""
+    for package in PACKAGES:
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise AssertionError('the user\\'s own')")
+    code = "import mimo_edge, mimo_edge.scripts.cli; print(mimo_edge.load.__module__)"
+    assert elsewhere(code, tmp_path) == "mimo_edge\n"

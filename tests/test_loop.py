@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from runtime.errors import BundleError, ResourceError
-from runtime.loop import Loop, Request
-from runtime.presets import Sampling
+from mimo_edge.runtime.bundle.errors import BundleError, ResourceError
+from mimo_edge.runtime.chat.presets import Sampling
+from mimo_edge.runtime.generation.loop import Loop, Request
 
 SPEECH, GROUP, CODEBOOKS, VOCABULARY = 9, 2, 3, 10
 GREEDY = Sampling(0.0)
@@ -112,9 +111,9 @@ def test_a_step_that_fails_loses_nothing() -> None:
 
 def test_a_row_in_the_place_of_another_is_not_read_for_it() -> None:
     loop, _ = loop_of(1)
-    ticket = loop.add(request(4))
+    request_id = loop.add(request(4))
     assert ids(loop) == [4]
-    loop.remove(ticket)
+    loop.remove(request_id)
     loop.add(request(7))
     assert ids(loop) == [7]
 
@@ -127,7 +126,7 @@ def test_scores_that_are_no_numbers(bad: float, monkeypatch: pytest.MonkeyPatch)
     scores = np.full((1, VOCABULARY), 0.5, np.float32)
     scores[0, 4] = bad
     monkeypatch.setattr(states, "_scores", lambda: scores)
-    with pytest.raises(BundleError, match=r"scores of the text are no numbers.*--dtype"):
+    with pytest.raises(BundleError, match=r"scores of the text are NaN or infinite.*--dtype"):
         loop.step()
 
 
@@ -135,5 +134,5 @@ def test_codes_that_come_of_no_numbers() -> None:
     loop, states = loop_of(1)
     loop.add(request(9))
     states.codes = -1  # what the graph's sampler makes of NaN
-    with pytest.raises(BundleError, match=r"audio codes are no numbers.*--dtype"):
+    with pytest.raises(BundleError, match=r"audio codes are NaN or infinite.*--dtype"):
         loop.step()

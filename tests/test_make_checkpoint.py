@@ -14,18 +14,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mimo_edge.mimo_ref.generate import Limits, Sampling, generate
+from mimo_edge.mimo_ref.model import AudioTokenizer, LanguageModel
+from mimo_edge.mimo_ref.weights import load_audio_tokenizer, load_language_model
+from mimo_edge.runtime.bundle.errors import InputError, MimoError, ResourceError
+from mimo_edge.runtime.chat.text_tokenizer import TextTokenizer
+from mimo_edge.scripts import make_checkpoint as command
+from mimo_edge.scripts.checkpoint import random_weights
+from mimo_edge.scripts.checkpoint.presets import PRESETS
+from mimo_edge.scripts.checkpoint.small_tokenizer import train_bpe, write_tokenizer
+from mimo_edge.scripts.make_checkpoint import make_checkpoint
+from mimo_edge.scripts.progress import ByteProgress
 
-from mimo_ref.generate import Limits, Sampling, generate
-from mimo_ref.model import AudioTokenizer, LanguageModel
-from mimo_ref.weights import load_audio_tokenizer, load_language_model
-from runtime.errors import InputError, MimoError, ResourceError
-from runtime.text_tokenizer import TextTokenizer
-from scripts import make_checkpoint as command
-from scripts import random_weights
-from scripts.checkpoint_presets import PRESETS
-from scripts.make_checkpoint import make_checkpoint
-from scripts.progress import ByteProgress
-from scripts.small_tokenizer import train_bpe, write_tokenizer
 from tests.golden import Golden
 
 ROOT = Path(__file__).parents[1]

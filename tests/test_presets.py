@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from runtime.errors import InputError
-from runtime.presets import PRESETS, Sampling
-from runtime.text_tokenizer import SpecialIds
+from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.chat.presets import PRESETS, Sampling
+from mimo_edge.runtime.chat.text_tokenizer import SpecialIds
 
 SPECIAL = SpecialIds(
     sosp=101, eosp=102, empty=103, sostm=104, eostm=105, eot=106, im_start=1, im_end=2, eos=3

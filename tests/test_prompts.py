@@ -8,12 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from runtime.errors import InputError, TextError
-from runtime.prompts import Example, PromptBuilder, Turn
-from runtime.segments import PromptLayout
-from runtime.templates import ASR_EN, ASR_ZH, TTS_EN, TTS_ZH, asr_template, tts_template
-from runtime.text_tokenizer import TextTokenizer
+from mimo_edge.runtime.bundle.errors import InputError, TextError
+from mimo_edge.runtime.chat.prompts import Example, PromptBuilder, Turn
+from mimo_edge.runtime.chat.segments import PromptLayout
+from mimo_edge.runtime.chat.templates import (
+    ASR_EN,
+    ASR_ZH,
+    TTS_EN,
+    TTS_ZH,
+    asr_template,
+    tts_template,
+)
+from mimo_edge.runtime.chat.text_tokenizer import TextTokenizer
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.scripts import cli, demo, doctor
+from mimo_edge.scripts.doctor import Finding
 
-from runtime.errors import InputError
-from scripts import cli, demo, doctor
-from scripts.doctor import Finding
 from tests.test_imports import files, imports
 
 ROOT = Path(__file__).parents[1]
@@ -57,10 +57,10 @@ def test_a_missing_package(
     assert PACKAGES.get(package, package) in distributions(extra)
 
 
-@pytest.mark.parametrize(("room", "extra"), [("export", "export"), ("engines", "trt")])
-def test_an_extra_has_what_its_room_imports(room: str, extra: str) -> None:
+@pytest.mark.parametrize(("package", "extra"), [("export", "export"), ("engines", "trt")])
+def test_an_extra_has_what_its_package_imports(package: str, extra: str) -> None:
     """Directly: what comes along with another package may go with it."""
-    named = {name.split(".")[0] for path in files(room) for _, name in imports(path)}
+    named = {name.split(".")[0] for path in files(package) for _, name in imports(path)}
     wanted = {PACKAGES.get(name, name) for name in named & set(cli.OPTIONAL)}
     assert wanted <= distributions(extra)
 

@@ -1,14 +1,19 @@
-"""`runtime.resample` against upstream's results and against the dense form of its kernel."""
+"""`audio.resample` against upstream's results and against the dense form of its kernel."""
 
 import math
 import tracemalloc
 
 import numpy as np
 import pytest
+from mimo_edge.parity.tolerances import RESAMPLED
+from mimo_edge.runtime.audio.resample import (
+    BLOCK,
+    Resampler,
+    resample,
+    resampled_length,
+)
+from mimo_edge.runtime.bundle.errors import AudioError
 
-from runtime.errors import AudioError
-from runtime.resample import BLOCK, Resampler, resample, resampled_length
-from scripts.tolerances import RESAMPLED
 from tests.check import close
 from tests.golden import Golden
 

@@ -5,10 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from scripts import score
-from scripts.cli import main
-from scripts.speech_score import UTTERANCES, UtteranceSet
+from mimo_edge.parity.speech_score import UTTERANCES, UtteranceSet
+from mimo_edge.scripts import score
+from mimo_edge.scripts.cli import main
 
 Refused = Callable[..., str]
 
@@ -16,7 +15,7 @@ Refused = Callable[..., str]
 @pytest.fixture
 def few(tmp_path: Path) -> Path:
     """A set of two texts; no bundle is ever opened on it."""
-    index = {"listen": [], "read": ["Turn on the light.", "It is nine."], "ask": []}
+    index = {"asr": [], "tts": ["Turn on the light.", "It is nine."], "dialogue": []}
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / UTTERANCES).write_text(json.dumps(index), encoding="utf-8")
     return tmp_path / "set"
@@ -41,10 +40,10 @@ def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 
 def test_words_that_are_said(few: Path) -> None:
     said = UtteranceSet.open(few).said()
-    assert list(said) == ["read"] and said["read"].words == said["read"].edits == 7
+    assert list(said) == ["tts"] and said["tts"].words == said["tts"].edits == 7
 
 
-@pytest.mark.parametrize(("task", "words"), [("read", 6), ("listen", 7)])
+@pytest.mark.parametrize(("task", "words"), [("tts", 6), ("asr", 7)])
 def test_a_score_of_another_set(refused: Refused, few: Path, task: str, words: int) -> None:
     own = {task: {"edits": 0, "words": words, "right": 1, "utterances": 1}}
     (few / "own.json").write_text(json.dumps(own), encoding="utf-8")

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from runtime.errors import InputError
-from runtime.segments import (
+from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.chat.segments import (
     PAD,
     PromptLayout,
     audio_segment,
@@ -17,7 +16,7 @@ from runtime.segments import (
     streaming_segment,
     text_segment,
 )
-from runtime.text_tokenizer import SpecialIds, TextTokenizer
+from mimo_edge.runtime.chat.text_tokenizer import SpecialIds, TextTokenizer
 
 SMALL = PromptLayout(group_size=2, n_q=3, empty_codes=(9, 9, 5))
 SPECIAL = SpecialIds(

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from runtime.errors import BundleError, TextError
-from runtime.text_tokenizer import IncrementalDecoder, TextTokenizer, tokenizer_files
+from mimo_edge.runtime.bundle.errors import BundleError, TextError
+from mimo_edge.runtime.chat.text_tokenizer import IncrementalDecoder, TextTokenizer, tokenizer_files
 
 TEXTS = (
     "",

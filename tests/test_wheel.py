@@ -18,7 +18,7 @@ from tests.golden import Golden
 
 ROOT = Path(__file__).parent.parent
 CLIP = ROOT / "assets" / "clips" / "weather-question.flac"
-ROOMS = {"mimo_ref", "export", "engines", "runtime", "scripts"}
+PACKAGES = ("mimo_edge", "mimo_ref", "export", "engines", "runtime", "parity", "scripts")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -70,19 +70,19 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_content(wheel: Path, tree: list[str]) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == ROOMS
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"mimo_edge"}
     assert any(name.endswith("/licenses/LICENSE") for name in names)
     recipes = {n for n in tree if n.startswith("engines/recipes/")}
-    modules = {
-        n for n in tree if n.endswith(".py") and n.count("/") == 1 and n.split("/")[0] in ROOMS
-    }
-    assert recipes and modules
-    lacking = sorted((recipes | modules) - names)
+    modules = {n for n in tree if n.endswith(".py") and n.split("/")[0] in PACKAGES}
+    modules = {n for n in modules if not n.startswith("scripts/nano/")}
+    assert recipes and modules and "mimo_edge/py.typed" in names
+    wanted = {n if n.startswith("mimo_edge/") else f"mimo_edge/{n}" for n in recipes | modules}
+    lacking = sorted(wanted - names)
     assert not lacking, f"see packages and package-data in pyproject.toml: {lacking}"
 
 
 def test_nothing_is_imported_that_is_not_in_it(wheel: Path) -> None:
-    """A folder below a room is a package of its own, which setuptools wants to be told of."""
+    """A folder below a package is a package of its own, which setuptools wants to be told of."""
     archive = zipfile.ZipFile(wheel)
     names = set(archive.namelist())
     for name in names:
@@ -95,7 +95,7 @@ def test_nothing_is_imported_that_is_not_in_it(wheel: Path) -> None:
                 modules = [alias.name for alias in node.names]
             else:
                 continue
-            for path in (m.replace(".", "/") for m in modules if m.split(".")[0] in ROOMS):
+            for path in (m.replace(".", "/") for m in modules if m.split(".")[0] == "mimo_edge"):
                 assert {f"{path}.py", f"{path}/__init__.py"} & names, f"{name} imports {path}"
 
 
@@ -120,9 +120,10 @@ def test_torch_is_not_there(python: Path) -> None:
 
 def test_every_runtime_module(python: Path) -> None:
     code = """
-import importlib, pathlib, pkgutil, runtime, sys
+import importlib, pathlib, pkgutil, sys
+from mimo_edge import runtime
 assert pathlib.Path(sys.prefix) in pathlib.Path(runtime.__file__).parents, runtime.__file__
-for module in pkgutil.walk_packages(runtime.__path__, "runtime."):
+for module in pkgutil.walk_packages(runtime.__path__, "mimo_edge.runtime."):
     importlib.import_module(module.name)
     print(module.name)
 """

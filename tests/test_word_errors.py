@@ -1,8 +1,7 @@
 """Word error rate."""
 
 import pytest
-
-from scripts.word_errors import WordErrors, edits, words
+from mimo_edge.parity.word_errors import WordErrors, edits, words
 
 
 @pytest.mark.parametrize(

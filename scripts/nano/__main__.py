@@ -1,4 +1,4 @@
-"""`python -m scripts.nano STAGE`: train nano. Every stage resumes where it was interrupted.
+"""`python -m mimo_edge.scripts.nano STAGE`: train nano. Every stage resumes where it stopped.
 
 Stages: data, tokenizer, codes, language-model, decoder, save, evaluate, samples, plot; `all` is all
 of them in turn. `utterances` writes what demo and tests are judged by (default: WORK/utterances).
@@ -12,25 +12,29 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-
-from mimo_ref.config import AudioTokenizerConfig
-from mimo_ref.model import AudioTokenizer
-from scripts.make_checkpoint import AUDIO_TOKENIZER
-from scripts.nano import data, plots
-from scripts.nano.codes import encode_clips
-from scripts.nano.evaluate import evaluate
-from scripts.nano.journal import Journal, heeding_sigterm
-from scripts.nano.samples import write_samples
-from scripts.nano.save import (
+from mimo_edge.mimo_ref.config import AudioTokenizerConfig
+from mimo_edge.mimo_ref.model import AudioTokenizer
+from mimo_edge.scripts.make_checkpoint import AUDIO_TOKENIZER
+from mimo_edge.scripts.nano import data, plots
+from mimo_edge.scripts.nano.codes import encode_clips
+from mimo_edge.scripts.nano.evaluate import evaluate
+from mimo_edge.scripts.nano.journal import Journal, heeding_sigterm
+from mimo_edge.scripts.nano.samples import write_samples
+from mimo_edge.scripts.nano.save import (
     save_audio_tokenizer,
     save_language_model,
     sharpen,
     write_checksums,
 )
-from scripts.nano.sizes import NANO
-from scripts.nano.train_lm import LanguageModelRun, new_model, train_language_model
-from scripts.nano.train_tokenizer import DECODER_STEPS, TokenizerRun, train_decoder, train_tokenizer
-from scripts.nano.utterances import write_utterances
+from mimo_edge.scripts.nano.sizes import NANO
+from mimo_edge.scripts.nano.train_lm import LanguageModelRun, new_model, train_language_model
+from mimo_edge.scripts.nano.train_tokenizer import (
+    DECODER_STEPS,
+    TokenizerRun,
+    train_decoder,
+    train_tokenizer,
+)
+from mimo_edge.scripts.nano.utterances import write_utterances
 
 STAGES = (
     "data",
@@ -140,7 +144,7 @@ def _best(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m scripts.nano", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m mimo_edge.scripts.nano", description=__doc__)
     parser.add_argument("stage", choices=(*STAGES, "all", "utterances"))
     parser.add_argument("--work", type=Path, default=Path("out/nano"), help="what training keeps")
     parser.add_argument("--out", type=Path, help="the checkpoint (default: WORK/checkpoint)")

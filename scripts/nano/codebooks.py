@@ -4,9 +4,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from mimo_edge.mimo_ref.rvq import ResidualVectorQuantizer
 from torch import Tensor
-
-from mimo_ref.rvq import ResidualVectorQuantizer
 
 
 class CodebookTrainer:

@@ -12,15 +12,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mimo_edge.mimo_ref.config import AudioTokenizerConfig
+from mimo_edge.mimo_ref.model import AudioTokenizer
+from mimo_edge.mimo_ref.weights import TensorFiles, load_audio_tokenizer
+from mimo_edge.scripts.nano.data import (
+    Clip,
+    read_clips,
+    read_shard,
+    shards,
+    to_float,
+)
+from mimo_edge.scripts.nano.sizes import NANO
+from mimo_edge.scripts.nano.speak import RATE
+from mimo_edge.scripts.progress import StageProgress
 from numpy.typing import NDArray
-
-from mimo_ref.config import AudioTokenizerConfig
-from mimo_ref.model import AudioTokenizer
-from mimo_ref.weights import TensorFiles, load_audio_tokenizer
-from scripts.nano.data import Clip, read_clips, read_shard, shards, to_float
-from scripts.nano.sizes import NANO
-from scripts.nano.speak import RATE
-from scripts.progress import StageProgress
 
 Codes = NDArray[np.int64]  # [K, T]
 FRAME_SECONDS = AudioTokenizerConfig.from_dict(NANO.audio_tokenizer).samples_per_frame / RATE

@@ -5,10 +5,9 @@ Independent of the models: a reading that no transcription understands still get
 
 import numpy as np
 import torch
+from mimo_edge.mimo_ref.config import AudioTokenizerConfig
+from mimo_edge.mimo_ref.mel import log_mel
 from numpy.typing import NDArray
-
-from mimo_ref.config import AudioTokenizerConfig
-from mimo_ref.mel import log_mel
 
 Floats = NDArray[np.floating]
 _STEP = 2  # mel frames to a frame here: 20 ms

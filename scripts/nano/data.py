@@ -12,12 +12,11 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from mimo_edge.scripts.nano import grammar, voices
+from mimo_edge.scripts.nano.speak import Room, Wav, speak
+from mimo_edge.scripts.nano.voices import Reading
+from mimo_edge.scripts.progress import StageProgress
 from numpy.typing import NDArray
-
-from scripts.nano import grammar, voices
-from scripts.nano.speak import Room, Wav, speak
-from scripts.nano.voices import Reading
-from scripts.progress import StageProgress
 
 SHARD = 250  # clips
 _FULL_SCALE = 32767

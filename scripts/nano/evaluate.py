@@ -12,20 +12,20 @@ from typing import Any
 
 import numpy as np
 import torch
-
-from export.exporter import Sources, export_bundle
-from mimo_ref.config import AudioTokenizerConfig
-from runtime.bundle import MANIFEST, write_text
-from runtime.tasks import MimoAudio
-from scripts.make_checkpoint import AUDIO_TOKENIZER, LANGUAGE_MODEL
-from scripts.nano import data, grammar
-from scripts.nano.compare import compare
-from scripts.nano.data import Clip, Samples, to_float
-from scripts.nano.losses import Distances, codec_figures
-from scripts.nano.sizes import NANO
-from scripts.progress import StageProgress
-from scripts.speech_score import Judge, Utterance, Verdict
-from scripts.word_errors import WordErrors
+from mimo_edge.export.exporter import Sources, export_bundle
+from mimo_edge.mimo_ref.config import AudioTokenizerConfig
+from mimo_edge.parity.speech_score import Judge, Utterance, Verdict
+from mimo_edge.parity.word_errors import WordErrors
+from mimo_edge.runtime.bundle.files import write_text
+from mimo_edge.runtime.bundle.manifest import MANIFEST
+from mimo_edge.runtime.tasks import MimoAudio
+from mimo_edge.scripts.make_checkpoint import AUDIO_TOKENIZER, LANGUAGE_MODEL
+from mimo_edge.scripts.nano import data, grammar
+from mimo_edge.scripts.nano.compare import compare
+from mimo_edge.scripts.nano.data import Clip, Samples, to_float
+from mimo_edge.scripts.nano.losses import Distances, codec_figures
+from mimo_edge.scripts.nano.sizes import NANO
+from mimo_edge.scripts.progress import StageProgress
 
 DEPTHS = (1, 2, 4, 8)  # codebooks
 _RECONSTRUCTED = 40  # clips for the codec's distances
@@ -105,7 +105,7 @@ class Evaluation:
     def asr(self, part: str, n_q: int | None = None) -> Figures:
         """Transcripts; with n_q, of what the codec makes of n_q codebooks."""
         utterances = [spoken.utterance for spoken in self.clips(part)]
-        return _errors(self.judge.listen(utterances, n_q))
+        return _errors(self.judge.asr(utterances, n_q))
 
     def tts(self) -> Figures:
         """Held-out texts read aloud, decoded to sound, heard back, transcribed.
@@ -113,7 +113,7 @@ class Evaluation:
         mel and pitch compare the sound with espeak's own reading: a distance and a correlation.
         """
         clips, compared = self.clips("own"), []
-        verdicts = list(self.judge.read(spoken.clip.text for spoken in clips))
+        verdicts = list(self.judge.tts(spoken.clip.text for spoken in clips))
         config = AudioTokenizerConfig.from_dict(NANO.audio_tokenizer)
         for verdict, spoken in zip(verdicts, clips, strict=True):
             if verdict.wav is not None:
@@ -131,7 +131,7 @@ class Evaluation:
 
         `right` judges the sound, `right_text` the words that the model wrote while it spoke.
         """
-        verdicts, text = list(self.judge.ask(self.questions())), WordErrors()
+        verdicts, text = list(self.judge.dialogue(self.questions())), WordErrors()
         for verdict in verdicts:
             text.add(verdict.result.answer if verdict.result else "", verdict.wanted)
         return _errors(verdicts) | {"right_text": round(text.right_rate, 4)}
@@ -161,7 +161,7 @@ def export(checkpoint: Path, work: Path) -> Path:
         return manifest.parent
     with StageProgress() as progress:
         sources = Sources.open(language_model, checkpoint / AUDIO_TOKENIZER, language_model)
-        export_bundle(sources, manifest.parent, "fp32", force=True, report=progress.report)
+        export_bundle(sources, manifest.parent, "fp32", force=True, on_progress=progress.report)
     return manifest.parent
 
 

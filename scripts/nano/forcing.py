@@ -7,14 +7,13 @@ replaced by causal masks.
 from functools import partial
 
 import torch
+from mimo_edge.mimo_ref import rotary
+from mimo_edge.mimo_ref.config import Qwen2Config
+from mimo_edge.mimo_ref.model import LanguageModel
+from mimo_edge.mimo_ref.patch_decoder import PatchDecoder
+from mimo_edge.mimo_ref.patch_encoder import PatchEncoder
+from mimo_edge.mimo_ref.qwen2 import Qwen2
 from torch import Tensor
-
-from mimo_ref import rotary
-from mimo_ref.config import Qwen2Config
-from mimo_ref.model import LanguageModel
-from mimo_ref.patch_decoder import PatchDecoder
-from mimo_ref.patch_encoder import PatchEncoder
-from mimo_ref.qwen2 import Qwen2
 
 
 def states(model: LanguageModel, grid: Tensor) -> list[Tensor]:
@@ -82,7 +81,7 @@ def _and_before(size: int) -> Tensor:
 
 
 def _attend(layer: int, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
-    """`mimo_ref.attention.attention`, written out.
+    """`mimo_edge.mimo_ref.attention.attention`, written out.
 
     PyTorch's fused operator goes through thousands of rows of 4 and 11 positions one by one; in
     bfloat16 two products of matrices take a third to a half of its time, forward and backward.

@@ -10,16 +10,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from mimo_edge.runtime.chat.prompts import PromptBuilder
+from mimo_edge.runtime.chat.segments import (
+    Grid,
+    PromptLayout,
+    pad_codes,
+    streaming_segment,
+    text_segment,
+)
+from mimo_edge.runtime.chat.text_tokenizer import TextTokenizer
+from mimo_edge.scripts.nano import grammar
+from mimo_edge.scripts.nano.codes import FRAME_SECONDS, Coded, Codes
+from mimo_edge.scripts.nano.sizes import CODEBOOKS, NANO
+from mimo_edge.scripts.nano.speak import TAIL
+from mimo_edge.scripts.nano.timing import WordTiming
 from numpy.typing import NDArray
-
-from runtime.prompts import PromptBuilder
-from runtime.segments import Grid, PromptLayout, pad_codes, streaming_segment, text_segment
-from runtime.text_tokenizer import TextTokenizer
-from scripts.nano import grammar
-from scripts.nano.codes import FRAME_SECONDS, Coded, Codes
-from scripts.nano.sizes import CODEBOOKS, NANO
-from scripts.nano.speak import TAIL
-from scripts.nano.timing import WordTiming
 
 TASKS = {"asr": 0.14, "tts": 0.5, "dialogue": 0.28, "speech-to-text": 0.05, "chat": 0.03}
 # so much of a task is loose words: sentences are soon known by heart

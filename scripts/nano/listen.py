@@ -3,13 +3,12 @@
 import random
 
 import torch
-
-from mimo_ref.generate import Limits, Sampling, generate
-from mimo_ref.model import LanguageModel
-from runtime import presets
-from runtime.answer import answer_text, split_answer
-from scripts.nano.codes import Codes
-from scripts.nano.lessons import LAYOUT, Teacher
+from mimo_edge.mimo_ref.generate import Limits, Sampling, generate
+from mimo_edge.mimo_ref.model import LanguageModel
+from mimo_edge.runtime.chat import presets
+from mimo_edge.runtime.chat.answer import answer_text, split_answer
+from mimo_edge.scripts.nano.codes import Codes
+from mimo_edge.scripts.nano.lessons import LAYOUT, Teacher
 
 _LONGEST = 90  # patches of an answer; more is a failure
 

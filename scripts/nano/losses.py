@@ -9,10 +9,9 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
+from mimo_edge.mimo_ref.config import AudioTokenizerConfig
+from mimo_edge.mimo_ref.mel import log_mel, mel_filters
 from torch import Tensor
-
-from mimo_ref.config import AudioTokenizerConfig
-from mimo_ref.mel import log_mel, mel_filters
 
 FLOOR = 1e-2
 RESOLUTIONS = ((2048, 512), (1024, 256), (512, 128), (256, 64))  # n_fft, hop

@@ -5,10 +5,9 @@ all reading aloud are long in finding out which word sounds when.
 """
 
 import torch.nn.functional as F
+from mimo_edge.mimo_ref.config import LanguageModelConfig
+from mimo_edge.scripts.nano.lessons import SILENT
 from torch import Tensor, nn
-
-from mimo_ref.config import LanguageModelConfig
-from scripts.nano.lessons import SILENT
 
 WORD_WEIGHT = 20.0  # of each cross-entropy, beside upstream's weights
 HEARD_LAYER = 1  # after it the backbone names the word that sounded a patch ago

@@ -3,14 +3,18 @@
 from pathlib import Path
 
 import numpy as np
+from mimo_edge.parity.spectrogram import draw
+from mimo_edge.parity.speech_score import Judge, Utterance
+from mimo_edge.runtime.audio.write import write_audio
+from mimo_edge.runtime.tasks import MimoAudio
+from mimo_edge.scripts.nano import grammar
+from mimo_edge.scripts.nano.evaluate import (
+    DEPTHS,
+    Evaluation,
+    Spoken,
+    export,
+)
 from numpy.typing import NDArray
-
-from runtime.audio import write_audio
-from runtime.tasks import MimoAudio
-from scripts.nano import grammar
-from scripts.nano.evaluate import DEPTHS, Evaluation, Spoken, export
-from scripts.spectrogram import draw
-from scripts.speech_score import Judge, Utterance
 
 Sounds = dict[str, NDArray[np.float32]]
 
@@ -40,11 +44,11 @@ def _sample(judge: Judge, spoken: Spoken, answer: str | None) -> tuple[Sounds, l
     """The sounds of one sentence by name, and what is said in them."""
     wav, text = spoken.wav, spoken.clip.text
     sounds: Sounds = {"espeak": wav, "codec": judge.reconstruct(wav, DEPTHS[-1])}
-    (read,) = judge.read([text])
+    (read,) = judge.tts([text])
     lines = [f"text: {text}", f"heard: {judge.transcribe(wav)}", f"nano, heard back: {read.heard}"]
     spoken_by = {"nano": read}
     if answer is not None:
-        (reply,) = judge.ask([Utterance(wav, answer)])
+        (reply,) = judge.dialogue([Utterance(wav, answer)])
         spoken_by["reply"] = reply
         lines += [f"wanted: {answer}", f"reply, heard back: {reply.heard}"]
     for name, verdict in spoken_by.items():

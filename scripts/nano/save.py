@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mimo_edge.mimo_ref.model import AudioTokenizer, LanguageModel
+from mimo_edge.mimo_ref.weights import upstream_tensors
+from mimo_edge.runtime.bundle.files import hash_file
+from mimo_edge.scripts.make_checkpoint import AUDIO_TOKENIZER, LANGUAGE_MODEL
+from mimo_edge.scripts.nano.sizes import NANO
+from mimo_edge.scripts.nano.text_tokenizer import write_tokenizer
 from safetensors.torch import save_file
 from torch import Tensor
-
-from mimo_ref.model import AudioTokenizer, LanguageModel
-from mimo_ref.weights import upstream_tensors
-from runtime.bundle import hash_file
-from scripts.make_checkpoint import AUDIO_TOKENIZER, LANGUAGE_MODEL
-from scripts.nano.sizes import NANO
-from scripts.nano.text_tokenizer import write_tokenizer
 
 CHECKSUMS = "SHA256SUMS"
 # Upstream's presets draw codes at temperature 0.9. A model so small is less sure than one of 7B,

@@ -6,9 +6,12 @@ About 12 million parameters in all: at most 25 MB in fp16.
 from dataclasses import replace
 
 import torch
-
-from scripts.checkpoint_presets import PRESETS, Preset
-from scripts.small_tokenizer import QWEN_SPECIALS, SPEECH_SPECIALS, THINK_SPECIALS
+from mimo_edge.scripts.checkpoint.presets import PRESETS, Preset
+from mimo_edge.scripts.checkpoint.small_tokenizer import (
+    QWEN_SPECIALS,
+    SPEECH_SPECIALS,
+    THINK_SPECIALS,
+)
 
 BPE_SIZE = 1056  # 256 bytes and 800 merges: nearly every word of the grammar is one token
 SPECIALS = {

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import soundfile
+from mimo_edge.runtime.audio.resample import resample
+from mimo_edge.runtime.bundle.errors import EnvironmentProblem
+from mimo_edge.scripts.nano.voices import Reading
 from numpy.typing import NDArray
-
-from runtime.errors import EnvironmentProblem
-from runtime.resample import resample
-from scripts.nano.voices import Reading
 
 RATE = 24000
 LEVEL = 0.07  # RMS of speech before its gain, about -23 dB of full scale

@@ -8,13 +8,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from mimo_edge.runtime.chat import templates
+from mimo_edge.runtime.chat.text_tokenizer import QWEN2_SPLIT
+from mimo_edge.scripts.checkpoint import small_tokenizer
+from mimo_edge.scripts.nano import grammar
+from mimo_edge.scripts.nano.sizes import BPE_SIZE, SPECIALS
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-
-from runtime import templates
-from runtime.text_tokenizer import QWEN2_SPLIT
-from scripts import small_tokenizer
-from scripts.nano import grammar
-from scripts.nano.sizes import BPE_SIZE, SPECIALS
 
 _PROMPTS = ("system\n", "user\n", "assistant\n", "\n\n", "Your voice should be:")
 

@@ -7,16 +7,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
-from mimo_ref.config import LanguageModelConfig
-from mimo_ref.model import LanguageModel
-from mimo_ref.qwen2 import Layer
-from mimo_ref.weights import EMPTY_TOKEN
-from scripts.nano import forcing
-from scripts.nano.codes import fingerprint, read_codes
-from scripts.nano.journal import Journal, rate
-from scripts.nano.lessons import (
+from mimo_edge.mimo_ref.config import LanguageModelConfig
+from mimo_edge.mimo_ref.model import LanguageModel
+from mimo_edge.mimo_ref.qwen2 import Layer
+from mimo_edge.mimo_ref.weights import EMPTY_TOKEN
+from mimo_edge.parity.word_errors import WordErrors
+from mimo_edge.scripts.nano import forcing
+from mimo_edge.scripts.nano.codes import fingerprint, read_codes
+from mimo_edge.scripts.nano.journal import Journal, rate
+from mimo_edge.scripts.nano.lessons import (
     Lesson,
     Lessons,
     Library,
@@ -25,11 +24,16 @@ from scripts.nano.lessons import (
     misheard,
     word_timing,
 )
-from scripts.nano.listen import transcribe
-from scripts.nano.namers import WORD_WEIGHT, Namers
-from scripts.nano.sizes import CODE_WEIGHTS, NANO, SPECIALS, TEXT_WEIGHT
-from scripts.nano.text_tokenizer import write_tokenizer
-from scripts.word_errors import WordErrors
+from mimo_edge.scripts.nano.listen import transcribe
+from mimo_edge.scripts.nano.namers import WORD_WEIGHT, Namers
+from mimo_edge.scripts.nano.sizes import (
+    CODE_WEIGHTS,
+    NANO,
+    SPECIALS,
+    TEXT_WEIGHT,
+)
+from mimo_edge.scripts.nano.text_tokenizer import write_tokenizer
+from torch import Tensor, nn
 
 _TOTAL_WEIGHT = TEXT_WEIGHT + sum(CODE_WEIGHTS)
 _EMPTY_SHARE = 0.1  # of a word's weight: that speech goes on is soon learned, and said so often

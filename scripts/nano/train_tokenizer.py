@@ -13,16 +13,21 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mimo_edge.mimo_ref.config import AudioTokenizerConfig
+from mimo_edge.mimo_ref.mel import log_mel
+from mimo_edge.mimo_ref.model import AudioTokenizer
+from mimo_edge.scripts.nano.codebooks import CodebookTrainer
+from mimo_edge.scripts.nano.data import (
+    Samples,
+    held_out,
+    read_shard,
+    shards,
+    to_float,
+)
+from mimo_edge.scripts.nano.journal import Journal, rate
+from mimo_edge.scripts.nano.losses import Distances, codec_figures
+from mimo_edge.scripts.nano.sizes import NANO
 from torch import Tensor
-
-from mimo_ref.config import AudioTokenizerConfig
-from mimo_ref.mel import log_mel
-from mimo_ref.model import AudioTokenizer
-from scripts.nano.codebooks import CodebookTrainer
-from scripts.nano.data import Samples, held_out, read_shard, shards, to_float
-from scripts.nano.journal import Journal, rate
-from scripts.nano.losses import Distances, codec_figures
-from scripts.nano.sizes import NANO
 
 DECODER_STEPS = 3600  # of training the decoder on, alone
 _CROPS = ((24000, 8), (24000, 8), (57600, 3))  # samples, clips; long ones so that long clips work

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import soundfile
-
-from scripts.nano import grammar
-from scripts.nano.evaluate import Spoken, held_out
-from scripts.nano.speak import RATE
-from scripts.speech_score import UTTERANCES
+from mimo_edge.parity.speech_score import UTTERANCES
+from mimo_edge.scripts.nano import grammar
+from mimo_edge.scripts.nano.evaluate import Spoken, held_out
+from mimo_edge.scripts.nano.speak import RATE
 
 LISTEN, READ, ASK = 12, 18, 9
 
@@ -37,12 +36,12 @@ def write_utterances(work: Path, out: Path) -> Path:
         return name
 
     index = {
-        "listen": [
+        "asr": [
             {"audio": write(f"listen-{i:02}.flac", s), "text": s.clip.text}
             for i, s in enumerate(listen, start=1)
         ],
-        "read": [s.clip.text for s in read],
-        "ask": [
+        "tts": [s.clip.text for s in read],
+        "dialogue": [
             {"audio": write(f"ask-{i:02}.flac", s), "answer": sentences[s.clip.text].answer}
             for i, s in enumerate(ask, start=1)
         ],

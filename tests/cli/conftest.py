@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.manifest import ModelSpec
+from mimo_edge.scripts.cli import main
 
-from runtime.bundle import Bundle, ModelSpec
-from scripts.cli import main
 from tests.bundles import exported
 from tests.golden import Golden
 
@@ -67,7 +68,7 @@ def mimo_edge(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..
 
 def process(*words: object, **settings: object) -> subprocess.Popen[bytes]:
     """Start a command as a process of its own. Output is buffered, as it is for a user."""
-    command = [sys.executable, "-m", "scripts.cli"]
+    command = [sys.executable, "-m", "mimo_edge"]
     command += [w if isinstance(w, bytes) else str(w) for w in words]
     env = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
     env |= settings.pop("env", {})  # type: ignore[call-overload]

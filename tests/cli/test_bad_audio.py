@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from mimo_edge.runtime.audio.read import MIN_SAMPLES
+from mimo_edge.runtime.bundle.manifest import ModelSpec
 
-from runtime.audio import MIN_SAMPLES
-from runtime.bundle import ModelSpec
 from tests.cli.conftest import CLIP, Outcome
 
 Run = Callable[..., Outcome]
@@ -113,7 +113,10 @@ def test_output_that_cannot_be(
     stream: tuple[str, ...],
 ) -> None:
     """Refused before the model has worked for minutes in vain."""
-    monkeypatch.setattr("runtime.talk.generate", lambda *_: pytest.fail("it has begun to speak"))
+    monkeypatch.setattr(
+        "mimo_edge.runtime.generation.generation.generate",
+        lambda *_: pytest.fail("it has begun to speak"),
+    )
     say = ("run", "tts", bundle, "Hello.", *stream)
     (tmp_path / "folder.wav").mkdir()
     mimo_edge(*say).refused(2, "-o FILE")

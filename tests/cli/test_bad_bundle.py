@@ -9,8 +9,8 @@ from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
+from mimo_edge.runtime.bundle.manifest import MANIFEST, SCHEMA
 
-from runtime.bundle import MANIFEST, SCHEMA
 from tests.cli.conftest import Outcome
 from tests.golden import Golden
 
@@ -166,7 +166,7 @@ def test_what_this_machine_has_not(
 def test_no_engines(mimo_edge: Run, own_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU, with TensorRT, but before `mimo-edge build`."""
     device = Mock(**{"return_value.capability.return_value": "8.9"})
-    monkeypatch.setattr("runtime.trt_backend.CudaDevice", device)
+    monkeypatch.setattr("mimo_edge.runtime.backends.trt.CudaDevice", device)
     for name, module in TENSORRT.items():
         fake = SimpleNamespace(__version__="1.7.0")
         monkeypatch.setitem(sys.modules, module, fake)

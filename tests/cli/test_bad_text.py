@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mimo_edge.runtime.bundle.manifest import ModelSpec
+from mimo_edge.runtime.chat import conversation
+from mimo_edge.runtime.chat.conversation import read_history, write_history
+from mimo_edge.runtime.chat.text_tokenizer import TextTokenizer
 
-from runtime import conversation
-from runtime.bundle import ModelSpec
-from runtime.conversation import read_history, write_history
-from runtime.text_tokenizer import TextTokenizer
 from tests.cli.conftest import CLIP, Outcome, process
 
 Run = Callable[..., Outcome]

@@ -12,12 +12,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mimo_edge.export import exporter
+from mimo_edge.export.exporter import Sources
+from mimo_edge.export.folders import MARK
+from mimo_edge.export.piece import Piece
+from mimo_edge.runtime.bundle.manifest import MANIFEST
 
-from export import exporter
-from export.exporter import Sources
-from export.folders import MARK
-from export.piece import Piece
-from runtime.bundle import MANIFEST
 from tests.cli.conftest import Outcome, process
 from tests.golden import Golden
 

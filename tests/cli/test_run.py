@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from mimo_edge.runtime.bundle.manifest import ModelSpec
+from mimo_edge.runtime.chat.conversation import read_history
+from mimo_edge.runtime.chat.presets import PRESETS
+from mimo_edge.runtime.generation.generation import Timings
+from mimo_edge.runtime.generation.loop import Step
+from mimo_edge.runtime.generation.loop import generate as real_generate
+from mimo_edge.scripts.cli import COMMANDS
+from mimo_edge.scripts.run import TASKS
 
-from runtime.bundle import ModelSpec
-from runtime.conversation import read_history
-from runtime.loop import Step
-from runtime.loop import generate as real_generate
-from runtime.presets import PRESETS
-from runtime.talk import Timings
-from scripts.cli import COMMANDS
-from scripts.run import TASKS
 from tests.cli.conftest import CLIP, Outcome, process
 
 Run = Callable[..., Outcome]
@@ -175,7 +175,7 @@ def test_interrupt_while_speaking(
     history = tmp_path / "talk.npz"
     words = ("run", "dialogue", bundle, CLIP, "-o", tmp_path / name, "--history", history)
     assert mimo_edge(*words, "--max-new", 2).code == 0
-    monkeypatch.setattr("runtime.talk.generate", interrupted)
+    monkeypatch.setattr("mimo_edge.runtime.generation.generation.generate", interrupted)
     words = (*words, "--max-new", 12, "--min-new", 12, *stream)
     done = mimo_edge(*words)
     assert done.code == 130 and "interrupted" in done.err and not done.changed

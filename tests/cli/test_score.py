@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mimo_edge.parity.speech_score import UTTERANCES
+from mimo_edge.runtime.audio.read import load_audio
 
-from runtime.audio import load_audio
-from scripts.speech_score import UTTERANCES
 from tests.cli.conftest import CLIP, Outcome
 
 Run = Callable[..., Outcome]
@@ -21,9 +21,9 @@ def few(tmp_path: Path) -> Path:
     folder.mkdir()
     shutil.copy(CLIP, folder / "a.flac")
     index = {
-        "listen": [{"audio": "a.flac", "text": "What is the weather like today?"}],
-        "read": ["Turn on the light, please."],
-        "ask": [{"audio": "a.flac", "answer": "It is sunny."}],
+        "asr": [{"audio": "a.flac", "text": "What is the weather like today?"}],
+        "tts": ["Turn on the light, please."],
+        "dialogue": [{"audio": "a.flac", "answer": "It is sunny."}],
     }
     (folder / UTTERANCES).write_text(json.dumps(index), encoding="utf-8")
     return folder
@@ -38,9 +38,9 @@ def test_it_counts_records_and_compares(
     )
     assert done.code == 0, done.err
     score = json.loads(done.out)
-    assert [score[task]["words"] for task in ("listen", "read", "ask")] == [6, 5, 3]
+    assert [score[task]["words"] for task in ("asr", "tts", "dialogue")] == [6, 5, 3]
     assert [u["wanted"] for u in score["utterances"]][1] == "Turn on the light, please."
-    assert score["listen"]["edits"] > 0, "random weights do not hear"
+    assert score["asr"]["edits"] > 0, "random weights do not hear"
     for wav in wavs.iterdir():
         assert len(load_audio(wav, rate=24000)) > 0
 
@@ -49,10 +49,10 @@ def test_it_counts_records_and_compares(
     assert "words wrong" in again.out and "wanted 'What is the weather like today?'" in again.out
 
     recorded = json.loads(own.read_text(encoding="utf-8"))
-    recorded["listen"]["edits"] = 0
+    recorded["asr"]["edits"] = 0
     own.write_text(json.dumps(recorded), encoding="utf-8")
     worse = mimo_edge("score", bundle, "--set", few, "--against", own)
-    assert worse.code == 5 and "worse than the model's own score: listen" in worse.err
+    assert worse.code == 5 and "worse than the model's own score: asr" in worse.err
 
 
 @pytest.mark.parametrize(
@@ -60,10 +60,10 @@ def test_it_counts_records_and_compares(
     [
         ("", "is not a set"),
         ("[]", "is not a set"),
-        ('{"listen": [], "read": [], "ask": []}', "holds no utterance"),
-        ('{"listen": [{"audio": "a.flac"}], "read": [], "ask": []}', "'text'"),
-        ('{"listen": [], "read": "one", "ask": []}', '"read"'),
-        ('{"listen": [], "read": [1], "ask": []}', '"read"'),
+        ('{"asr": [], "tts": [], "dialogue": []}', "holds no utterance"),
+        ('{"asr": [{"audio": "a.flac"}], "tts": [], "dialogue": []}', "'text'"),
+        ('{"asr": [], "tts": "one", "dialogue": []}', '"tts"'),
+        ('{"asr": [], "tts": [1], "dialogue": []}', '"tts"'),
     ],
 )
 def test_a_bad_set_is_refused(
@@ -80,7 +80,7 @@ def test_what_is_not_there_is_refused(mimo_edge: Run, bundle: Path, few: Path) -
     mimo_edge("score", bundle, "--set", few).refused(2, "a.flac")
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"read": 1}', '{"read": {"edits": "x"}}', "{}"])
+@pytest.mark.parametrize("text", ["", "[]", '{"tts": 1}', '{"tts": {"edits": "x"}}', "{}"])
 def test_a_score_that_is_none_is_refused(
     mimo_edge: Run, bundle: Path, few: Path, text: str
 ) -> None:
@@ -91,7 +91,7 @@ def test_a_score_that_is_none_is_refused(
 
 
 def test_a_score_of_another_set_is_refused(mimo_edge: Run, bundle: Path, few: Path) -> None:
-    other = {"read": {"edits": 0, "words": 7, "right": 1, "utterances": 1}}
+    other = {"tts": {"edits": 0, "words": 7, "right": 1, "utterances": 1}}
     (few / "own.json").write_text(json.dumps(other), encoding="utf-8")
     done = mimo_edge("score", bundle, "--set", few, "--against", few / "own.json")
     assert done.code == 2 and "another set" in done.err

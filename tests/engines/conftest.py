@@ -5,15 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mimo_edge.engines.build import identity_of
+from mimo_edge.engines.profiles import Limits, profiles
+from mimo_edge.engines.recipe import for_bundle
+from mimo_edge.engines.target import Target
+from mimo_edge.runtime.backends.cuda import CudaDevice
+from mimo_edge.runtime.backends.trt import TrtBackend
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.engine import MANIFEST, EngineManifest, folder_of
+from mimo_edge.runtime.bundle.files import hash_file, write_text
+from mimo_edge.runtime.bundle.manifest import PIECES
 
-from engines.build import identity_of
-from engines.profiles import Limits, profiles
-from engines.recipe import for_bundle
-from engines.target import Target
-from runtime.bundle import PIECES, Bundle, hash_file, write_text
-from runtime.cuda import CudaDevice
-from runtime.engine import MANIFEST, EngineManifest, folder_of
-from runtime.trt_backend import TrtBackend
 from tests.bundles import exported
 from tests.engines.fake_cuda import FakeCuda
 from tests.engines.fake_tensorrt import FakeClassicTensorRT, FakeTensorRT, fake_plan
@@ -70,7 +72,7 @@ def fake_engines(
 
 
 def open_on(bundle: Bundle, cuda: FakeCuda, product: str = "trt-rtx") -> TrtBackend:
-    """A TensorRT backend on a fake GPU; every line of it and of `runtime.cuda` is the real one."""
+    """A TensorRT backend on a fake GPU; every line of it and of `backends.cuda` is the real one."""
     return TrtBackend(bundle, product, MODULES[product](cuda), CudaDevice(bindings=cuda))
 
 

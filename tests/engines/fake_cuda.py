@@ -1,4 +1,4 @@
-"""A stand-in for `cuda.bindings.runtime`: the calls of `runtime.cuda`, on host memory.
+"""A stand-in for `cuda.bindings.runtime`: the calls of `backends.cuda`, on host memory.
 
 Every call is held against the signature of the real function, which is installed without a GPU.
 The stream is as asynchronous as CUDA permits: nothing on it happens before it is waited for, so

@@ -17,9 +17,9 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import tensorrt_rtx as real
+from mimo_edge.engines.lowering import lower
+from mimo_edge.runtime.bundle.manifest import PIECES
 
-from engines.lowering import lower
-from runtime.bundle import PIECES
 from tests.engines.fake_cuda import FakeCuda
 
 DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64}

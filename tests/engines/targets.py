@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from engines.profiles import Limits
-from engines.target import Target
+from mimo_edge.engines.profiles import Limits
+from mimo_edge.engines.target import Target
 
 TARGET = Target("trt-rtx", ("8.6", "8.9", "12.0"))
 ONE = Target("trt-rtx", ("8.9",))

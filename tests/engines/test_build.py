@@ -12,30 +12,43 @@ from typing import Any
 import onnx
 import pytest
 import tensorrt_rtx
+from mimo_edge.engines import build as build_module
+from mimo_edge.engines import builder
+from mimo_edge.engines.build import build_engines, identity_of
+from mimo_edge.engines.build_log import BuildLog
+from mimo_edge.engines.builder import Built, build
+from mimo_edge.engines.ports import bundle_ports, check_ports
+from mimo_edge.engines.profiles import profiles
+from mimo_edge.engines.recipe import for_bundle
+from mimo_edge.engines.target import Target
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.engine import (
+    EngineManifest,
+    Wanted,
+    find,
+    read,
+)
+from mimo_edge.runtime.bundle.errors import EngineError, EnvironmentProblem, ResourceError
+from mimo_edge.runtime.bundle.manifest import PIECES
 from onnx import TensorProto, helper
 
-from engines import build as build_module
-from engines import builder
-from engines.build import build_engines, identity_of
-from engines.build_log import BuildLog
-from engines.builder import Built, build
-from engines.ports import bundle_ports, check_ports
-from engines.profiles import profiles
-from engines.recipe import for_bundle
-from engines.target import Target
-from runtime.bundle import PIECES, Bundle
-from runtime.engine import EngineManifest, Wanted, find, read
-from runtime.errors import EngineError, EnvironmentProblem, ResourceError
 from tests.engines.targets import LIMITS, ONE, ROOT, TARGET
 from tests.golden import Golden
+
+IMPORTS = """
+import sys
+import tensorrt_rtx as trt
+from pathlib import Path
+from mimo_edge.engines import builder
+from mimo_edge.engines.profiles import Limits, profiles
+from mimo_edge.engines.target import Target
+from mimo_edge.runtime.bundle.bundle import Bundle
+"""
 
 
 def in_new_process(code: str) -> str:
     """What a program prints. For builds that fail: TensorRT is not to be trusted after one."""
-    start = "import sys\nimport tensorrt_rtx as trt\nfrom pathlib import Path\n"
-    start += "from engines import builder\nfrom engines.profiles import Limits, profiles\n"
-    start += "from engines.target import Target\nfrom runtime.bundle import Bundle\n"
-    command = [sys.executable, "-c", start + textwrap.dedent(code)]
+    command = [sys.executable, "-c", IMPORTS + textwrap.dedent(code)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout

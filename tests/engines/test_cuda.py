@@ -1,11 +1,11 @@
-"""`runtime.cuda` itself, on a fake of NVIDIA's bindings: order, copies, lifetime, failures."""
+"""`backends.cuda` itself, on a fake of NVIDIA's bindings: order, copies, lifetime, failures."""
 
 import numpy as np
 import pytest
 from cuda.bindings import runtime
+from mimo_edge.runtime.backends.cuda import CudaDevice
+from mimo_edge.runtime.bundle.errors import EnvironmentProblem, ResourceError
 
-from runtime.cuda import CudaDevice
-from runtime.errors import EnvironmentProblem, ResourceError
 from tests.engines.fake_cuda import FakeCuda
 
 FAILED = runtime.cudaError_t.cudaErrorIllegalAddress

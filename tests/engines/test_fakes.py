@@ -6,9 +6,9 @@ import re
 import pytest
 import tensorrt_rtx
 from cuda.bindings import runtime
+from mimo_edge.runtime.backends.cuda import CudaDevice
+from mimo_edge.runtime.bundle.errors import EnvironmentProblem
 
-from runtime.cuda import CudaDevice
-from runtime.errors import EnvironmentProblem
 from tests.engines import fake_tensorrt as fakes
 from tests.engines.fake_cuda import FakeCuda
 

@@ -12,18 +12,27 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mimo_edge.engines import build as build_module
+from mimo_edge.engines import recipe
+from mimo_edge.engines.build import build_engines
+from mimo_edge.engines.build_log import BuildLog
+from mimo_edge.engines.builder import Built
+from mimo_edge.engines.profiles import Limits
+from mimo_edge.engines.target import Target
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.engine import (
+    MANIFEST,
+    Identity,
+    Wanted,
+    find,
+    folder_of,
+    read,
+)
+from mimo_edge.runtime.bundle.errors import EngineError, InputError, ResourceError
+from mimo_edge.runtime.bundle.files import hash_file
+from mimo_edge.runtime.bundle.manifest import PIECES
+from mimo_edge.scripts.cli import main
 
-from engines import build as build_module
-from engines import recipe
-from engines.build import build_engines
-from engines.build_log import BuildLog
-from engines.builder import Built
-from engines.profiles import Limits
-from engines.target import Target
-from runtime.bundle import PIECES, Bundle, hash_file
-from runtime.engine import MANIFEST, Identity, Wanted, find, folder_of, read
-from runtime.errors import EngineError, InputError, ResourceError
-from scripts.cli import main
 from tests.bundles import hollow
 
 LIMITS = Limits(max_seq=32)

@@ -4,19 +4,19 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from mimo_edge.engines.build import build_engines, identity_of
+from mimo_edge.engines.profiles import Limits
+from mimo_edge.engines.recipe import for_bundle
+from mimo_edge.engines.target import RTX_CAPABILITIES, Target
+from mimo_edge.parity import tolerances
+from mimo_edge.runtime.audio import codec
+from mimo_edge.runtime.backends.base import Backend
+from mimo_edge.runtime.backends.cuda import CudaDevice
+from mimo_edge.runtime.backends.opening import open_backend
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.chat.presets import Sampling
+from mimo_edge.runtime.generation.loop import Request, generate, join_steps
 
-from engines.build import build_engines, identity_of
-from engines.profiles import Limits
-from engines.recipe import for_bundle
-from engines.target import RTX_CAPABILITIES, Target
-from runtime import codec
-from runtime.backend import Backend
-from runtime.backends import open_backend
-from runtime.bundle import Bundle
-from runtime.cuda import CudaDevice
-from runtime.loop import Request, generate, join_steps
-from runtime.presets import Sampling
-from scripts import tolerances
 from tests import check
 from tests.golden import Golden
 

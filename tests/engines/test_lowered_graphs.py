@@ -11,13 +11,13 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from mimo_edge.engines.lowering import lower, widen_transposed_convolutions
+from mimo_edge.parity import tolerances
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.generation.loop import split_grid
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from engines.lowering import lower, widen_transposed_convolutions
-from runtime.bundle import Bundle
-from runtime.loop import split_grid
-from scripts import tolerances
 from tests import check
 from tests.golden import Golden
 

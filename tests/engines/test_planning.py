@@ -10,15 +10,16 @@ from types import SimpleNamespace
 import onnx
 import pytest
 import tensorrt_rtx
+from mimo_edge.engines import recipe, target
+from mimo_edge.engines.build_log import BuildLog, logger_of
+from mimo_edge.engines.lowering import fix_capacity, widen_transposed_convolutions
+from mimo_edge.engines.planner import estimate
+from mimo_edge.engines.profiles import Limits, profiles
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.bundle.manifest import PIECES
+from mimo_edge.scripts.cli import main
 
-from engines import recipe, target
-from engines.build_log import BuildLog, logger_of
-from engines.lowering import fix_capacity, widen_transposed_convolutions
-from engines.planner import estimate
-from engines.profiles import Limits, profiles
-from runtime.bundle import PIECES, Bundle
-from runtime.errors import InputError
-from scripts.cli import main
 from tests.golden import Golden
 
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import tensorrt_rtx
+from mimo_edge.engines.profiles import Limits
+from mimo_edge.runtime.backends.cuda import CudaDevice
+from mimo_edge.runtime.backends.trt import TrtBackend
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.engine import MANIFEST
+from mimo_edge.runtime.bundle.errors import EngineError
+from mimo_edge.runtime.bundle.manifest import MANIFEST as BUNDLE_MANIFEST
 
-from engines.profiles import Limits
-from runtime.bundle import MANIFEST as BUNDLE_MANIFEST
-from runtime.bundle import Bundle
-from runtime.cuda import CudaDevice
-from runtime.engine import MANIFEST
-from runtime.errors import EngineError
-from runtime.trt_backend import TrtBackend
 from tests.engines.conftest import LIMITS, open_on
 from tests.engines.fake_cuda import FakeCuda
 from tests.engines.fake_tensorrt import FakeTensorRT

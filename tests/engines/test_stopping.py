@@ -12,15 +12,21 @@ from typing import Any
 
 import pytest
 import tensorrt_rtx
+from mimo_edge.engines import build as build_module
+from mimo_edge.engines import builder
+from mimo_edge.engines.build import build_engines, identity_of
+from mimo_edge.engines.builder import (
+    INTERRUPTED,
+    Built,
+    StillBuilding,
+    build,
+)
+from mimo_edge.engines.recipe import for_bundle
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.engine import folder_of, read
+from mimo_edge.runtime.bundle.errors import EngineError
+from mimo_edge.runtime.bundle.manifest import PIECES
 
-from engines import build as build_module
-from engines import builder
-from engines.build import build_engines, identity_of
-from engines.builder import INTERRUPTED, Built, StillBuilding, build
-from engines.recipe import for_bundle
-from runtime.bundle import PIECES, Bundle
-from runtime.engine import folder_of, read
-from runtime.errors import EngineError
 from tests.engines.targets import LIMITS, ONE, ROOT, TARGET
 from tests.golden import Golden
 
@@ -51,7 +57,7 @@ def test_ctrl_c_while_tensorrt_works(golden: Golden, bundle_copy: Callable[..., 
     """The real signal, to the real command, in the middle of a real build. TensorRT ends its step
     first; a second Ctrl-C does not wait for that."""
     bundle = bundle_copy(golden.lm_names[0], "fp16")
-    command = [sys.executable, "-m", "scripts.cli", "build", str(bundle.folder)]
+    command = [sys.executable, "-m", "mimo_edge", "build", str(bundle.folder)]
     command += ["--target", "trt-rtx:8.9", "--max-seq", "64"]
 
     def heed() -> None:  # a shell lets what it starts in the background ignore SIGINT

@@ -6,16 +6,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mimo_edge.engines.profiles import PREFILL_CHUNK
+from mimo_edge.parity import tolerances
+from mimo_edge.runtime.audio import codec
+from mimo_edge.runtime.backends.trt import TrtBackend
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.errors import (
+    ContextError,
+    EngineError,
+    InputError,
+    ResourceError,
+)
+from mimo_edge.runtime.chat.presets import Sampling
+from mimo_edge.runtime.generation.loop import (
+    Loop,
+    Request,
+    Step,
+    generate,
+    join_steps,
+    split_grid,
+)
+from mimo_edge.runtime.tasks import MimoAudio, Options
 
-from engines.profiles import PREFILL_CHUNK
-from runtime import codec
-from runtime.bundle import Bundle
-from runtime.errors import ContextError, EngineError, InputError, ResourceError
-from runtime.loop import Loop, Request, Step, generate, join_steps, split_grid
-from runtime.presets import Sampling
-from runtime.tasks import MimoAudio, Options
-from runtime.trt_backend import TrtBackend
-from scripts import tolerances
 from tests import check
 from tests.engines.conftest import open_on
 from tests.engines.fake_cuda import FakeCuda
@@ -98,13 +110,13 @@ def test_rows_equal_rows_alone(golden: Golden, open_fake: Open, product: str) ->
     with backend:
         alone = [list(generate(backend, r, golden.empty_id)) for r in requests]
         loop = Loop(backend, golden.empty_id, rows=2)
-        tickets = [loop.add(request) for request in requests]
-        together: dict[int, list[Step]] = {ticket: [] for ticket in tickets}
+        request_ids = [loop.add(request) for request in requests]
+        together: dict[int, list[Step]] = {request_id: [] for request_id in request_ids}
         while steps := loop.step():
             for step in steps:
-                together[step.row].append(step)
-        for ticket, steps in zip(tickets, alone, strict=True):
-            check.equal(grid_of(backend, together[ticket]), grid_of(backend, steps), "row")
+                together[step.request_id].append(step)
+        for request_id, steps in zip(request_ids, alone, strict=True):
+            check.equal(grid_of(backend, together[request_id]), grid_of(backend, steps), "row")
 
 
 def test_answers_share_their_buffers(golden: Golden, open_fake: Open) -> None:
@@ -174,8 +186,8 @@ def test_audio_of_more_than_a_segment(golden: Golden, open_fake: Open) -> None:
 def test_a_task(golden: Golden, open_fake: Open) -> None:
     backend, _ = open_fake(golden.lm_names[0])
     with MimoAudio(backend) as model:
-        talk = model.tts("Hello there.", options=Options(max_new=20, seed=1))
-        result = talk.result()
+        generation = model.tts("Hello there.", options=Options(max_new=20, seed=1))
+        result = generation.result()
         assert result.wav is not None and result.timings.patches <= 20
 
 
@@ -269,7 +281,7 @@ def test_a_row_that_would_not_be_aligned(
     with backend:
         model = backend.bundle.model
         row = model.kv_heads * backend.identity.max_seq * model.head_dim * 4
-        monkeypatch.setattr("runtime.trt_rows.ALIGNMENT", 2 * row)
+        monkeypatch.setattr("mimo_edge.runtime.backends.trt_rows.ALIGNMENT", 2 * row)
         backend.new_rows(1)
         with pytest.raises(EngineError, match=f"cache_keys_0 has {row} bytes.*--max-seq"):
             backend.new_rows(2)

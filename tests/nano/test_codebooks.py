@@ -1,10 +1,9 @@
 """Codebooks learned by moving averages: they find clusters, and the dead rise."""
 
 import torch
+from mimo_edge.mimo_ref.rvq import ResidualVectorQuantizer
+from mimo_edge.scripts.nano.codebooks import CodebookTrainer, nearest
 from torch import Tensor
-
-from mimo_ref.rvq import ResidualVectorQuantizer
-from scripts.nano.codebooks import CodebookTrainer, nearest
 
 
 def clusters(generator: torch.Generator, count: int = 256) -> Tensor:

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import torch
-
-from mimo_ref.config import AudioTokenizerConfig
-from scripts.nano.compare import compare, pitch, warp
-from scripts.nano.sizes import NANO
+from mimo_edge.mimo_ref.config import AudioTokenizerConfig
+from mimo_edge.scripts.nano.compare import compare, pitch, warp
+from mimo_edge.scripts.nano.sizes import NANO
 
 CONFIG = AudioTokenizerConfig.from_dict(NANO.audio_tokenizer)
 

@@ -2,14 +2,13 @@
 
 import pytest
 import torch
+from mimo_edge.mimo_ref.backbone import KVCache
+from mimo_edge.mimo_ref.config import LanguageModelConfig
+from mimo_edge.mimo_ref.model import LanguageModel
+from mimo_edge.scripts.checkpoint.presets import PRESETS
+from mimo_edge.scripts.nano import forcing
+from mimo_edge.scripts.nano.train_lm import lesson_losses
 from torch import Tensor
-
-from mimo_ref.backbone import KVCache
-from mimo_ref.config import LanguageModelConfig
-from mimo_ref.model import LanguageModel
-from scripts.checkpoint_presets import PRESETS
-from scripts.nano import forcing
-from scripts.nano.train_lm import lesson_losses
 
 EMPTY = 481
 

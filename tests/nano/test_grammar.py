@@ -1,8 +1,7 @@
 """The sentences: two sides that never meet, and the same ones every time."""
 
 import pytest
-
-from scripts.nano import data, grammar, voices
+from mimo_edge.scripts.nano import data, grammar, voices
 
 
 def test_train_and_held_out_share_no_sentence() -> None:

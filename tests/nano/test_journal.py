@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from scripts.nano.journal import Journal, heeding_sigterm, rate
-from scripts.nano.plots import read_log
+from mimo_edge.scripts.nano.journal import Journal, heeding_sigterm, rate
+from mimo_edge.scripts.nano.plots import read_log
 
 
 def test_state_and_log_come_back(tmp_path: Path) -> None:

@@ -5,14 +5,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from runtime.answer import answer_text, split_answer
-from runtime.presets import PRESETS
-from runtime.segments import PAD, audio_segment, pad_codes, streaming_segment, text_segment
-from runtime.text_tokenizer import TextTokenizer
-from scripts.nano import data, grammar
-from scripts.nano.codes import Coded, Codes
-from scripts.nano.lessons import (
+from mimo_edge.parity.word_errors import words
+from mimo_edge.runtime.chat.answer import answer_text, split_answer
+from mimo_edge.runtime.chat.presets import PRESETS
+from mimo_edge.runtime.chat.segments import (
+    PAD,
+    audio_segment,
+    pad_codes,
+    streaming_segment,
+    text_segment,
+)
+from mimo_edge.runtime.chat.text_tokenizer import TextTokenizer
+from mimo_edge.scripts.nano import data, grammar
+from mimo_edge.scripts.nano.codes import Coded, Codes
+from mimo_edge.scripts.nano.lessons import (
     LAYOUT,
     SILENT,
     TASKS,
@@ -24,9 +30,13 @@ from scripts.nano.lessons import (
     misheard,
     word_timing,
 )
-from scripts.nano.sizes import BPE_SIZE, CODEBOOKS, NANO, SPECIALS
-from scripts.nano.text_tokenizer import write_tokenizer
-from scripts.word_errors import words
+from mimo_edge.scripts.nano.sizes import (
+    BPE_SIZE,
+    CODEBOOKS,
+    NANO,
+    SPECIALS,
+)
+from mimo_edge.scripts.nano.text_tokenizer import write_tokenizer
 
 TEXT = "The kitchen light is on. It is quarter to twelve."
 

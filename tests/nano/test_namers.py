@@ -1,11 +1,10 @@
 """Which state names which word."""
 
 import torch
-
-from mimo_ref.config import LanguageModelConfig
-from scripts.nano.lessons import SILENT
-from scripts.nano.namers import Namers
-from scripts.nano.sizes import NANO
+from mimo_edge.mimo_ref.config import LanguageModelConfig
+from mimo_edge.scripts.nano.lessons import SILENT
+from mimo_edge.scripts.nano.namers import Namers
+from mimo_edge.scripts.nano.sizes import NANO
 
 
 def test_a_name_is_that_of_the_patch_before_or_after() -> None:

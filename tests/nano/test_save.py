@@ -4,16 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from mimo_ref.config import AudioTokenizerConfig
-from mimo_ref.model import AudioTokenizer
-from mimo_ref.weights import TensorFiles, load_audio_tokenizer, load_language_model
-from runtime.text_tokenizer import TextTokenizer
-from scripts.checkpoint_presets import PRESETS
-from scripts.nano.forcing import code_scores
-from scripts.nano.save import save_audio_tokenizer, save_language_model, sharpen
-from scripts.nano.sizes import CODEBOOKS, NANO, SPECIALS
-from scripts.nano.train_lm import new_model
+from mimo_edge.mimo_ref.config import AudioTokenizerConfig
+from mimo_edge.mimo_ref.model import AudioTokenizer
+from mimo_edge.mimo_ref.weights import TensorFiles, load_audio_tokenizer, load_language_model
+from mimo_edge.runtime.chat.text_tokenizer import TextTokenizer
+from mimo_edge.scripts.checkpoint.presets import PRESETS
+from mimo_edge.scripts.nano.forcing import code_scores
+from mimo_edge.scripts.nano.save import save_audio_tokenizer, save_language_model, sharpen
+from mimo_edge.scripts.nano.sizes import CODEBOOKS, NANO, SPECIALS
+from mimo_edge.scripts.nano.train_lm import new_model
 
 
 def test_a_language_model_comes_back(tmp_path: Path) -> None:

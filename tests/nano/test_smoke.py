@@ -5,13 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-
-from mimo_ref.weights import load_audio_tokenizer, load_language_model
-from runtime.bundle import MANIFEST
-from scripts.nano.__main__ import main
-from scripts.nano.plots import read_log
-from scripts.nano.utterances import ASK, LISTEN
-from scripts.speech_score import UtteranceSet
+from mimo_edge.mimo_ref.weights import load_audio_tokenizer, load_language_model
+from mimo_edge.parity.speech_score import UtteranceSet
+from mimo_edge.runtime.bundle.manifest import MANIFEST
+from mimo_edge.scripts.nano.__main__ import main
+from mimo_edge.scripts.nano.plots import read_log
+from mimo_edge.scripts.nano.utterances import ASK, LISTEN
 
 
 @pytest.mark.slow

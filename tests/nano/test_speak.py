@@ -6,10 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from scripts.nano import data
-from scripts.nano.speak import FLOOR, LEVEL, RATE, Room, speak
-from scripts.nano.voices import OWN, SEEN
+from mimo_edge.scripts.nano import data
+from mimo_edge.scripts.nano.speak import (
+    FLOOR,
+    LEVEL,
+    RATE,
+    Room,
+    speak,
+)
+from mimo_edge.scripts.nano.voices import OWN, SEEN
 
 pytestmark = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is missing")
 

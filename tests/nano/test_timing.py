@@ -4,8 +4,7 @@ import random
 
 import numpy as np
 import pytest
-
-from scripts.nano.timing import WordTiming
+from mimo_edge.scripts.nano.timing import WordTiming
 
 SECONDS = {"the": 0.11, "red": 0.29, "cup": 0.31, "is": 0.14, "blue": 0.33, "cup.": 0.42}
 

@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from scripts.nano.lessons import Lesson, Reading, Teacher
-from scripts.nano.namers import HEARD_LAYER, SAID_LAYER
-from scripts.nano.sizes import CODEBOOKS
-from scripts.nano.text_tokenizer import write_tokenizer
-from scripts.nano.train_lm import LanguageModelRun, LanguageModelTraining
+from mimo_edge.scripts.nano.lessons import Lesson, Reading, Teacher
+from mimo_edge.scripts.nano.namers import HEARD_LAYER, SAID_LAYER
+from mimo_edge.scripts.nano.sizes import CODEBOOKS
+from mimo_edge.scripts.nano.text_tokenizer import write_tokenizer
+from mimo_edge.scripts.nano.train_lm import LanguageModelRun, LanguageModelTraining
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from mimo_edge.scripts.nano.codes import fingerprint
+from mimo_edge.scripts.nano.losses import Distances, codec_figures
+from mimo_edge.scripts.nano.save import save_audio_tokenizer
+from mimo_edge.scripts.nano.train_tokenizer import TokenizerRun, TokenizerTraining
 from torch import Tensor
-
-from scripts.nano.codes import fingerprint
-from scripts.nano.losses import Distances, codec_figures
-from scripts.nano.save import save_audio_tokenizer
-from scripts.nano.train_tokenizer import TokenizerRun, TokenizerTraining
 
 
 def some_sound(rows: int) -> Tensor:

@@ -2,9 +2,9 @@ from collections.abc import Callable
 from functools import cache
 
 import pytest
+from mimo_edge.runtime.backends.ort import OrtBackend
+from mimo_edge.runtime.bundle.bundle import Bundle
 
-from runtime.bundle import Bundle
-from runtime.ort_backend import OrtBackend
 from tests.bundles import exported
 from tests.golden import Golden
 

@@ -1,9 +1,9 @@
 """Rung 2: mel, tokenizer encoder and tokenizer decoder on ONNX Runtime against the goldens."""
 
 import numpy as np
+from mimo_edge.parity import tolerances
+from mimo_edge.runtime.backends.ort import OrtBackend
 
-from runtime.ort_backend import OrtBackend
-from scripts import tolerances
 from tests import check
 from tests.golden import Golden
 

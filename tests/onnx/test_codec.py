@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from mimo_edge.parity import tolerances
+from mimo_edge.runtime.audio import codec
+from mimo_edge.runtime.backends.ort import OrtBackend
 
-from runtime import codec
-from runtime.ort_backend import OrtBackend
-from scripts import tolerances
 from tests import check
 from tests.golden import Golden
 

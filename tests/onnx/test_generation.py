@@ -5,15 +5,21 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from mimo_edge.mimo_ref import generate as reference
+from mimo_edge.mimo_ref.weights import load_language_model
+from mimo_edge.runtime.backends.ort import OrtBackend
+from mimo_edge.runtime.bundle.errors import ContextError, InputError
+from mimo_edge.runtime.chat.presets import Sampling
+from mimo_edge.runtime.chat.segments import Grid
+from mimo_edge.runtime.generation.loop import (
+    Loop,
+    Request,
+    Step,
+    generate,
+    join_steps,
+)
+from mimo_edge.runtime.generation.sampling import Noise
 
-from mimo_ref import generate as reference
-from mimo_ref.weights import load_language_model
-from runtime.errors import ContextError, InputError
-from runtime.loop import Loop, Request, Step, generate, join_steps
-from runtime.ort_backend import OrtBackend
-from runtime.presets import Sampling
-from runtime.sampling import Noise
-from runtime.segments import Grid
 from tests import check
 from tests.golden import Golden
 
@@ -67,14 +73,14 @@ def test_rows_join_and_leave(golden: Golden, open_backend: Open, lm_name: str) -
     alone = [grid_of(backend, list(generate(backend, r, golden.empty_id))) for r in requests]
 
     loop, waiting = Loop(backend, golden.empty_id, rows=2), list(enumerate(requests))
-    tickets: dict[int, int] = {}
+    request_ids: dict[int, int] = {}
     seen: dict[int, list[Step]] = {index: [] for index in range(len(requests))}
     while waiting or loop.free < 2:
         if waiting and loop.free:
             index, request = waiting.pop(0)
-            tickets[loop.add(request)] = index
+            request_ids[loop.add(request)] = index
         for step in loop.step():
-            seen[tickets[step.row]].append(step)
+            seen[request_ids[step.request_id]].append(step)
     for index, expected in enumerate(alone):
         check.equal(grid_of(backend, seen[index]), expected, f"request {index}")
 
@@ -82,11 +88,11 @@ def test_rows_join_and_leave(golden: Golden, open_backend: Open, lm_name: str) -
 def test_a_row_leaves_early(golden: Golden, backend: OrtBackend) -> None:
     prompt = golden.npz("pipeline.npz")["dlg.ids"]
     loop = Loop(backend, golden.empty_id)
-    ticket = loop.add(Request(prompt, GREEDY, GREEDY, max_new=9))
+    request_id = loop.add(Request(prompt, GREEDY, GREEDY, max_new=9))
     with pytest.raises(InputError, match="busy"):
         loop.add(Request(prompt, GREEDY, GREEDY))
     loop.step()
-    loop.remove(ticket)
+    loop.remove(request_id)
     assert loop.free == 1 and loop.step() == []
 
 

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 import numpy as np
+from mimo_edge.parity import tolerances
+from mimo_edge.runtime.backends.ort import OrtBackend
+from mimo_edge.runtime.backends.ort_rows import OrtRowStates
+from mimo_edge.runtime.generation.loop import split_grid
 
-from runtime.loop import split_grid
-from runtime.ort_backend import OrtBackend, OrtRowStates
-from scripts import tolerances
 from tests import check
 from tests.golden import Golden
 
@@ -112,7 +113,7 @@ def test_row_states(golden: Golden, open_backend: Open, lm_name: str) -> None:
 
 
 def test_long_prompt(golden: Golden, open_backend: Open, lm_name: str, monkeypatch) -> None:
-    monkeypatch.setattr("runtime.ort_backend.PREFILL_CHUNK", 100)
+    monkeypatch.setattr("mimo_edge.runtime.backends.ort.PREFILL_CHUNK", 100)
     backend, arrays = open_backend(lm_name), golden.npz(f"{lm_name}.forward.npz")
     grid = arrays["long.ids"].astype(np.int64)
     text, codes = split_grid(grid, backend.bundle.model.group_size)

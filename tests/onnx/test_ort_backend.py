@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
+from mimo_edge.runtime.backends.ort import OrtBackend
+from mimo_edge.runtime.backends.ort_rows import FIRST_CAPACITY, OrtRowStates
+from mimo_edge.runtime.bundle.errors import EnvironmentProblem, ResourceError
 
-from runtime.errors import EnvironmentProblem, ResourceError
-from runtime.ort_backend import FIRST_CAPACITY, OrtBackend, OrtRowStates
 from tests import check
 from tests.golden import Golden
 

@@ -5,17 +5,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mimo_edge.parity import tolerances
+from mimo_edge.runtime.audio import codec
+from mimo_edge.runtime.backends.ort import OrtBackend
+from mimo_edge.runtime.bundle.errors import ContextError, InputError
+from mimo_edge.runtime.chat.answer import answer_text, split_answer, split_thinking
+from mimo_edge.runtime.chat.conversation import Message
+from mimo_edge.runtime.chat.presets import Sampling
+from mimo_edge.runtime.chat.segments import Grid
+from mimo_edge.runtime.generation.generation import Result
+from mimo_edge.runtime.generation.loop import (
+    Request,
+    Step,
+    generate,
+    join_steps,
+)
+from mimo_edge.runtime.tasks import Demonstration, MimoAudio, Options
 
-from runtime import codec
-from runtime.answer import answer_text, split_answer, split_thinking
-from runtime.errors import ContextError, InputError
-from runtime.loop import Request, Step, generate, join_steps
-from runtime.ort_backend import OrtBackend
-from runtime.presets import Sampling
-from runtime.segments import Grid
-from runtime.talk import Result
-from runtime.tasks import Demonstration, Message, MimoAudio, Options
-from scripts import tolerances
 from tests import check
 from tests.golden import Golden
 
@@ -38,9 +44,9 @@ def test_asr_pipeline(golden: Golden, model: MimoAudio) -> None:
     arrays = golden.npz("pipeline.npz")
     prompt = arrays["asr.ids"]
     options = Options(text=GREEDY, audio=GREEDY, max_new=new_patches(golden, "asr", prompt), seed=3)
-    talk = model.asr(arrays["wav24k"], options)
-    check.equal(talk.request.prompt, prompt, "asr.ids")
-    result = talk.result(upstream_drop_last=True)
+    generation = model.asr(arrays["wav24k"], options)
+    check.equal(generation.request.prompt, prompt, "asr.ids")
+    result = generation.result(upstream_drop_last=True)
     check.equal(result.history, arrays["asr.out"], "asr.out")
     assert result.text.encode() == arrays["asr.text_utf8"].tobytes()
     assert result.wav is None
@@ -52,9 +58,9 @@ def test_dialogue_pipeline(golden: Golden, model: MimoAudio) -> None:
     wav, prompt = arrays["wav24k"], arrays["dlg.ids"]
     count = new_patches(golden, "dlg", prompt)
     options = Options(text=GREEDY, audio=GREEDY, max_new=count, min_new=count - 1)
-    talk = model.dialogue(wav, system_prompt="You are kind.", voice=wav, options=options)
-    check.equal(talk.request.prompt, prompt, "dlg.ids")
-    result = talk.result(upstream_drop_last=True)
+    generation = model.dialogue(wav, system_prompt="You are kind.", voice=wav, options=options)
+    check.equal(generation.request.prompt, prompt, "dlg.ids")
+    result = generation.result(upstream_drop_last=True)
     check.equal(result.history, arrays["dlg.out"], "dlg.out")
     assert result.wav is not None
     check.close(result.wav[None, None], arrays["dlg.wav"], tolerances.AUDIO, "dlg.wav")
@@ -62,9 +68,11 @@ def test_dialogue_pipeline(golden: Golden, model: MimoAudio) -> None:
     count = (arrays["dlg2.out"].shape[1] - arrays["dlg.out"].shape[1]) // golden.info["group_size"]
     count -= arrays["dlg2.ids"].shape[1] // golden.info["group_size"]
     options = Options(text=GREEDY, audio=GREEDY, max_new=count, min_new=count - 1)
-    talk = model.dialogue(wav, history=result.history, options=options)
-    check.equal(talk.request.prompt[:, result.history.shape[1] :], arrays["dlg2.ids"], "dlg2.ids")
-    check.equal(talk.result().history, arrays["dlg2.out"], "dlg2.out")
+    generation = model.dialogue(wav, history=result.history, options=options)
+    check.equal(
+        generation.request.prompt[:, result.history.shape[1] :], arrays["dlg2.ids"], "dlg2.ids"
+    )
+    check.equal(generation.result().history, arrays["dlg2.out"], "dlg2.out")
 
 
 def test_post_cases(golden: Golden, model: MimoAudio) -> None:
@@ -86,9 +94,9 @@ def test_stream_is_its_offline_definition(model: MimoAudio, right: int, style: s
     In a style the model thinks first, and this one never says that speech begins.
     """
     options = Options(max_new=40, seed=1)
-    talk = model.tts("Hello there, please read this.", instruction=style, options=options)
-    whole = talk.result()
-    events = list(talk.stream(chunk=3, left=60, right=right))
+    generation = model.tts("Hello there, please read this.", instruction=style, options=options)
+    whole = generation.result()
+    events = list(generation.stream(chunk=3, left=60, right=right))
     streamed = events[-1].result
     assert streamed is not None and streamed.wav is not None and whole.wav is not None
     check.equal(streamed.codes, whole.codes, "codes")
@@ -116,11 +124,11 @@ def test_a_character_that_speech_splits(model: MimoAudio, monkeypatch: pytest.Mo
         for i, text_id in enumerate(order)
         for stop in (i == len(order) - 1,)
     ]
-    talk = model.tts("Smile.")
-    monkeypatch.setattr(talk, "steps", lambda: iter(steps))
-    events = list(talk.stream())
-    assert "".join(e.text for e in events) == talk.result().answer == "a \N{GRINNING FACE} b"
-    assert "\N{REPLACEMENT CHARACTER}" in talk.result().text, "upstream's text has lost it"
+    generation = model.tts("Smile.")
+    monkeypatch.setattr(generation, "steps", lambda: iter(steps))
+    events = list(generation.stream())
+    assert "".join(e.text for e in events) == generation.result().answer == "a \N{GRINNING FACE} b"
+    assert "\N{REPLACEMENT CHARACTER}" in generation.result().text, "upstream's text has lost it"
 
 
 @pytest.mark.parametrize("task", ["asr", "tts", "styled", "natural", "understand", "dialogue"])

@@ -2,9 +2,9 @@ from collections.abc import Callable
 from functools import cache
 
 import pytest
+from mimo_edge.mimo_ref.model import AudioTokenizer, LanguageModel
+from mimo_edge.mimo_ref.weights import load_audio_tokenizer, load_language_model
 
-from mimo_ref.model import AudioTokenizer, LanguageModel
-from mimo_ref.weights import load_audio_tokenizer, load_language_model
 from tests.golden import Golden
 
 

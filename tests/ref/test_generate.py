@@ -2,10 +2,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from mimo_edge.mimo_ref.generate import Limits, Sampling, generate
+from mimo_edge.mimo_ref.model import AudioTokenizer, LanguageModel
+from mimo_edge.parity import tolerances
 
-from mimo_ref.generate import Limits, Sampling, generate
-from mimo_ref.model import AudioTokenizer, LanguageModel
-from scripts import tolerances
 from tests import check
 from tests.golden import Golden
 

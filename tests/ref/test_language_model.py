@@ -1,11 +1,11 @@
 from collections.abc import Callable
 
 import torch
+from mimo_edge.mimo_ref.backbone import KVCache
+from mimo_edge.mimo_ref.model import LanguageModel
+from mimo_edge.parity import tolerances
 from torch import Tensor
 
-from mimo_ref.backbone import KVCache
-from mimo_ref.model import LanguageModel
-from scripts import tolerances
 from tests import check
 from tests.golden import Golden
 

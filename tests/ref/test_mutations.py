@@ -12,17 +12,17 @@ from math import inf
 import pytest
 import torch
 import torch.nn.functional as F
+from mimo_edge.mimo_ref import attention, rotary, sampling
+from mimo_edge.mimo_ref.backbone import Backbone
+from mimo_edge.mimo_ref.delay import DelaySchedule
+from mimo_edge.mimo_ref.model import AudioTokenizer, LanguageModel
+from mimo_edge.mimo_ref.patch_decoder import PatchDecoder
+from mimo_edge.mimo_ref.patch_encoder import PatchEncoder
+from mimo_edge.mimo_ref.qwen2 import Attention, RMSNorm
+from mimo_edge.mimo_ref.tokenizer_decoder import UpSample
+from mimo_edge.mimo_ref.vocoder import Vocoder
 from torch import Tensor, nn
 
-from mimo_ref import attention, rotary, sampling
-from mimo_ref.backbone import Backbone
-from mimo_ref.delay import DelaySchedule
-from mimo_ref.model import AudioTokenizer, LanguageModel
-from mimo_ref.patch_decoder import PatchDecoder
-from mimo_ref.patch_encoder import PatchEncoder
-from mimo_ref.qwen2 import Attention, RMSNorm
-from mimo_ref.tokenizer_decoder import UpSample
-from mimo_ref.vocoder import Vocoder
 from tests.golden import Golden
 from tests.ref import (
     test_language_model,
@@ -212,7 +212,7 @@ MUTATIONS: dict[str, tuple[Callable[[Subject], None], Callable[[Subject], None]]
     "first frame trimmed": (trims_first_frame, decoder),
     "symmetric Hann": (symmetric_hann, decoder),
     "magnitude not clipped": (
-        lambda s: s.patch.setattr("mimo_ref.vocoder.MAX_MAGNITUDE", inf),
+        lambda s: s.patch.setattr("mimo_edge.mimo_ref.vocoder.MAX_MAGNITUDE", inf),
         decoder,
     ),
     "vocoder window longer": (vocoder_window(0, 1), decoder),

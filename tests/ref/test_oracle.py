@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-
-from mimo_ref.backbone import Backbone, KVCache
-from mimo_ref.config import LanguageModelConfig
-from scripts import tolerances
-from scripts.checkpoint_presets import PRESETS
-from scripts.tolerances import difference
+from mimo_edge.mimo_ref.backbone import Backbone, KVCache
+from mimo_edge.mimo_ref.config import LanguageModelConfig
+from mimo_edge.parity import tolerances
+from mimo_edge.parity.tolerances import difference
+from mimo_edge.scripts.checkpoint.presets import PRESETS
 
 # of the dev extra: whoever runs the tests without it loses this cross-check, not the golden ones
 transformers = pytest.importorskip("transformers")

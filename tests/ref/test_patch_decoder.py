@@ -2,12 +2,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from mimo_edge.mimo_ref.delay import DelaySchedule
+from mimo_edge.mimo_ref.generate import Sampling, removed_ids
+from mimo_edge.mimo_ref.model import LanguageModel
+from mimo_edge.parity import tolerances
 from torch import Tensor
 
-from mimo_ref.delay import DelaySchedule
-from mimo_ref.generate import Sampling, removed_ids
-from mimo_ref.model import LanguageModel
-from scripts import tolerances
 from tests import check
 from tests.golden import Golden
 

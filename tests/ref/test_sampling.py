@@ -1,10 +1,15 @@
 import numpy as np
 import pytest
 import torch
+from mimo_edge.mimo_ref.sampling import (
+    draw,
+    filter_scores,
+    remove,
+    sample,
+)
+from mimo_edge.parity import tolerances
 from torch import Tensor
 
-from mimo_ref.sampling import draw, filter_scores, remove, sample
-from scripts import tolerances
 from tests import check
 from tests.golden import Golden, prefixes
 

@@ -5,13 +5,13 @@ from math import prod
 from pathlib import Path
 
 import pytest
+from mimo_edge.mimo_ref.model import AudioTokenizer, LanguageModel
+from mimo_edge.mimo_ref.weights import UNUSED
+from mimo_edge.scripts.checkpoint.presets import PRESETS
+from mimo_edge.scripts.checkpoint.safetensors_stream import Layout
+from mimo_edge.scripts.make_checkpoint import audio_tokenizer, language_model, shapes_of
 from safetensors import safe_open
 
-from mimo_ref.model import AudioTokenizer, LanguageModel
-from mimo_ref.weights import UNUSED
-from scripts.checkpoint_presets import PRESETS
-from scripts.make_checkpoint import audio_tokenizer, language_model, shapes_of
-from scripts.safetensors_stream import Layout
 from tests.golden import Golden
 
 BILLION = 1e9

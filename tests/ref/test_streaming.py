@@ -1,8 +1,8 @@
 import torch
+from mimo_edge.mimo_ref.model import AudioTokenizer
+from mimo_edge.mimo_ref.streaming import StreamState, streaming_decode
+from mimo_edge.parity import tolerances
 
-from mimo_ref.model import AudioTokenizer
-from mimo_ref.streaming import StreamState, streaming_decode
-from scripts import tolerances
 from tests import check
 from tests.golden import Golden
 

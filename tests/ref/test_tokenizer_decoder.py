@@ -1,8 +1,8 @@
 import pytest
 import torch
+from mimo_edge.mimo_ref.model import AudioTokenizer
+from mimo_edge.parity import tolerances
 
-from mimo_ref.model import AudioTokenizer
-from scripts import tolerances
 from tests import check
 from tests.golden import Golden
 from tests.ref.hooks import record_outputs
@@ -69,7 +69,7 @@ def test_rows_equal_rows_alone(golden: Golden, tokenizer: AudioTokenizer) -> Non
 def test_pieces_of_a_long_answer(
     tokenizer: AudioTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mimo_ref.model.PIECE_CODE_FRAMES", 10)
+    monkeypatch.setattr("mimo_edge.mimo_ref.model.PIECE_CODE_FRAMES", 10)
     config = tokenizer.config
     codes = torch.randint(0, min(config.codebook_size), (config.num_quantizers, 23))
     wav = tokenizer.decode(codes)

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from mimo_edge.mimo_ref.model import AudioTokenizer
+from mimo_edge.parity import tolerances
 from torch import Tensor, nn
 
-from mimo_ref.model import AudioTokenizer
-from scripts import tolerances
 from tests import check
 from tests.golden import Golden
 from tests.ref.hooks import record_outputs
@@ -92,7 +92,7 @@ def test_rows_equal_rows_alone(golden: Golden, tokenizer: AudioTokenizer) -> Non
 
 def test_long_audio_segments(tokenizer: AudioTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments are independent; the upstream option batches them, which changes an odd last one."""
-    monkeypatch.setattr("mimo_ref.model.SEGMENT_MEL_FRAMES", 40)
+    monkeypatch.setattr("mimo_edge.mimo_ref.model.SEGMENT_MEL_FRAMES", 40)
     mel = torch.randn(
         40 + 40 + 17, tokenizer.config.n_mels, generator=torch.Generator().manual_seed(0)
     )

@@ -12,17 +12,17 @@ from typing import Any
 
 import pytest
 import torch
+from mimo_edge.mimo_ref.backbone import KVCache
+from mimo_edge.mimo_ref.errors import CheckpointError, ConfigError
+from mimo_edge.mimo_ref.model import LanguageModel
+from mimo_edge.mimo_ref.weights import INDEX, load_audio_tokenizer, load_language_model
+from mimo_edge.parity import tolerances
+from mimo_edge.scripts.checkpoint.presets import PRESETS
+from mimo_edge.scripts.checkpoint.random_weights import RandomWeights
+from mimo_edge.scripts.checkpoint.safetensors_stream import Layout, write_tensors
+from mimo_edge.scripts.make_checkpoint import language_model, make_checkpoint, shapes_of
 from safetensors.torch import load_file, save_file
 
-from mimo_ref.backbone import KVCache
-from mimo_ref.errors import CheckpointError, ConfigError
-from mimo_ref.model import LanguageModel
-from mimo_ref.weights import INDEX, load_audio_tokenizer, load_language_model
-from scripts import tolerances
-from scripts.checkpoint_presets import PRESETS
-from scripts.make_checkpoint import language_model, make_checkpoint, shapes_of
-from scripts.random_weights import RandomWeights
-from scripts.safetensors_stream import Layout, write_tensors
 from tests.golden import Golden
 
 ROOT = Path(__file__).parents[2]
@@ -211,7 +211,7 @@ def test_damaged_index(sharded: Path) -> None:
 
 ANONYMOUS_GROWTH = """
 import sys, torch
-from mimo_ref.weights import load_language_model
+from mimo_edge.mimo_ref.weights import load_language_model
 def anonymous():
     lines = open("/proc/self/status").read().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mimo_edge.parity.speech_score import UtteranceSet
+from mimo_edge.parity.word_errors import WordErrors
+from mimo_edge.runtime.tasks import MimoAudio
+from mimo_edge.scripts.score import read_score
 
-from runtime.tasks import MimoAudio
-from scripts.score import read_score
-from scripts.speech_score import UtteranceSet
-from scripts.word_errors import WordErrors
 from tests.bundles import NANO, ROOT, exported_nano
 
 

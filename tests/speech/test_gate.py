@@ -8,14 +8,19 @@ import dataclasses
 import hashlib
 
 import pytest
+from mimo_edge.mimo_ref.weights import load_audio_tokenizer, load_language_model
+from mimo_edge.parity.speech_score import (
+    Judge,
+    Utterance,
+    UtteranceSet,
+    totals,
+)
+from mimo_edge.parity.word_errors import WordErrors
+from mimo_edge.runtime.audio import codec
+from mimo_edge.runtime.tasks import MimoAudio
+from mimo_edge.scripts.nano.save import CHECKSUMS
+from mimo_edge.scripts.score import Score, losses
 
-from mimo_ref.weights import load_audio_tokenizer, load_language_model
-from runtime import codec
-from runtime.tasks import MimoAudio
-from scripts.nano.save import CHECKSUMS
-from scripts.score import Score, losses
-from scripts.speech_score import Judge, Utterance, UtteranceSet, totals
-from scripts.word_errors import WordErrors
 from tests.bundles import NANO
 
 MEGABYTES = 25
@@ -34,7 +39,7 @@ def test_nano_speaks_and_listens(
     nano: MimoAudio, utterances: UtteranceSet, own_score: Score
 ) -> None:
     score = totals(Judge(nano).all(utterances))
-    assert set(score) == {"listen", "read", "ask"}
+    assert set(score) == {"asr", "tts", "dialogue"}
     assert not losses(score, own_score)
 
 
@@ -42,8 +47,8 @@ def test_nano_speaks_and_listens(
 def test_streamed_speech_is_as_good(
     nano: MimoAudio, utterances: UtteranceSet, own_score: Score, overlaps: tuple[int, int]
 ) -> None:
-    score = totals(Judge(nano, overlaps).read(utterances.read))
-    assert not losses(score, {"read": own_score["read"]})
+    score = totals(Judge(nano, overlaps).tts(utterances.tts))
+    assert not losses(score, {"tts": own_score["tts"]})
 
 
 def test_the_gate_notices_that_the_first_codebook_is_upside_down(
@@ -54,19 +59,19 @@ def test_the_gate_notices_that_the_first_codebook_is_upside_down(
         codes[0] = nano.layout.empty_codes[0] - 1 - codes[0]
         return Utterance(codec.decode(nano.backend, codes), utterance.text)
 
-    worse = totals(Judge(nano).listen(map(broken, utterances.listen)))
-    assert losses(worse, {"listen": own_score["listen"]})
+    worse = totals(Judge(nano).asr(map(broken, utterances.asr)))
+    assert losses(worse, {"asr": own_score["asr"]})
 
 
 def test_the_own_score_leaves_room_to_notice_a_loss(own_score: Score) -> None:
-    limits = {"listen": 0.05, "read": 0.1, "ask": 0.1}
+    limits = {"asr": 0.05, "tts": 0.1, "dialogue": 0.1}
     assert set(own_score) == set(limits)
     assert all(errors.rate <= limits[task] for task, errors in own_score.items())
 
 
 def test_a_loss_within_the_tolerance_is_none_and_one_beyond_is() -> None:
     for edits, words, allowed in ((0, 100, 3), (1, 200, 7), (16, 100, 24)):  # the last by chance
-        own = {"read": WordErrors(edits, words, right=9, utterances=10)}
+        own = {"tts": WordErrors(edits, words, right=9, utterances=10)}
         for now, found in ((edits, 0), (allowed, 0), (allowed + 1, 1)):
-            score = {"read": dataclasses.replace(own["read"], edits=now)}
+            score = {"tts": dataclasses.replace(own["tts"], edits=now)}
             assert len(losses(score, own)) == found, (edits, words, now)

@@ -1,0 +1,102 @@
+"""Audio to codes and back, whole or as a stream, in windows that bound the memory."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from mimo_edge.runtime.backends.base import Backend, Floats, Ints
+from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.chat.answer import decode_pieces
+from mimo_edge.runtime.chat.segments import pad_codes
+
+SEGMENT_SECONDS = 60  # longer audio is encoded in independent segments
+LEFT_OVERLAP = 250  # frames; upstream's defaults
+RIGHT_OVERLAP = 40
+
+
+def encode(backend: Backend, wav: Floats) -> Ints:
+    """wav [N] at the model's rate -> codes [n_q, T], T a multiple of group_size.
+
+    The last frame is repeated to fill its patch, as upstream does.
+    """
+    model = backend.bundle.model
+    segment = SEGMENT_SECONDS * model.sampling_rate // model.hop_length  # mel frames
+    codes = [backend.encode(mel)[: model.n_q] for mel in _mel_segments(backend, wav, segment)]
+    return pad_codes(np.concatenate(codes, axis=1), model.group_size)
+
+
+def _mel_segments(backend: Backend, wav: Floats, segment: int) -> Iterator[Floats]:
+    """Log-mel in segments. A segment's frames see the audio around it, so cuts do not show."""
+    model = backend.bundle.model
+    hop, margin = model.hop_length, -(-model.n_fft // 2 // model.hop_length)  # frames
+    total = 1 + len(wav) // hop
+    for start in range(0, total, segment):
+        stop = min(start + segment, total)
+        first, last = max(0, start - margin), stop + margin
+        piece = wav[first * hop : last * hop]
+        if first * hop + len(piece) == len(wav) and len(piece) <= model.n_fft // 2:
+            first -= margin  # too short for the transform: take more audio before it
+            piece = wav[first * hop :]
+        yield backend.mel(piece)[start - first : stop - first]
+
+
+def decode(backend: Backend, codes: Ints) -> Floats:
+    """codes [K, T] -> wav [T * samples_per_frame], in independent pieces of a minute."""
+    parts = [
+        backend.decode(codes[None, :, start:stop], np.array([stop - start], np.int64))[0]
+        for start, stop in decode_pieces(codes.shape[1])
+    ]
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+class StreamDecoder:
+    """Upstream's windowed streaming decode of one stream.
+
+    Every call decodes the remembered window and what is new, and returns all but the last `right`
+    frames, whose audio still depends on the future; `left` frames are remembered as context. With
+    upstream's right overlap of 40 frames the first sound waits for 1.6 s of speech.
+    """
+
+    def __init__(
+        self, backend: Backend, left: int = LEFT_OVERLAP, right: int = RIGHT_OVERLAP
+    ) -> None:
+        if not 0 <= right <= left:
+            raise InputError(
+                f"left overlap {left} and right overlap {right}: the left one must not be the "
+                "smaller, and neither below 0; upstream uses 250 and 40 frames"
+            )
+        self._backend, self.left, self.right = backend, left, right
+        self._window = np.zeros((backend.bundle.model.n_q, 0), np.int64)
+        self._sounded = 0  # frames of the window that were returned
+
+    def push(self, codes: Ints) -> Floats:
+        """codes [K, T], T may be 0 -> what can sound now, maybe nothing."""
+        self._remember(codes)
+        length = self._window.shape[1]
+        end = length - self.right
+        if end <= 0:
+            return np.zeros(0, np.float32)
+        wav = self._decode(self._sounded, end)
+        forgotten = max(0, length - self.left)
+        self._window = self._window[:, forgotten:]
+        self._sounded = end - forgotten
+        return wav
+
+    def finish(self, codes: Ints | None = None) -> Floats:
+        """The last codes, if any are left -> the rest of the stream; the decoder is then as new."""
+        if codes is not None:
+            self._remember(codes)
+        length = self._window.shape[1]
+        wav = self._decode(self._sounded, length)
+        self._window, self._sounded = self._window[:, :0], 0
+        return wav
+
+    def _remember(self, codes: Ints) -> None:
+        self._window = np.concatenate((self._window, codes), axis=1)
+
+    def _decode(self, start: int, stop: int) -> Floats:
+        if stop <= start:
+            return np.zeros(0, np.float32)
+        length = self._window.shape[1]
+        wav = self._backend.decode(self._window[None], np.array([length], np.int64))[0]
+        samples = self._backend.bundle.model.samples_per_frame
+        return wav[start * samples : stop * samples]

@@ -1,0 +1,1 @@
+"""Backends: what runs the pieces, and keeps the state of the rows it decodes."""

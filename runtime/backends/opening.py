@@ -1,0 +1,42 @@
+"""The backends by name. What a backend needs is imported only when it is asked for."""
+
+from collections.abc import Mapping
+
+from mimo_edge.runtime.backends.base import Backend, Providers
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.errors import InputError
+
+BACKENDS = ("ort-cpu", "ort-cuda", "trt-rtx", "trt")
+
+
+def open_backend(
+    name: str,
+    bundle: Bundle,
+    threads: int | None = None,
+    *,
+    providers: Providers | None = None,
+    session_options: Mapping[str, str] | None = None,
+) -> Backend:
+    """Open a bundle on a backend. `threads` is for the CPU; None lets it choose.
+
+    `providers` and `session_options` are ONNX Runtime's own, for its backends only: see
+    `ort.OrtBackend`. Raises InputError for an unknown name or an option of another backend,
+    EnvironmentProblem for what is not installed.
+    """
+    if name in ("ort-cpu", "ort-cuda"):
+        from mimo_edge.runtime.backends.ort import OrtBackend
+
+        device = name.removeprefix("ort-")
+        return OrtBackend(
+            bundle, device, threads, providers=providers, session_options=session_options
+        )
+    if name in ("trt-rtx", "trt"):
+        from mimo_edge.runtime.backends.trt import TrtBackend
+
+        if providers or session_options:
+            raise InputError(
+                f"providers and session options are ONNX Runtime's; backend {name} has none. "
+                "Leave them out, or use ort-cpu or ort-cuda."
+            )
+        return TrtBackend(bundle, name)
+    raise InputError(f"there is no backend {name!r}; choose one of {', '.join(BACKENDS)}")

@@ -1,0 +1,182 @@
+"""ONNX Runtime backend: the CPU by default, CUDA when asked.
+
+Every tensor that lives longer than a call is an OrtValue that is bound once; the key-value cache is
+bound as input and output of the same step, so it is updated in place. On the CPU the cache starts
+small and doubles, because attention computes over the whole capacity.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import onnxruntime as ort
+from mimo_edge.runtime.backends.base import Floats, Ints, Providers
+from mimo_edge.runtime.backends.ort_rows import OrtRowStates
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.errors import (
+    EnvironmentProblem,
+    InputError,
+    ResourceError,
+)
+from numpy.typing import DTypeLike, NDArray
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# float32 is float32: CUDA computes its products in TF32 unless told otherwise
+OPTIONS = {"CUDAExecutionProvider": {"use_tf32": "0"}}
+_NO_MEMORY = re.compile("bad.?alloc|failed to allocate|out of memory", re.IGNORECASE)
+
+
+class OrtBackend:
+    """Runs a bundle on ONNX Runtime. `device` is cpu or cuda; `threads` None lets it choose.
+
+    `device` says where states live, and which provider is asked for. `providers` names others in
+    its place, first choice first, alone or with their options; `session_options` are session
+    configuration entries by ONNX Runtime's own names.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        device: str = "cpu",
+        threads: int | None = None,
+        *,
+        providers: Providers | None = None,
+        session_options: Mapping[str, str] | None = None,
+    ) -> None:
+        self.bundle, self.device = bundle, device
+        self._providers = _named(providers or [PROVIDERS[device]])
+        for provider in self._providers:
+            if provider not in ort.get_available_providers():
+                raise EnvironmentProblem(
+                    f"this onnxruntime {ort.__version__} has no {provider}; it has "
+                    f"{', '.join(ort.get_available_providers())}. Install the onnxruntime package "
+                    "that has it (onnxruntime-gpu for CUDA) in place of this one, or use "
+                    "--backend ort-cpu."
+                )
+        most = 4 * (os.cpu_count() or 1)
+        if threads is not None and not 1 <= threads <= most:
+            raise InputError(
+                f"threads must be 1 to {most} on this machine, not {threads}; leave it out for all"
+            )
+        if bundle.piece("backbone").precision == "bf16":  # numpy has no such numbers either
+            raise EnvironmentProblem(
+                "the bundle is bf16, which the ONNX Runtime backends cannot run. Export it with "
+                "--dtype fp32 or fp16, or build engines and use --backend trt-rtx or trt."
+            )
+        self._options = ort.SessionOptions()
+        self._options.log_severity_level = 3
+        if threads is not None:
+            self._options.intra_op_num_threads = threads
+        # a bound session does not need its arena to remember the shapes of one run
+        self._options.enable_mem_pattern = False
+        for key, value in (session_options or {}).items():
+            self._options.add_session_config_entry(key, value)
+        self._sessions: dict[str, ort.InferenceSession] = {}
+
+    def session(self, name: str) -> ort.InferenceSession:
+        """The session of a piece, made at its first use: listening alone loads no vocoder."""
+        if name not in self._sessions:
+            path: Path = self.bundle.path(name)
+            with _telling(f"load {path}"):
+                # its own fallback would go on, slowly, on the CPU, and say so on stdout
+                session = ort.InferenceSession(
+                    str(path),
+                    self._options,
+                    providers=list(self._providers),
+                    provider_options=list(self._providers.values()),
+                    enable_fallback=0,
+                )
+            lacking = [name for name in self._providers if name not in session.get_providers()]
+            if lacking:
+                raise EnvironmentProblem(
+                    f"ONNX Runtime {ort.__version__} did not load {path} with {lacking[0]}. Check "
+                    "the GPU, its driver and CUDA (mimo-edge doctor), or use --backend ort-cpu."
+                )
+            self._sessions[name] = session
+        return self._sessions[name]
+
+    def load(self, pieces: Sequence[str]) -> None:
+        for name in pieces:
+            self.session(name)
+
+    def run(self, name: str, feed: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """A piece's only output, or its first."""
+        session = self.session(name)
+        with _telling(f"run {name}"):
+            return session.run(None, feed)[0]
+
+    def run_bound(self, name: str, binding: Any) -> None:
+        """A piece on tensors that are bound."""
+        session = self.session(name)
+        with _telling(f"run {name}"):
+            session.run_with_iobinding(binding)
+
+    def mel(self, wav: Floats) -> Floats:
+        return self.run("mel", {"wav": wav})
+
+    def encode(self, mel: Floats) -> Ints:
+        lengths = np.array([len(mel)], np.int64)
+        return self.run("tokenizer_encoder", {"mel": mel[None], "lengths": lengths})[0]
+
+    def decode(self, codes: Ints, lengths: Ints) -> Floats:
+        return self.run("tokenizer_decoder", {"codes": codes, "lengths": lengths})
+
+    def new_rows(self, rows: int) -> OrtRowStates:
+        return OrtRowStates(self, rows)
+
+    def value(self, shape: Sequence[int], dtype: DTypeLike) -> ort.OrtValue:
+        """A zeroed tensor on the device."""
+        try:
+            value = ort.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, self.device, 0)
+        except Exception as error:
+            size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+            raise ResourceError(
+                f"cannot allocate {size / 1e6:.0f} MB on {self.device} ({error}). "
+                "Use fewer rows or a shorter context."
+            ) from error
+        value.update_inplace(np.zeros(shape, dtype))
+        return value
+
+    def describe(self) -> str:
+        return f"ONNX Runtime {ort.__version__} on {self.device}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._sessions.clear()
+
+
+def _named(providers: Providers) -> dict[str, dict[str, str]]:
+    """Options by provider: those that are given, over ours."""
+    named: dict[str, dict[str, str]] = {}
+    for entry in providers:
+        name, options = (entry, {}) if isinstance(entry, str) else entry
+        named[name] = OPTIONS.get(name, {}) | {k: str(v) for k, v in options.items()}
+    return named
+
+
+@contextmanager
+def _telling(doing: str) -> Iterator[None]:
+    """ONNX Runtime's own kinds of error as ours."""
+    try:
+        yield
+    except Exception as error:  # the binding raises its own kinds
+        if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+            raise ResourceError(
+                f"not enough memory to {doing} ({error}). Use a smaller precision, shorter audio "
+                "or fewer rows, or a machine with more memory."
+            ) from error
+        raise EnvironmentProblem(
+            f"ONNX Runtime {ort.__version__} cannot {doing}: {error}"
+        ) from error

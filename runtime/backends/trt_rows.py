@@ -1,0 +1,250 @@
+"""Rows on TensorRT: their buffers, contexts and CUDA graphs, and the state of one answer in them.
+
+The key-value cache is one buffer per layer and kind, bound as input and output of the same step. A
+row's part of it is contiguous, so a prompt is prefilled in place: the same engine, in a context of
+its own, with the addresses of that row alone.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from mimo_edge.runtime.backends.base import Floats, Ints
+from mimo_edge.runtime.backends.cuda import CudaDevice
+from mimo_edge.runtime.backends.trt_context import ALIGNMENT, Context, size_of
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.engine import Identity
+from mimo_edge.runtime.bundle.errors import ContextError, EngineError
+from mimo_edge.runtime.bundle.manifest import TensorSpec
+from numpy.typing import NDArray
+
+DECODE = ("patch_encoder", "backbone", "patch_decoder")
+# what is replayed as one CUDA graph
+RUNS = {"step": ("patch_encoder", "backbone"), "draw": ("patch_decoder",)}
+_CACHE = "cache_"  # how the names of the cache's buffers begin
+# what a prefill has beside the row's cache; a row's part of other buffers may not be aligned
+PREFILL_OWN = (
+    ("patch_encoder", ("text_ids", "codes", "embeddings")),
+    ("backbone", ("past_lengths", "new_lengths", "hidden", "logits")),
+)
+
+
+class Engines(Protocol):
+    """What rows need of the backend that made them."""
+
+    bundle: Bundle
+    device: CudaDevice
+    identity: Identity
+
+    def context(self, piece: str, *, captured: bool = False) -> Context: ...
+
+    def need(self, count: int, what: str) -> None: ...
+
+
+class RowMemory:
+    """Buffers, contexts and graphs for `rows` rows; nothing in it depends on what the rows hold.
+
+    Everything that it needs is checked against the GPU's free memory before any of it is taken.
+    """
+
+    def __init__(self, backend: Engines, rows: int) -> None:
+        self.rows, self.backend, self.device = rows, backend, backend.device
+        self.capacity = backend.identity.max_seq
+        self.chunk: int = backend.identity.profiles["patch_encoder"][0]["text_ids"][2][1]
+        self._contexts: dict[str, Context] = {}
+        self._graphs: dict[str, Any] = {}
+        self._address: dict[str, int] = {}
+        self._row_bytes: dict[str, int] = {}
+        sizes = self._sizes()
+        backend.need(sum(sizes.values()), f"{rows} rows of {self.capacity} patches")
+        try:
+            for name, size in sizes.items():
+                self._address[name] = self.device.allocate(size)
+            for piece in DECODE:
+                self._contexts[piece] = backend.context(piece, captured=True)
+            for piece, _ in PREFILL_OWN:
+                self._contexts[f"prefill {piece}"] = backend.context(piece)
+            self._bind_decode()
+            self.upload("new_lengths", np.ones(rows, np.int64))
+        except BaseException:
+            self.release()
+            raise
+
+    def run(self, name: str) -> None:
+        """Once plainly, as TensorRT asks before a capture, and from then on as a graph."""
+        contexts = [self._contexts[piece] for piece in RUNS[name]]
+
+        def work() -> None:
+            for context in contexts:
+                context.enqueue()
+
+        if name in self._graphs:
+            self.device.launch(self._graphs[name])
+            return
+        work()
+        if all(context.capturable() for context in contexts):
+            self.device.synchronize()
+            self._graphs[name] = self.device.capture(work)
+
+    def upload(self, name: str, array: NDArray[Any]) -> None:
+        self.device.upload(self._address[name], array)
+
+    def download(self, array: NDArray[Any], name: str) -> None:
+        self.device.download(array, self._address[name])
+
+    def forget(self, row: int) -> None:
+        """Zero a row's cache: a mask does not hide what is NaN or infinite."""
+        for name in self._address:
+            if name.startswith(_CACHE):
+                self.device.zero(self._row(name, row), self._row_bytes[name])
+
+    def prefill_chunk(self, row: int, past: int, text_ids: Ints, codes: Ints) -> None:
+        """Append positions [T], [T, K, G] to a row that holds `past`."""
+        count, spec = len(text_ids), self.backend.bundle.piece
+        for name, array in (
+            ("text_ids", text_ids),
+            ("codes", codes),
+            ("past_lengths", np.array([past], np.int64)),
+            ("new_lengths", np.array([count], np.int64)),
+        ):
+            self.upload(f"prefill {name}", array)
+        axes = {"time": count, "patches": count}
+        embed, backbone = (self._contexts[f"prefill {piece}"] for piece, _ in PREFILL_OWN)
+        for port in (*spec("patch_encoder").inputs, *spec("patch_encoder").outputs):
+            shape = self._shape(port, 1, axes) if port.name != "embeddings" else None
+            embed.bind(port.name, self._address[f"prefill {port.name}"], shape)
+        for port in spec("backbone").inputs:
+            address = self._prefill_address(port.name, row)
+            backbone.bind(port.name, address, self._shape(port, 1, axes))
+        for port in spec("backbone").outputs:
+            backbone.bind(port.name, self._prefill_address(port.name, row))
+        embed.enqueue()
+        backbone.enqueue()
+        # the patch decoder looks for the newest states of all rows in one place
+        hidden = self._row_bytes["hidden"]
+        self.device.copy(self._row("hidden", row), self._address["prefill hidden"], hidden)
+        self.device.synchronize()  # the next chunk binds the contexts anew
+
+    def release(self) -> None:
+        """Give everything back to the GPU: graphs and buffers, and contexts, which nothing uses
+        any more by then."""
+        self.device.release(self._address.values(), self._graphs.values())
+        self.forget_contexts()
+        self._graphs, self._address = {}, {}
+
+    def forget_contexts(self) -> None:
+        """Let go of what belongs to the engines; the device frees the rest as it closes."""
+        self._contexts.clear()
+
+    def _sizes(self) -> dict[str, int]:
+        """Bytes of every buffer. What is an input here and an output there has one."""
+        sizes: dict[str, int] = {}
+        for piece in DECODE:
+            spec = self.backend.bundle.piece(piece)
+            for port in (*spec.inputs, *spec.outputs):
+                name = _buffer_name(piece, port.name)
+                shape = self._shape(port, self.rows, {"time": 1, "patches": 1})
+                self._row_bytes[name] = size_of(port, shape) // self.rows
+                sizes[name] = size_of(port, shape)
+        for name in (n for n in sizes if n.startswith(_CACHE)):
+            if self.rows > 1 and self._row_bytes[name] % ALIGNMENT:
+                raise EngineError(
+                    f"a row of {name} has {self._row_bytes[name]} bytes, so that the second would "
+                    f"not begin at a multiple of {ALIGNMENT}. Build with another --max-seq, such "
+                    "as a power of two, or use one row at a time."
+                )
+        for piece, names in PREFILL_OWN:
+            spec = self.backend.bundle.piece(piece)
+            for port in (*spec.inputs, *spec.outputs):
+                if port.name in names:
+                    shape = self._shape(port, 1, {"time": self.chunk, "patches": self.chunk})
+                    sizes[f"prefill {port.name}"] = size_of(port, shape)
+        return sizes
+
+    def _bind_decode(self) -> None:
+        """Bind the contexts of the decode step to the buffers once and for all."""
+        for piece in DECODE:
+            context, spec = self._contexts[piece], self.backend.bundle.piece(piece)
+            for port in spec.inputs:
+                shape = self._shape(port, self.rows, {"time": 1, "patches": 1})
+                context.bind(port.name, self._address[_buffer_name(piece, port.name)], shape)
+            for port in spec.outputs:
+                context.bind(port.name, self._address[_buffer_name(piece, port.name)])
+
+    def _shape(self, port: TensorSpec, rows: int, axes: dict[str, int]) -> tuple[int, ...]:
+        sizes = {"batch": rows, "capacity": self.capacity, **axes}
+        return tuple(sizes[axis] if isinstance(axis, str) else axis for axis in port.axes)
+
+    def _prefill_address(self, port: str, row: int) -> int:
+        own = self._address.get(f"prefill {port}")
+        return self._row(_shared_name(port), row) if own is None else own
+
+    def _row(self, name: str, row: int) -> int:
+        """The address of a row's part of a buffer."""
+        return self._address[name] + row * self._row_bytes[name]
+
+
+class TrtRowStates:
+    """Decode state of several rows; see `mimo_edge.runtime.backends.base.RowStates`."""
+
+    def __init__(self, memory: RowMemory) -> None:
+        self.rows, self.capacity = memory.rows, memory.capacity
+        self.lengths = np.zeros(memory.rows, np.int64)
+        self._memory, self._model = memory, memory.backend.bundle.model
+
+    def prefill(self, row: int, text_ids: Ints, codes: Ints) -> Floats:
+        if len(text_ids) > self.capacity:
+            raise ContextError(
+                f"{len(text_ids)} positions do not fit the {self.capacity} that the engines hold. "
+                "Shorten the prompt, or build with a larger --max-seq."
+            )
+        self._memory.forget(row)  # of answers before this one
+        self.lengths[row] = 0
+        for start in range(0, len(text_ids), self._memory.chunk):
+            part = slice(start, start + self._memory.chunk)
+            past = int(self.lengths[row])
+            self._memory.prefill_chunk(row, past, text_ids[part], codes[part])
+            self.lengths[row] += len(text_ids[part])
+        logits = np.zeros(self._model.vocab_size, np.float32)
+        self._memory.download(logits, "prefill logits")
+        return logits
+
+    def step(self, text_ids: Ints, codes: Ints, active: NDArray[np.bool_]) -> Floats:
+        if self.lengths.max() + 1 > self.capacity:
+            raise ContextError(f"a row has reached the {self.capacity} positions of the engines")
+        memory = self._memory
+        memory.upload("text_ids", text_ids)
+        memory.upload("codes", codes)
+        memory.upload("past_lengths", self.lengths)
+        memory.run("step")
+        self.lengths += active
+        logits = np.zeros((self.rows, self._model.vocab_size), np.float32)
+        memory.download(logits, "logits")
+        return logits
+
+    def draw_codes(self, uniforms: Floats, temperature: Floats, top_k: Ints, top_p: Floats) -> Ints:
+        settings: Sequence[tuple[str, NDArray[Any]]] = (
+            ("uniforms", uniforms),
+            ("temperature", temperature),
+            ("top_k", top_k),
+            ("top_p", top_p),
+        )
+        for name, array in settings:
+            self._memory.upload(name, array)
+        self._memory.run("draw")
+        codes = np.zeros((self.rows, self._model.group_size, self._model.n_q), np.int64)
+        self._memory.download(codes, "drawn")
+        return codes
+
+    def clear(self, row: int) -> None:
+        self.lengths[row] = 0
+
+
+def _buffer_name(piece: str, port: str) -> str:
+    return "drawn" if (piece, port) == ("patch_decoder", "codes") else _shared_name(port)
+
+
+def _shared_name(port: str) -> str:
+    """Past and present of a cache are one buffer."""
+    cache = port.startswith(("past_keys", "past_values", "present_"))
+    return _CACHE + port.split("_", 1)[1] if cache else port

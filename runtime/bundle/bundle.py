@@ -1,0 +1,104 @@
+"""The bundle: the directory that the exporter writes and the runtime reads, opened and checked."""
+
+import hashlib
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+from mimo_edge.runtime.bundle.errors import MALFORMED, BundleError
+from mimo_edge.runtime.bundle.files import chunks
+from mimo_edge.runtime.bundle.manifest import MANIFEST, PIECES, Manifest, ModelSpec, PieceSpec
+
+
+class Bundle:
+    """An opened bundle. `open` refuses a folder that is not exactly what its manifest says.
+
+    `verify` says whether what lies in it is hashed before it is used: files, and engines too.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, verify: bool = True) -> None:
+        self.folder, self.manifest, self.verify = folder, manifest, verify
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | Path,
+        *,
+        verify: bool = True,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> "Bundle":
+        """Read and check a bundle.
+
+        `verify` hashes every file (about a second per GB), and later the engines that a backend
+        takes from it; sizes are checked in any case.
+        `on_progress` is called with (bytes hashed, bytes in all). Raises BundleError.
+        """
+        folder = Path(folder)
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise BundleError(
+                f"{folder} is not a bundle: it has no {MANIFEST}. "
+                "Make one with `mimo-edge export CHECKPOINT --audio-tokenizer DIR -o BUNDLE`."
+            )
+        try:
+            manifest = Manifest.from_json(path.read_text(encoding="utf-8"))
+        except BundleError as error:
+            raise BundleError(f"{folder}: {error}") from error
+        except MALFORMED as error:
+            raise BundleError(
+                f"{path} is damaged ({type(error).__name__}: {error}). Export the bundle again."
+            ) from error
+        bundle = cls(folder, manifest, verify)
+        missing = [name for name in PIECES if name not in manifest.pieces]
+        if missing:
+            raise BundleError(f"{folder} lacks the pieces {', '.join(missing)}. Export it again.")
+        bundle._check_sizes()
+        if verify:
+            bundle._check_hashes(on_progress)
+        return bundle
+
+    def piece(self, name: str) -> PieceSpec:
+        return self.manifest.pieces[name]
+
+    def path(self, name: str) -> Path:
+        """The ONNX file of a piece."""
+        return self.folder / self.manifest.pieces[name].file
+
+    @property
+    def model(self) -> ModelSpec:
+        return self.manifest.model
+
+    @cached_property
+    def identity(self) -> str:
+        """sha256 over the hashes of all files: two bundles with the same identity are the same."""
+        digest = hashlib.sha256()
+        for name in sorted(self.manifest.files):
+            digest.update(f"{name} {self.manifest.files[name].sha256}\n".encode())
+        return digest.hexdigest()
+
+    def _check_sizes(self) -> None:
+        for name, spec in self.manifest.files.items():
+            path = self.folder / name
+            if not path.is_file():
+                raise BundleError(f"{path} is missing. Copy the whole bundle, or export it again.")
+            size = path.stat().st_size
+            if size != spec.bytes:
+                raise BundleError(
+                    f"{path} has {size} bytes, the manifest says {spec.bytes}: it is truncated or "
+                    "altered. Copy the bundle again, or export it again."
+                )
+
+    def _check_hashes(self, on_progress: Callable[[int, int], None] | None) -> None:
+        done, total = 0, sum(spec.bytes for spec in self.manifest.files.values())
+        for name, spec in self.manifest.files.items():
+            digest = hashlib.sha256()
+            for chunk in chunks(self.folder / name):
+                digest.update(chunk)
+                done += len(chunk)
+                if on_progress is not None:
+                    on_progress(done, total)
+            if digest.hexdigest() != spec.sha256:
+                raise BundleError(
+                    f"{self.folder / name} was altered: its sha256 is not the one in {MANIFEST}. "
+                    "Copy the bundle again, or export it again."
+                )

@@ -1,0 +1,1 @@
+"""What is said: prompts, templates, the text tokenizer, presets, conversations, answers."""

@@ -1,0 +1,1 @@
+"""Generation: the loop, choosing ids, and answers whole or as they come."""

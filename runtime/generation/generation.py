@@ -1,0 +1,230 @@
+"""A prepared answer: it runs when it is asked for, whole (`result`) or as it comes (`stream`)."""
+
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from mimo_edge.runtime.audio import codec
+from mimo_edge.runtime.backends.base import Backend, Floats, Ints
+from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.chat.answer import (
+    DECODE_PIECE,
+    answer_text,
+    split_answer,
+    split_thinking,
+)
+from mimo_edge.runtime.chat.segments import Grid, PromptLayout
+from mimo_edge.runtime.chat.text_tokenizer import IncrementalDecoder, TextTokenizer
+from mimo_edge.runtime.generation.loop import (
+    Request,
+    Step,
+    generate,
+    join_steps,
+)
+
+CHUNK_PATCHES = 6  # about a second of speech between two decodes of a stream
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds, except where the name says otherwise."""
+
+    total: float
+    first_patch: float  # the prefill included
+    first_audio: float | None
+    patch_median: float | None  # of the patches after the first
+    patches: int
+    audio_seconds: float
+    real_time_factor: float | None  # total per second of speech: below 1 is faster than real time
+    overhead_share: float | None  # of a patch, what is spent outside the backend
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A finished answer."""
+
+    text: str  # the whole text channel, as upstream returns it
+    answer: str  # without the thinking
+    thinking: str
+    codes: Ints  # [K, T]
+    wav: Floats | None  # [N], None if the task does not speak
+    history: Grid  # prompt and answer, for the next turn
+    stopped: bool  # ended by itself, not because the length ran out
+    seed: int
+    timings: Timings
+
+
+@dataclass(frozen=True, eq=False)
+class Event:
+    """What became known: a piece of text, a piece of sound, or, last, the whole result."""
+
+    text: str = ""
+    wav: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
+    result: Result | None = None
+
+
+class Generation:
+    """An answer that can be generated once or more, each time the same for the same seed.
+
+    `speaks`: the task's answer is speech. `opened`: the prompt ends with "<think>", so speech
+    starts only after the model says so.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        tokenizer: TextTokenizer,
+        layout: PromptLayout,
+        request: Request,
+        *,
+        speaks: bool,
+        opened: bool = False,
+    ) -> None:
+        self._backend, self._tokenizer, self._layout = backend, tokenizer, layout
+        self.request, self.speaks, self._opened = request, speaks, opened
+
+    def steps(self) -> Iterator[Step]:
+        """The generated patches, as they come."""
+        return generate(self._backend, self.request, self._tokenizer.special.empty)
+
+    def result(self, *, upstream_drop_last: bool = False) -> Result:
+        """Generate all, then decode all. For `upstream_drop_last` see `split_answer`."""
+        clock = self._ready()
+        steps = []
+        for step in self.steps():
+            clock.patch(step)
+            steps.append(step)
+        return self._finish(steps, clock, None, upstream_drop_last)
+
+    def stream(
+        self,
+        *,
+        chunk: int = CHUNK_PATCHES,
+        left: int = codec.LEFT_OVERLAP,
+        right: int = codec.RIGHT_OVERLAP,
+    ) -> Iterator[Event]:
+        """Text and sound while they are generated; the last event carries the result.
+
+        `chunk` patches are collected between decodes; `left` and `right` are the overlaps in frames
+        of `codec.StreamDecoder`. A smaller right overlap sounds sooner and less like the
+        whole decode. Sound starts where the prompt says so; should the model open speech once more
+        later, `result` keeps only what follows, as upstream does, and a stream has sounded already.
+        After a thought, sound starts where the model opens speech, and at the end if it never does.
+        """
+        if chunk < 1:
+            raise InputError(f"chunk must be at least 1 patch, not {chunk}; the default is 6")
+        window = left + chunk * self._layout.group_size
+        if window > DECODE_PIECE:
+            raise InputError(
+                f"left overlap and chunk make {window} frames to decode at once, of at most "
+                f"{DECODE_PIECE}; the defaults are 250 frames and 6 patches of 4 frames"
+            )
+        decoder = codec.StreamDecoder(self._backend, left, right)
+        clock, words = self._ready(), IncrementalDecoder(self._tokenizer)
+        special = self._tokenizer.special
+        speaking, closed = self.speaks and not self._opened, False
+        steps: list[Step] = []
+        waiting: list[Ints] = []
+        held: list[Ints] = []  # speech before it is known whether a sostm comes
+        heard: list[Floats] = []
+
+        def sounded(wav: Floats) -> Iterator[Event]:
+            if len(wav):
+                heard.append(wav)
+                clock.sound()
+                yield Event(wav=wav)
+
+        for step in self.steps():
+            clock.patch(step)
+            steps.append(step)
+            if step.text_id == special.sostm:
+                speaking, held = self.speaks and not closed, []
+            elif step.text_id == special.eostm:
+                speaking, closed = False, True
+            if step.text_id not in special.speech_tokens and not step.stopped:
+                yield Event(text=words.feed(step.text_id))
+            if step.codes is not None and speaking:
+                waiting.append(step.codes)
+            elif step.codes is not None and self.speaks and not closed:
+                held.append(step.codes)
+            if len(waiting) >= chunk:
+                yield from sounded(decoder.push(np.concatenate(waiting, axis=1)))
+                waiting = []
+        for start in range(0, len(held), chunk):  # none came: all of it was speech
+            yield from sounded(decoder.push(np.concatenate(held[start : start + chunk], axis=1)))
+        yield from sounded(decoder.finish(np.concatenate(waiting, axis=1) if waiting else None))
+        if rest := words.finish():
+            yield Event(text=rest)
+        spoken = np.concatenate(heard) if heard else np.zeros(0, np.float32)
+        yield Event(result=self._finish(steps, clock, spoken, False))
+
+    def _ready(self) -> "_Clock":
+        """Load what is needed, then start the clock."""
+        pieces = ["patch_encoder", "backbone"]
+        if self.speaks:
+            pieces += ["patch_decoder", "tokenizer_decoder"]
+        self._backend.load(pieces)
+        return _Clock(self._backend)
+
+    def _finish(
+        self, steps: list[Step], clock: "_Clock", heard: Floats | None, upstream_drop_last: bool
+    ) -> Result:
+        layout, special = self._layout, self._tokenizer.special
+        grid = join_steps(steps, layout.empty_codes, layout.group_size)
+        stopped = bool(steps) and steps[-1].stopped
+        answer = split_answer(
+            grid, layout, special, stopped=stopped, upstream_drop_last=upstream_drop_last
+        )
+        # upstream's text has a mark's place inside a character that speech has split; ours has not
+        words = self._tokenizer.decode(i for i in answer.text_ids if i not in special.speech_tokens)
+        thinking, rest = split_thinking(words, opened=self._opened)
+        wav = heard
+        if not self.speaks:
+            wav = None
+        elif wav is None:
+            wav = codec.decode(self._backend, answer.codes)
+            clock.sound()
+        return Result(
+            text=answer_text(answer.text_ids, self._tokenizer),
+            answer=rest,
+            thinking=thinking,
+            codes=answer.codes,
+            wav=wav,
+            history=np.concatenate((self.request.prompt, grid), axis=1),
+            stopped=stopped,
+            seed=self.request.seed,
+            timings=clock.timings(0 if wav is None else len(wav)),
+        )
+
+
+class _Clock:
+    def __init__(self, backend: Backend) -> None:
+        self._rate = backend.bundle.model.sampling_rate
+        self._start = time.perf_counter()
+        self._first_audio: float | None = None
+        self._patches: list[Step] = []
+
+    def patch(self, step: Step) -> None:
+        self._patches.append(step)
+
+    def sound(self) -> None:
+        if self._first_audio is None:
+            self._first_audio = time.perf_counter() - self._start
+
+    def timings(self, samples: int) -> Timings:
+        total, later = time.perf_counter() - self._start, self._patches[1:]
+        seconds = samples / self._rate
+        took = sum(step.seconds for step in later)
+        inside = sum(step.backend_seconds for step in later)
+        return Timings(
+            total=total,
+            first_patch=self._patches[0].seconds if self._patches else 0.0,
+            first_audio=self._first_audio,
+            patch_median=statistics.median(s.seconds for s in later) if later else None,
+            patches=len(self._patches),
+            audio_seconds=seconds,
+            real_time_factor=total / seconds if seconds else None,
+            overhead_share=1 - inside / took if took else None,
+        )

@@ -1,0 +1,1 @@
+"""Random checkpoints in the layout of the released ones."""
