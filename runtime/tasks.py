@@ -17,8 +17,7 @@ from typing import Self, overload
 
 import numpy as np
 from mimo_edge.runtime.audio import codec
-from mimo_edge.runtime.audio.read import check_audio, load_audio
-from mimo_edge.runtime.audio.resample import resample
+from mimo_edge.runtime.audio.read import audio_from_array, load_audio
 from mimo_edge.runtime.backends.base import Backend, Ints, Providers
 from mimo_edge.runtime.backends.opening import open_backend
 from mimo_edge.runtime.bundle.bundle import Bundle
@@ -136,8 +135,9 @@ class MimoAudio:
         model = self.backend.bundle.model
         if isinstance(audio, np.ndarray):
             rate = model.sampling_rate if sampling_rate is None else sampling_rate
-            wav = check_audio(audio, rate=rate, max_seconds=model.max_audio_seconds)
-            wav = resample(wav, rate, model.sampling_rate)
+            wav = audio_from_array(
+                audio, rate, rate=model.sampling_rate, max_seconds=model.max_audio_seconds
+            )
         elif sampling_rate is not None:
             raise InputError("a sampling_rate is of an array; a file says its own: leave it out")
         else:

@@ -198,8 +198,20 @@ def _common(parser: argparse.ArgumentParser, speaks: bool) -> None:
         what.add_argument(f"--{prefix}top-p", type=float)
 
 
+_SOUND = (
+    "a sound file, or - for stdin; channels become one: stereo its mean, surround mixed so that a "
+    "voice in the centre keeps its level"
+)
+
+
+def _declare_audio(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("audio", metavar="AUDIO", help=_SOUND)
+
+
 def _declare_asr(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("audio", metavar="AUDIO", nargs="+", help="a sound file, or several")
+    parser.add_argument(
+        "audio", metavar="AUDIO", nargs="+", help=f"{_SOUND}; several share their steps"
+    )
     parser.add_argument("--template", help="the instruction (default: one of upstream's, by seed)")
 
 
@@ -212,13 +224,15 @@ def _declare_tts(parser: argparse.ArgumentParser) -> None:
 
 
 def _declare_understand(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("audio", metavar="AUDIO")
+    _declare_audio(parser)
     parser.add_argument("question", metavar="QUESTION")
     parser.add_argument("--thinking", action="store_true")
 
 
 def _declare_turn(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", metavar="INPUT", nargs="?", help="this turn's audio or text")
+    parser.add_argument(
+        "input", metavar="INPUT", nargs="?", help="this turn's audio (- for stdin) or text"
+    )
     parser.add_argument("--conversation", metavar="FILE", help="JSON with all turns so far")
     parser.add_argument(
         "--history", metavar="FILE", help="go on from this file if it exists, and write it anew"
@@ -237,7 +251,7 @@ def _declare_written(parser: argparse.ArgumentParser) -> None:
 
 
 def _declare_in_context(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("audio", metavar="AUDIO")
+    _declare_audio(parser)
     parser.add_argument("--instruction", required=True)
     parser.add_argument(
         "--example",
