@@ -56,13 +56,17 @@ def load(
     session_options: Mapping[str, str] | None = None,
     threads: int | None = None,
     verify: bool = True,
+    engines: str | Path | None = None,
+    trust_engines: bool = False,
 ) -> MimoAudio:
     """Open a bundle and give the model, ready for every task.
 
     `backend` is one of `mimo_edge.runtime.backends.opening.BACKENDS`. `providers` go to ONNX
     Runtime as they are, in place of the backend's own; `session_options` are its session
     configuration entries by name. `threads` counts CPU threads; None lets the backend choose.
-    `verify` hashes the bundle's files. Raises BundleError, EnvironmentProblem, InputError.
+    `verify` hashes the bundle's files. TensorRT engines are programs: they are taken from the cache
+    folder of `mimo-edge build` or from the folder `engines`, and from the bundle itself only with
+    `trust_engines`. Raises BundleError, EngineError, EnvironmentProblem, InputError.
     """
     return MimoAudio.open(
         path,
@@ -71,4 +75,6 @@ def load(
         session_options=session_options,
         threads=threads,
         verify=verify,
+        engines=engines,
+        trust_engines=trust_engines,
     )

@@ -83,6 +83,8 @@ class MimoAudio:
         session_options: Mapping[str, str] | None = None,
         threads: int | None = None,
         verify: bool = True,
+        engines: str | Path | None = None,
+        trust_engines: bool = False,
     ) -> Self:
         """Open a bundle: see `Bundle.open` and `open_backend`."""
         opened = open_backend(
@@ -91,6 +93,8 @@ class MimoAudio:
             threads,
             providers=providers,
             session_options=session_options,
+            engines=None if engines is None else Path(engines),
+            trust_engines=trust_engines,
         )
         return cls(opened)
 
