@@ -113,6 +113,8 @@ class MimoAudio:
         slots: int | None = None,
         reuse: bool = True,
         verify: bool = True,
+        engines: str | Path | None = None,
+        trust_engines: bool = False,
     ) -> Self:
         """Open a bundle: see `Bundle.open`, `open_backend` and `Scheduler`."""
         opened = open_backend(
@@ -121,6 +123,8 @@ class MimoAudio:
             threads,
             providers=providers,
             session_options=session_options,
+            engines=None if engines is None else Path(engines),
+            trust_engines=trust_engines,
         )
         return cls(opened, slots, reuse=reuse)
 

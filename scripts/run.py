@@ -17,6 +17,7 @@ from mimo_edge.runtime.chat.conversation import read_conversation, read_history,
 from mimo_edge.runtime.chat.presets import PRESETS
 from mimo_edge.runtime.generation.generation import CHUNK_PATCHES, Generation, Result
 from mimo_edge.runtime.tasks import Demonstration, MimoAudio, Options
+from mimo_edge.scripts import engine_options
 
 Prepare = Callable[[MimoAudio, argparse.Namespace, Options], Generation]
 
@@ -44,7 +45,11 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     speaks = PRESETS[args.task].speaks
     with MimoAudio.open(
-        args.bundle, args.backend, threads=args.threads, verify=not args.no_verify
+        args.bundle,
+        args.backend,
+        threads=args.threads,
+        verify=not args.no_verify,
+        **engine_options.given(args),
     ) as model:
         if args.task == "asr" and len(args.audio) > 1:
             return _transcribe(model, args)
@@ -174,6 +179,7 @@ def _common(parser: argparse.ArgumentParser, speaks: bool) -> None:
     how = parser.add_argument_group("how it runs")
     how.add_argument("--backend", choices=BACKENDS, default="ort-cpu", help="default: ort-cpu")
     how.add_argument("--threads", metavar="N", type=int, help="CPU threads (default: all cores)")
+    engine_options.declare(how)
     how.add_argument("--no-verify", action="store_true", help="skip hashing files and engines")
     how.add_argument("--json", action="store_true", help="one JSON object with text and timings")
     how.add_argument("--stream", action="store_true", help="put out text and sound as they come")
