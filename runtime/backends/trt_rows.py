@@ -15,7 +15,7 @@ from mimo_edge.runtime.backends.cuda import CudaDevice
 from mimo_edge.runtime.backends.trt_context import ALIGNMENT, Context, fitted, size_of
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.engine import PREFILL_LENGTHS, Identity
-from mimo_edge.runtime.bundle.errors import ContextError, EngineError
+from mimo_edge.runtime.bundle.errors import ContextError, EngineError, InputError
 from mimo_edge.runtime.bundle.manifest import TensorSpec
 from numpy.typing import NDArray
 
@@ -317,6 +317,8 @@ class TrtRowStates:
 
     def _all_rows(self, first: int, array: NDArray[Any]) -> NDArray[Any]:
         """The engines step all rows: those that are not given get zeros."""
+        if first + len(array) > self.rows:
+            raise InputError(f"{len(array)} rows from row {first} on, and there is {self.rows}")
         whole = np.zeros((self.rows, *array.shape[1:]), array.dtype)
         whole[first : first + len(array)] = array
         return whole

@@ -122,7 +122,7 @@ def test_a_padded_prefill(golden: Golden, open_fake: Open, lm_name: str, product
         text, codes = split_grid(arrays["ids"], backend.bundle.model.group_size)
         patches = int(arrays["prefill_groups"])
         states = backend.new_rows(2)
-        states.prefill(0, text[:1], codes[:1])  # the other row is as short as can be
+        states.extend(0, text[:1], codes[:1])  # the other row is as short as can be
         seen = []
         bind = Context.bind
         with pytest.MonkeyPatch.context() as patch:
@@ -133,12 +133,12 @@ def test_a_padded_prefill(golden: Golden, open_fake: Open, lm_name: str, product
                 bind(self, name, address, shape)
 
             patch.setattr(Context, "bind", spy)
-            logits = states.prefill(1, text[:patches], codes[:patches])
+            logits = states.extend(1, text[:patches], codes[:patches])
         assert seen and set(seen) <= set(PREFILL_LENGTHS) and sum(seen) > patches
         check.close(logits[None, None], arrays["prefill.text_logits"], tolerances.LM, "prefill")
         for step in range(len(text) - patches):
             here = np.array([0, patches + step])
-            logits = states.step(text[here], codes[here], np.array([False, True]))
+            logits = states.step(0, text[here], codes[here], np.array([False, True]))
             wanted = arrays[f"step{step}.text_logits"][0]
             check.close(logits[1:], wanted, tolerances.LM, f"step {step}")
 
@@ -153,12 +153,13 @@ def test_a_prompt_that_fills_the_cache(golden: Golden, open_fake: Open) -> None:
         text, codes = split_grid(golden.npz(f"{lm}.forward.npz")["ids"], model.group_size)
         states = backend.new_rows(1)
         many = np.resize(np.arange(len(text)), states.capacity - 1)
-        whole = states.prefill(0, text[many], codes[many])
+        whole = states.extend(0, text[many], codes[many])
         states._memory.chunk = 100
         assert states.capacity - 300 < 64, "the last chunk has no room for the length above it"
-        parts = states.prefill(0, text[many], codes[many])
+        states.truncate(0, 0)
+        parts = states.extend(0, text[many], codes[many])
         check.close(parts[None], whole[None], tolerances.LM, "in chunks")
-        states.step(text[:1], codes[:1], np.array([True]))
+        states.step(0, text[:1], codes[:1], np.array([True]))
         assert states.lengths[0] == states.capacity
 
 
@@ -172,23 +173,24 @@ def test_arrays_of_other_dtypes(golden: Golden, open_fake: Open) -> None:
         small, small_codes = text.astype(np.int32), codes.astype(np.int16)
         one = np.array([True])
         states = backend.new_rows(1)
-        expected = states.prefill(0, text[:5], codes[:5]), states.step(text[5:6], codes[5:6], one)
+        expected = states.extend(0, text[:5], codes[:5]), states.step(0, text[5:6], codes[5:6], one)
+        states.truncate(0, 0)
         got = (
-            states.prefill(0, small[:5], small_codes[:5]),
-            states.step(small[5:6], small_codes[5:6], one),
+            states.extend(0, small[:5], small_codes[:5]),
+            states.step(0, small[5:6], small_codes[5:6], one),
         )
         for wanted, found in zip(expected, got, strict=True):
             check.equal(found, wanted, "int32")
         with pytest.raises(InputError, match="codes is float64, and must be int64"):
-            states.step(text[5:6], codes[5:6].astype(np.float64), one)
-        with pytest.raises(InputError, match=r"text_ids is \[2\], and must be \[1, 1\]"):
-            states.step(text[5:7], codes[5:6], one)
+            states.step(0, text[5:6], codes[5:6].astype(np.float64), one)
+        with pytest.raises(InputError, match="2 rows from row 0 on, and there is 1"):
+            states.step(0, text[5:7], codes[5:6], one)
         with pytest.raises(InputError, match="text_ids is float32, and must be int64"):
-            states.prefill(0, text[:5].astype(np.float32), codes[:5])
+            states.extend(0, text[:5].astype(np.float32), codes[:5])
         settings = np.ones(1), np.zeros(1, np.int64), np.ones(1, np.float32)
         uniforms = np.zeros((1, model.group_size, model.n_q), np.float32)
         with pytest.raises(InputError, match="temperature is float64, and must be float32"):
-            states.draw_codes(uniforms, *settings)
+            states.draw_codes(0, uniforms, *settings)
         spoken = golden.npz("decoder.npz")["long.codes"]
         wav = codec.decode(backend, spoken)
         check.equal(codec.decode(backend, spoken.astype(np.int32)), wav, "int32 codes")
