@@ -5,31 +5,18 @@ CPU it starts small and doubles, because attention computes over the whole capac
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from mimo_edge.runtime.backends.base import Floats, Ints
-from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.backends.ort_patch import OrtPatchDecoder
+from mimo_edge.runtime.backends.ort_sessions import Sessions
 from mimo_edge.runtime.bundle.errors import ContextError
 from mimo_edge.runtime.bundle.manifest import PieceSpec
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 FIRST_CAPACITY = 256  # positions
 PREFILL_CHUNK = 512  # positions at a time: bounds the mask and the attention scores
-
-
-class Sessions(Protocol):
-    """What rows need of the backend that made them."""
-
-    bundle: Bundle
-
-    def session(self, name: str) -> Any: ...
-
-    def run(self, name: str, feed: Any) -> NDArray[Any]: ...
-
-    def run_bound(self, name: str, binding: Any) -> None: ...
-
-    def value(self, shape: Sequence[int], dtype: DTypeLike) -> Any: ...
 
 
 class OrtRowStates:
@@ -45,7 +32,8 @@ class OrtRowStates:
         self.capacity = model.context
         self._capacity = min(capacity, self.capacity)
         value = backend.value
-        self._hidden = value((rows, model.hidden_size), self._dtype)
+        local_width = _port(self._spec.outputs, "local_hidden").axes[-1]
+        self._local_hidden = value((rows, local_width), self._dtype)
         self._logits = value((rows, model.vocab_size), np.float32)
         self._past = value((rows,), np.int64)
         self._new = value((rows,), np.int64)
@@ -58,16 +46,7 @@ class OrtRowStates:
         self._embeddings = value((rows, 1, model.hidden_size), self._dtype)
         self._embed = self._bind_embed()
         self._backbone = self._bind_backbone()
-        # the patch decoder
-        patch = (rows, model.group_size, model.n_q)
-        self._settings = {
-            "uniforms": value(patch, np.float32),
-            "temperature": value((rows,), np.float32),
-            "top_k": value((rows,), np.int64),
-            "top_p": value((rows,), np.float32),
-        }
-        self._drawn = value(patch, np.int64)
-        self._draw: Any = None  # bound at the first speech patch
+        self._patch_decoder: OrtPatchDecoder | None = None  # made at the first speech patch
 
     def prefill(self, row: int, text_ids: Ints, codes: Ints) -> Floats:
         if self.rows > 1:  # the other rows must not pay for the prompt
@@ -96,16 +75,9 @@ class OrtRowStates:
         return self._logits.numpy()
 
     def draw_codes(self, uniforms: Floats, temperature: Floats, top_k: Ints, top_p: Floats) -> Ints:
-        if self._draw is None:
-            self._draw = self._backend.session("patch_decoder").io_binding()
-            for name, value in {"hidden": self._hidden, **self._settings}.items():
-                self._draw.bind_ortvalue_input(name, value)
-            self._draw.bind_ortvalue_output("codes", self._drawn)
-        given = (uniforms, temperature, top_k, top_p)
-        for value, array in zip(self._settings.values(), given, strict=True):
-            value.update_inplace(np.ascontiguousarray(array))
-        self._backend.run_bound("patch_decoder", self._draw)
-        return self._drawn.numpy()
+        if self._patch_decoder is None:
+            self._patch_decoder = OrtPatchDecoder(self._backend, self.rows, self._local_hidden)
+        return self._patch_decoder.draw(uniforms, temperature, top_k, top_p)
 
     def clear(self, row: int) -> None:
         self.lengths[row] = 0
@@ -130,9 +102,9 @@ class OrtRowStates:
             content[row, :, :length] = theirs.numpy()[0, :, :length]
             content[row, :, length:] = 0
             mine.update_inplace(content)
-        hidden = self._hidden.numpy()
-        hidden[row] = other._hidden.numpy()[0]
-        self._hidden.update_inplace(hidden)
+        local_hidden = self._local_hidden.numpy()
+        local_hidden[row] = other._local_hidden.numpy()[0]
+        self._local_hidden.update_inplace(local_hidden)
         self.lengths[row] = length
 
     def _capacity_for(self, positions: int) -> int:
@@ -188,7 +160,7 @@ class OrtRowStates:
 
     def _bind_state(self, binding: Any) -> None:
         """Outputs, and the caches as input and output of one buffer each."""
-        binding.bind_ortvalue_output("hidden", self._hidden)
+        binding.bind_ortvalue_output("local_hidden", self._local_hidden)
         binding.bind_ortvalue_output("logits", self._logits)
         names = [port.name for port in self._spec.inputs if port.name.startswith("past_")][1:]
         for name, cache in zip(names, self._caches, strict=True):

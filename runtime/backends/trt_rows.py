@@ -5,12 +5,13 @@ row's part of it is contiguous, so a prompt is prefilled in place: the same engi
 its own, with the addresses of that row alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from mimo_edge.runtime.backends.base import Floats, Ints
 from mimo_edge.runtime.backends.cuda import CudaDevice
+from mimo_edge.runtime.backends.delay import DelayPattern
 from mimo_edge.runtime.backends.trt_context import ALIGNMENT, Context, size_of
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.engine import Identity
@@ -19,13 +20,15 @@ from mimo_edge.runtime.bundle.manifest import TensorSpec
 from numpy.typing import NDArray
 
 DECODE = ("patch_encoder", "backbone", "patch_decoder")
-# what is replayed as one CUDA graph
-RUNS = {"step": ("patch_encoder", "backbone"), "draw": ("patch_decoder",)}
-_CACHE = "cache_"  # how the names of the cache's buffers begin
+_CACHE = "cache_"  # how the names of the backbone's cache's buffers begin
+_PATCH = "patch "  # and of what only the patch decoder has
+# of all sub-steps, one after the other, beside the buffers of one
+_STAGED = ("sub_step", "uniforms", "codes")
+_SETTINGS = ("temperature", "top_k", "top_p")
 # what a prefill has beside the row's cache; a row's part of other buffers may not be aligned
 PREFILL_OWN = (
     ("patch_encoder", ("text_ids", "codes", "embeddings")),
-    ("backbone", ("past_lengths", "new_lengths", "hidden", "logits")),
+    ("backbone", ("past_lengths", "new_lengths", "local_hidden", "logits")),
 )
 
 
@@ -49,6 +52,7 @@ class RowMemory:
 
     def __init__(self, backend: Engines, rows: int) -> None:
         self.rows, self.backend, self.device = rows, backend, backend.device
+        self.sub_steps = backend.bundle.model.sub_steps
         self.capacity = backend.identity.max_seq
         self.chunk: int = backend.identity.profiles["patch_encoder"][0]["text_ids"][2][1]
         self._contexts: dict[str, Context] = {}
@@ -66,31 +70,66 @@ class RowMemory:
                 self._contexts[f"prefill {piece}"] = backend.context(piece)
             self._bind_decode()
             self.upload("new_lengths", np.ones(rows, np.int64))
+            steps = np.arange(self.sub_steps, dtype=np.int64)
+            self.upload("all sub_step", steps.repeat(rows))
         except BaseException:
             self.release()
             raise
 
-    def run(self, name: str) -> None:
+    def step(self) -> None:
+        """One more position for every row, from the text ids and codes in their buffers."""
+        self._run("step", self._enqueue_step, ("patch_encoder", "backbone"))
+
+    def draw(self) -> None:
+        """The codes of all sub-steps, from the newest positions and what `all uniforms` holds."""
+        self._run("draw", self._enqueue_patch, ("patch_decoder",))
+
+    def _run(self, name: str, work: Callable[[], None], pieces: Sequence[str]) -> None:
         """Once plainly, as TensorRT asks before a capture, and from then on as a graph."""
-        contexts = [self._contexts[piece] for piece in RUNS[name]]
-
-        def work() -> None:
-            for context in contexts:
-                context.enqueue()
-
         if name in self._graphs:
             self.device.launch(self._graphs[name])
             return
         work()
-        if all(context.capturable() for context in contexts):
+        if all(self._contexts[piece].capturable() for piece in pieces):
             self.device.synchronize()
             self._graphs[name] = self.device.capture(work)
+
+    def _enqueue_step(self) -> None:
+        self._contexts["patch_encoder"].enqueue()
+        self._contexts["backbone"].enqueue()
+
+    def _enqueue_patch(self) -> None:
+        """All runs of the patch decoder, and the copies between them.
+
+        What a run says of the next x is copied and not written in place: TensorRT promises nothing
+        of an output in the memory of an input, except for the caches.
+        """
+        size = {name: self._row_bytes[_PATCH + name] * self.rows for name in (*_STAGED, "x")}
+
+        def staged(name: str, step: int) -> int:
+            return self._address[f"all {name}"] + step * size[name]
+
+        here = {name: self._address[_PATCH + name] for name in (*_STAGED, "x", "next")}
+        copy, source = self.device.copy, self._address["local_hidden"]
+        for step in range(self.sub_steps):
+            copy(here["x"], source, size["x"])
+            for name in ("sub_step", "uniforms"):
+                copy(here[name], staged(name, step), size[name])
+            self._contexts["patch_decoder"].enqueue()
+            copy(staged("codes", step), here["codes"], size["codes"])
+            source = here["next"]
 
     def upload(self, name: str, array: NDArray[Any]) -> None:
         self.device.upload(self._address[name], array)
 
     def download(self, array: NDArray[Any], name: str) -> None:
         self.device.download(array, self._address[name])
+
+    def forget_patches(self) -> None:
+        """Zero the patch decoder's cache, as `forget` does."""
+        for name in self._address:
+            if name.startswith(_PATCH + _CACHE):
+                self.device.zero(self._address[name], self.rows * self._row_bytes[name])
 
     def forget(self, row: int) -> None:
         """Zero a row's cache: a mask does not hide what is NaN or infinite."""
@@ -121,8 +160,8 @@ class RowMemory:
         embed.enqueue()
         backbone.enqueue()
         # the patch decoder looks for the newest states of all rows in one place
-        hidden = self._row_bytes["hidden"]
-        self.device.copy(self._row("hidden", row), self._address["prefill hidden"], hidden)
+        newest, size = self._row("local_hidden", row), self._row_bytes["local_hidden"]
+        self.device.copy(newest, self._address["prefill local_hidden"], size)
         self.device.synchronize()  # the next chunk binds the contexts anew
 
     def release(self) -> None:
@@ -153,6 +192,8 @@ class RowMemory:
                     f"not begin at a multiple of {ALIGNMENT}. Build with another --max-seq, such "
                     "as a power of two, or use one row at a time."
                 )
+        for name in _STAGED:
+            sizes[f"all {name}"] = self.sub_steps * sizes[_PATCH + name]
         for piece, names in PREFILL_OWN:
             spec = self.backend.bundle.piece(piece)
             for port in (*spec.inputs, *spec.outputs):
@@ -191,6 +232,7 @@ class TrtRowStates:
         self.rows, self.capacity = memory.rows, memory.capacity
         self.lengths = np.zeros(memory.rows, np.int64)
         self._memory, self._model = memory, memory.backend.bundle.model
+        self._pattern = DelayPattern(self._model)
 
     def prefill(self, row: int, text_ids: Ints, codes: Ints) -> Floats:
         if len(text_ids) > self.capacity:
@@ -216,24 +258,23 @@ class TrtRowStates:
         memory.upload("text_ids", text_ids)
         memory.upload("codes", codes)
         memory.upload("past_lengths", self.lengths)
-        memory.run("step")
+        memory.step()
         self.lengths += active
         logits = np.zeros((self.rows, self._model.vocab_size), np.float32)
         memory.download(logits, "logits")
         return logits
 
     def draw_codes(self, uniforms: Floats, temperature: Floats, top_k: Ints, top_p: Floats) -> Ints:
-        settings: Sequence[tuple[str, NDArray[Any]]] = (
-            ("uniforms", uniforms),
-            ("temperature", temperature),
-            ("top_k", top_k),
-            ("top_p", top_p),
-        )
-        for name, array in settings:
-            self._memory.upload(name, array)
-        self._memory.run("draw")
-        codes = np.zeros((self.rows, self._model.group_size, self._model.n_q), np.int64)
-        self._memory.download(codes, "drawn")
+        memory = self._memory
+        memory.upload("all uniforms", self._pattern.spread(uniforms))
+        for name, array in zip(_SETTINGS, (temperature, top_k, top_p), strict=True):
+            memory.upload(_PATCH + name, array)
+        memory.draw()
+        drawn = np.zeros((memory.sub_steps, self.rows, self._model.n_q), np.int64)
+        memory.download(drawn, "all codes")
+        codes = self._pattern.collect(drawn)
+        if codes.min() < 0:
+            memory.forget_patches()
         return codes
 
     def clear(self, row: int) -> None:
@@ -241,7 +282,7 @@ class TrtRowStates:
 
 
 def _buffer_name(piece: str, port: str) -> str:
-    return "drawn" if (piece, port) == ("patch_decoder", "codes") else _shared_name(port)
+    return (_PATCH if piece == "patch_decoder" else "") + _shared_name(port)
 
 
 def _shared_name(port: str) -> str:

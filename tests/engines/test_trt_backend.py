@@ -214,7 +214,9 @@ def test_order_of_calls(golden: Golden, open_fake: Open) -> None:
         cuda.calls.clear()
         states.draw_codes(uniforms, *settings)
         assert names(cuda) == ["upload"] * 4 + ["launch", "download", "synchronize"]
-        assert cuda.calls[5][2] == 8 * model.group_size * model.n_q
+        copies = 4  # in: sub-step, uniforms; out: codes; and the next x
+        assert cuda.calls[4] == ("launch", (1 + copies) * model.sub_steps), "a patch in one graph"
+        assert cuda.calls[5][2] == 8 * model.sub_steps * model.n_q
         assert backend.device.allocated == held, "a step allocates"
 
 
