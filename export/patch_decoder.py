@@ -7,7 +7,6 @@ randomness comes in as one uniform number per code.
 import math
 
 import torch
-import torch.nn.functional as F
 from mimo_edge.export.cache import InPlaceCache, cache_ports
 from mimo_edge.export.piece import Piece, Port
 from mimo_edge.mimo_ref.backbone import visible_keys
@@ -60,15 +59,21 @@ class PatchDecoderGraph(nn.Module):
         padding = ids >= torch.tensor(config.speech_vocab_size)[:, None]  # [K, V]
         removed = ids == torch.tensor(config.speech_zeroemb_idx)[:, None]
         scores = scores.masked_fill(padding, -math.inf)
-        settings = (setting[:, None] for setting in (temperature, top_k, top_p))
-        return sample(scores, uniforms, *settings, removed)
+        temperature, top_k, top_p = (s[:, None] for s in (temperature, top_k, top_p))
+        return sample(scores, uniforms, temperature, top_k, top_p, removed)
 
 
 def _stack(scores: list[Tensor]) -> Tensor:
-    """Scores [B, V_k] of each head -> float32 [B, K, V], with zeros up to the widest vocabulary."""
-    widest = max(s.shape[-1] for s in scores)
-    rows = [s if s.shape[-1] == widest else F.pad(s, (0, widest - s.shape[-1])) for s in scores]
-    return torch.cat(rows, dim=-1).float().unflatten(-1, (len(rows), widest))
+    """Scores [B, V_k] of each head -> float32 [B, K, V]: shorter heads repeat their last score."""
+    sizes = [s.shape[-1] for s in scores]
+    starts = [sum(sizes[:k]) for k in range(len(sizes))]
+    columns = [
+        start + min(column, size - 1)
+        for start, size in zip(starts, sizes, strict=True)
+        for column in range(max(sizes))
+    ]
+    rows = torch.cat(scores, dim=-1).float().index_select(1, torch.tensor(columns))
+    return rows.unflatten(-1, (len(sizes), max(sizes)))
 
 
 def piece(model: LanguageModel, dtype: torch.dtype) -> Piece:

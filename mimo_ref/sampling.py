@@ -20,13 +20,14 @@ def filter_scores(scores: Tensor, temperature: Tensor, top_k: Tensor, top_p: Ten
     ascending = torch.topk(scores, vocabulary, largest=False).values  # [..., V]
 
     lowest = ascending[..., :1]
-    kth = ascending.gather(-1, (vocabulary - top_k.clamp(1, vocabulary)).expand_as(lowest))
+    ranks = torch.arange(vocabulary, device=scores.device)
+    is_kth = ranks == vocabulary - top_k.clamp(1, vocabulary)
+    kth = torch.where(is_kth, ascending, -torch.inf).amax(-1, keepdim=True)
     kept_from = torch.where(top_k > 0, kth, lowest)  # [..., 1]
 
     survivors = ascending.masked_fill(ascending < kept_from, -torch.inf)
     cumulative = survivors.softmax(-1).cumsum(-1)
-    is_best = torch.arange(vocabulary, device=scores.device) == vocabulary - 1
-    kept = (cumulative > 1.0 - top_p) | is_best
+    kept = (cumulative > 1.0 - top_p) | (ranks == vocabulary - 1)
     nucleus_from = torch.where(kept, survivors, torch.inf).amin(-1, keepdim=True)
     kept_from = torch.where((top_p > 0) & (top_p <= 1), nucleus_from, kept_from)
     return scores.masked_fill(scores < kept_from, -torch.inf)

@@ -24,7 +24,6 @@ _CACHE = "cache_"  # how the names of the backbone's cache's buffers begin
 _PATCH = "patch "  # and of what only the patch decoder has
 # of all sub-steps, one after the other, beside the buffers of one
 _STAGED = ("sub_step", "uniforms", "codes")
-_SETTINGS = ("temperature", "top_k", "top_p")
 # what a prefill has beside the row's cache; a row's part of other buffers may not be aligned
 PREFILL_OWN = (
     ("patch_encoder", ("text_ids", "codes", "embeddings")),
@@ -267,8 +266,9 @@ class TrtRowStates:
     def draw_codes(self, uniforms: Floats, temperature: Floats, top_k: Ints, top_p: Floats) -> Ints:
         memory = self._memory
         memory.upload("all uniforms", self._pattern.spread(uniforms))
-        for name, array in zip(_SETTINGS, (temperature, top_k, top_p), strict=True):
-            memory.upload(_PATCH + name, array)
+        memory.upload(_PATCH + "temperature", temperature)
+        memory.upload(_PATCH + "top_k", top_k)
+        memory.upload(_PATCH + "top_p", top_p)
         memory.draw()
         drawn = np.zeros((memory.sub_steps, self.rows, self._model.n_q), np.int64)
         memory.download(drawn, "all codes")

@@ -121,7 +121,7 @@ def test_every_sub_step(golden: Golden, open_backend: Open, lm_name: str) -> Non
 def test_sampled_as_the_reference(golden: Golden, open_backend: Open, lm_name: str) -> None:
     """Rows together and alone, with the reference's codes from the same uniform numbers."""
     backend, start = open_backend(lm_name), golden.npz(f"{lm_name}.local.npz")["hidden"]
-    model = load_language_model(golden.folder / lm_name, dtype=torch.float32)
+    model = load_language_model(golden.folder / lm_name, golden.empty_id)
     expected = reference_patch(model, start, uniforms_of(backend.bundle, len(start), seed=3))
     together = patch_of(backend, len(start), HOT)
     check.equal(together.whole(start), expected, "codes")
@@ -238,7 +238,7 @@ def test_an_overflow_is_an_error_and_leaves_nothing(
 
 
 def test_size_of_the_graph(backend: OrtBackend) -> None:
-    """One sub-step, each weight in one place: what runs eleven times is not written eleven times."""
+    """One sub-step, and each weight in one place, for all that it runs many times for a patch."""
     model = onnx.load(backend.bundle.path("patch_decoder"), load_external_data=False)
     assert len(model.graph.node) <= NODES
     used = [name for node in model.graph.node for name in node.input]
