@@ -202,8 +202,8 @@ def test_what_is_not_drawn_counts_for_nothing(
 
 def poison(states: OrtRowStates) -> np.ndarray:
     """As an overflow in the backbone leaves it; returns what was there."""
-    good = states._local_hidden.numpy().copy()
-    states._local_hidden.update_inplace(np.full_like(good, np.nan))
+    good = states._local_hidden.read().copy()
+    states._local_hidden.write(np.full_like(good, np.nan))
     return good
 
 
@@ -219,15 +219,15 @@ def test_an_overflow_is_an_error_and_leaves_nothing(
     prompt = golden.npz(f"{golden.lm_names[0]}.generate.npz")[f"{case}.ids"]
     draw, patches = OrtRowStates.draw_codes, []
 
-    def draw_twice(states: OrtRowStates, *given: np.ndarray) -> np.ndarray:
-        patches.append(draw(states, *given))
+    def draw_thrice(states: OrtRowStates, first: int, *given: np.ndarray) -> np.ndarray:
+        patches.append(draw(states, first, *given))
         good = poison(states)
-        patches.append(draw(states, *given))
-        states._local_hidden.update_inplace(good)
-        patches.append(draw(states, *given))
+        patches.append(draw(states, first, *given))
+        states._local_hidden.write(good)
+        patches.append(draw(states, first, *given))
         return patches[1]
 
-    monkeypatch.setattr(OrtRowStates, "draw_codes", draw_twice)
+    monkeypatch.setattr(OrtRowStates, "draw_codes", draw_thrice)
     speech = Preset(*settings)
     request = Request(prompt, Preset(0.0), speech, max_new=400)
     with pytest.raises(BundleError, match="audio codes are NaN or infinite"):
