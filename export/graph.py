@@ -7,9 +7,8 @@ from onnxscript.optimizer import optimize
 
 def simplify(model: ir.Model) -> None:
     """Fold constants, merge equal nodes, drop what is unused. Weights have no data and stay."""
-    for initializer in model.graph.initializers.values():
-        initializer.const_value = None
     optimize(model, num_iterations=1, onnx_shape_inference=False, input_size_limit=4096)
+    passes.IdentityEliminationPass()(model)
     passes.CommonSubexpressionEliminationPass()(model)
     passes.RemoveUnusedNodesPass()(model)
     passes.RemoveUnusedOpsetsPass()(model)

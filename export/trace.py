@@ -12,7 +12,7 @@ import onnx_ir as ir
 import torch
 from mimo_edge.export.operators import OPSET, traced
 from mimo_edge.export.piece import Piece, Port
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.export import Dim
 
 for _name in ("torch.onnx", "onnxscript", "onnx_ir"):  # they warn of what is meant here
@@ -40,9 +40,18 @@ def trace(build: Callable[[], Piece]) -> tuple[Piece, ir.Model]:
         )
     assert exported is not None
     model = exported.model
+    _forget_weights(model)
     _name_axes(model, piece)
     _strip(model)
     return piece, model
+
+
+def _forget_weights(model: ir.Model) -> None:
+    """Parameters and buffers are fake and lose what stands for their data; the module's small
+    constants (`torch.tensor` in a forward) are real."""
+    for initializer in model.graph.initializers.values():
+        if isinstance(getattr(initializer.const_value, "raw", None), FakeTensor):
+            initializer.const_value = None
 
 
 def _dynamic_shapes(piece: Piece) -> tuple:

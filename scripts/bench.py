@@ -154,7 +154,7 @@ def weights_read(bundle: Bundle, piece: str, positions: int) -> int:
         row = model.hidden_size * (4 if spec.precision == "fp32" else 2)
         return max(0, stored - (model.vocab_size - positions) * row)
     if piece == "patch_decoder":
-        return stored * (model.group_size + max(model.delays))
+        return stored * model.sub_steps
     return stored
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from mimo_edge.runtime.bundle.errors import BundleError
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "bundle.json"
 PIECES = (
     "mel",
@@ -74,6 +74,11 @@ class ModelSpec:
     mel_per_frame: int  # mel frames that become one code frame
     samples_per_frame: int  # audio samples that one code frame becomes
     max_audio_seconds: int
+
+    @property
+    def sub_steps(self) -> int:
+        """Runs of the patch decoder that make one patch."""
+        return self.group_size + max(self.delays)
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "/backbone.onnx.data was altered",
         "Copy the bundle again",
     ),
+    "of the version before": (
+        lambda b: edit_manifest(b, lambda r: r.update(schema=SCHEMA - 1)),
+        "Export the checkpoint again with this version",
+    ),
     "other schema": (
         lambda b: edit_manifest(b, lambda r: r.update(schema=99)),
         f"schema version 99, this program reads {SCHEMA}",

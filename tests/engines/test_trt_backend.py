@@ -313,8 +313,41 @@ def test_order_of_calls(golden: Golden, open_fake: Open) -> None:
         cuda.calls.clear()
         states.draw_codes(0, uniforms, *settings)
         assert names(cuda) == ["upload"] * 4 + ["launch", "download", "synchronize"]
-        assert cuda.calls[5][2] == 8 * model.group_size * model.n_q
+        copies = 4  # in: sub-step, uniforms; out: codes; and the next x
+        assert cuda.calls[4] == ("launch", (1 + copies) * model.sub_steps), "a patch in one graph"
+        assert cuda.calls[5][2] == 8 * model.sub_steps * model.n_q
         assert backend.device.allocated == held, "a step allocates"
+
+
+def test_a_patch_is_one_graph_of_all_sub_steps(golden: Golden, open_fake: Open) -> None:
+    """The patch decoder runs as often as there are sub-steps, in one launch, and draws again what
+    it drew. What overflowed leaves nothing behind."""
+    lm = golden.lm_names[0]
+    backend, cuda = open_fake(lm)
+    with backend:
+        model = backend.bundle.model
+        text, codes = split_grid(golden.npz(f"{lm}.forward.npz")["ids"], model.group_size)
+        states = backend.new_rows(2)
+        for row in range(2):
+            states.extend(row, text[: 4 + row], codes[: 4 + row])
+        memory = states._memory
+        decoder = memory._contexts["patch_decoder"]._context
+        uniforms = np.random.default_rng(0).random((2, model.group_size, model.n_q), np.float32)
+        settings = np.full(2, 0.9, np.float32), np.zeros(2, np.int64), np.ones(2, np.float32)
+        first = states.draw_codes(0, uniforms, *settings)  # plain, then captured
+        runs = decoder.runs
+        assert runs == model.sub_steps
+        cuda.calls.clear()
+        check.equal(states.draw_codes(0, uniforms, *settings), first, "as a graph")
+        assert names(cuda).count("launch") == 1 and decoder.runs == 2 * runs
+        newest = cuda.view(memory._address["local_hidden"], 2 * memory._row_bytes["local_hidden"])
+        good = newest.copy()
+        newest.view(np.float32)[-1] = np.nan  # of the second row
+        broken = states.draw_codes(0, uniforms, *settings)
+        assert (broken[1] == -1).all()
+        check.equal(broken[0], first[0], "the other row")
+        newest[:] = good
+        check.equal(states.draw_codes(0, uniforms, *settings), first, "after an overflow")
 
 
 def test_without_graphs(golden: Golden, fake_engines: Callable[..., tuple[Bundle, Path]]) -> None:
