@@ -112,6 +112,6 @@ def _graph_digest(bundle: Bundle, piece: str, capacity: int) -> str:
     """Over the graph as TensorRT gets it, lowering included, and over its weights."""
     path = bundle.path(piece)
     model = lower(onnx.load(path, load_external_data=False), capacity)
-    weights = bundle.manifest.files[f"{path.name}.data"].sha256
+    weights = bundle.weights(piece).sha256
     content = model.SerializeToString(deterministic=True) + weights.encode()
     return hashlib.sha256(content).hexdigest()

@@ -39,7 +39,7 @@ def estimate(bundle: Bundle) -> list[Estimate]:
     model = bundle.model
     result = []
     for piece in PIECES:
-        weights = bundle.manifest.files[bundle.piece(piece).file + ".data"].bytes
+        weights = bundle.weights(piece).bytes
         if piece == "patch_decoder":
             touched = weights * (model.group_size + max(model.delays))
             memory = MEMORY_PER_UNROLLED_BYTE * touched

@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 
-from mimo_edge.engines.lowering import CAPACITY
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import InputError
-from mimo_edge.runtime.bundle.manifest import TensorSpec
+from mimo_edge.runtime.bundle.manifest import AUDIO_SECONDS, TensorSpec
 
+CAPACITY = "capacity"  # the axis of a cache along which it grows
 PREFILL_CHUNK = 512  # positions at a time, as in the ONNX Runtime backend
 AUDIO_PIECES = ("mel", "tokenizer_encoder", "tokenizer_decoder")
-AUDIO_SECONDS = 60  # longer audio is cut by the runtime
 
 # shape -> (min, opt, max)
 Range = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]

@@ -18,8 +18,6 @@ from mimo_edge.runtime.bundle.files import hash_file
 from mimo_edge.runtime.bundle.manifest import PIECES, FileSpec
 
 MODULES = {"trt-rtx": "tensorrt_rtx", "trt": "tensorrt"}  # product -> its Python module
-# the bundle's dtypes as TensorRT calls them
-DTYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16", "int64": "INT64"}
 SCHEMA = 2
 MANIFEST = "engine.json"
 
