@@ -20,7 +20,7 @@ MAX_NEW = 256  # patches of the answer
 def main(bundle: Path, speech: Path) -> str:
     """The transcript."""
     manifest = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
-    assert manifest["schema"] == 2, "export the bundle again"
+    assert manifest["schema"] == 2
     model, chat = manifest["model"], manifest["chat"]
 
     def run(piece: str, **feed: np.ndarray) -> dict[str, np.ndarray]:
@@ -30,6 +30,7 @@ def main(bundle: Path, speech: Path) -> str:
         names = [port["name"] for port in spec["outputs"]]
         return dict(zip(names, sessions[piece].run(names, feed), strict=True))
 
+    ort.set_default_logger_severity(3)  # it warns that this program copies the cache
     sessions: dict[str, ort.InferenceSession] = {}
     mel = run("mel", wav=read(speech, model["sampling_rate"]))["mel"]
     lengths = np.array([len(mel)])
@@ -70,11 +71,10 @@ def main(bundle: Path, speech: Path) -> str:
 def prompt(codes: np.ndarray, model: dict, chat: dict) -> tuple[list[int], list[np.ndarray]]:
     """The task's parts as text ids [P] and codes, P times [K, G]."""
     group, special = model["group_size"], chat["special_ids"]
-    empty = np.array(model["empty_codes"])[:, None].repeat(group, 1)
+    empty = np.array(model["empty_codes"])[:, None].repeat(group, 1)  # a patch of text
     codes = np.pad(codes, ((0, 0), (0, -codes.shape[1] % group)), mode="edge")
     heard = [codes[:, at : at + group] for at in range(0, codes.shape[1], group)]
-    text_ids: list[int] = []
-    patches: list[np.ndarray] = []
+    text_ids, patches = list[int](), list[np.ndarray]()
     for part in chat["tasks"]["asr"]["prompts"]["plain"]:
         if "audio" in part:
             text_ids += [special["sosp"], *[special["empty"]] * len(heard), special["eosp"]]

@@ -47,20 +47,18 @@ def folder_of(given: str) -> Path:
         raise EnvironmentProblem(
             f"there is no folder {given}. To take it from the Hugging Face Hub, {install('hub')}."
         ) from error
-    try:
-        cached = Path(snapshot_download(given, allow_patterns=[*FILES], local_files_only=True))
-        if _whole(cached):
-            return cached
-    except OSError:  # not in the cache
-        pass
-    try:
-        return Path(snapshot_download(given, allow_patterns=[*FILES]))
-    except Exception as error:  # errors of its own, and of whatever HTTP client it uses
-        said = str(error).strip().split("\n")[0] or type(error).__name__
-        raise InputError(
-            f"there is no folder {given}, the Hub's cache does not hold it whole, and it cannot be "
-            f"downloaded ({said}). Check the name and the network, or give a folder."
-        ) from error
+    said = "only a part of it is in the cache, and the network is not to be used"
+    for local in (True, False):
+        try:
+            found = snapshot_download(given, allow_patterns=[*FILES], local_files_only=local)
+            if _whole(Path(found)):
+                return Path(found)
+        except Exception as error:  # errors of its own, and of whatever HTTP client it uses
+            said = str(error).strip().split("\n")[0] or type(error).__name__
+    raise InputError(
+        f"there is no folder {given}, and the Hub's cache does not hold it whole, nor can it be "
+        f"downloaded: {said}. Check the name and the network, or give a folder."
+    )
 
 
 def _whole(folder: Path) -> bool:
