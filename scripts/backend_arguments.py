@@ -19,6 +19,8 @@ class Opening(TypedDict):
     threads: int | None
     providers: Providers | None
     session_options: Mapping[str, str] | None
+    engines: Path | None
+    trust_engines: bool
 
 
 def add_backend_arguments(parser: argparse.ArgumentParser, *, verify: bool = True) -> None:
@@ -47,6 +49,17 @@ def add_backend_arguments(parser: argparse.ArgumentParser, *, verify: bool = Tru
         action=_SessionOption,
         help="a session configuration entry of ONNX Runtime; may be repeated",
     )
+    group.add_argument(
+        "--engines",
+        metavar="DIR",
+        type=Path,
+        help="TensorRT engines from here (default: the cache folder of `mimo-edge build`)",
+    )
+    group.add_argument(
+        "--trust-engines",
+        action="store_true",
+        help="also use engines that came with the bundle; they are programs",
+    )
 
 
 def opening(args: argparse.Namespace) -> Opening:
@@ -55,6 +68,8 @@ def opening(args: argparse.Namespace) -> Opening:
         "threads": args.threads,
         "providers": args.provider,
         "session_options": args.session_option,
+        "engines": args.engines,
+        "trust_engines": args.trust_engines,
     }
 
 
