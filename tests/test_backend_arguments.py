@@ -16,7 +16,6 @@ GIVEN = (
     *("--provider", "CUDAExecutionProvider", "--provider-option", "device_id=1"),
     *("--provider-option", "user_compute_stream=a=b", "--provider", "CPUExecutionProvider"),
     *("--session-option", "session.intra_op.allow_spinning=0", "--threads", "2"),
-    *("--engines", "here", "--trust-engines"),
 )
 WANTED = {
     "threads": 2,
@@ -25,8 +24,8 @@ WANTED = {
         ("CPUExecutionProvider", {}),
     ],
     "session_options": {"session.intra_op.allow_spinning": "0"},
-    "engines": Path("here"),
-    "trust_engines": True,
+    "engines": None,
+    "trust_engines": False,
 }
 # engines are TensorRT's: ONNX Runtime hears nothing of them
 ORT = {n: v for n, v in WANTED.items() if n not in ("engines", "trust_engines")}
@@ -40,6 +39,8 @@ def parsed(*words: str) -> argparse.Namespace:
 
 def test_what_they_say() -> None:
     assert opening(parsed(*GIVEN)) == WANTED
+    engines = {"engines": Path("here"), "trust_engines": True}
+    assert opening(parsed(*GIVEN, "--engines", "here", "--trust-engines")) == WANTED | engines
     none = dict.fromkeys(("threads", "providers", "session_options", "engines"))
     assert opening(parsed()) == none | {"trust_engines": False}
     assert opening(parsed("--provider", "A"))["providers"] == [("A", {})]  # nothing is left over
