@@ -34,7 +34,7 @@ def estimate(bundle: Bundle) -> list[Estimate]:
     """Size, memory and time of each piece, in the order in which they are built."""
     result = []
     for piece in PIECES:
-        weights = bundle.manifest.files[bundle.piece(piece).file + ".data"].bytes
+        weights = bundle.weights(piece).bytes
         memory, seconds = MEMORY_PER_BYTE * weights, SECONDS_PER_GB * weights / 1e9
         result.append(
             Estimate(piece, weights, weights, int(MEMORY_BASE + memory), SECONDS_BASE + seconds)

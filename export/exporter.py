@@ -10,10 +10,11 @@ import hashlib
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -32,7 +33,7 @@ from mimo_edge.export.folders import (
     partial_of,
     take_place,
 )
-from mimo_edge.export.graph import lay_out_weights, simplify
+from mimo_edge.export.graph import count_axes_from_the_front, lay_out_weights, simplify
 from mimo_edge.export.piece import Piece, Port, cast
 from mimo_edge.export.trace import trace
 from mimo_edge.export.weights import (
@@ -42,6 +43,7 @@ from mimo_edge.export.weights import (
     plan_regions,
 )
 from mimo_edge.mimo_ref.config import AudioTokenizerConfig, LanguageModelConfig
+from mimo_edge.mimo_ref.errors import ConfigError
 from mimo_edge.mimo_ref.model import AudioTokenizer, LanguageModel
 from mimo_edge.mimo_ref.weights import (
     TensorFiles,
@@ -49,6 +51,7 @@ from mimo_edge.mimo_ref.weights import (
     read_config,
     upstream_tensors,
 )
+from mimo_edge.runtime.bundle.dtypes import PRECISIONS
 from mimo_edge.runtime.bundle.errors import (
     DISK_FULL,
     MALFORMED,
@@ -57,6 +60,7 @@ from mimo_edge.runtime.bundle.errors import (
 )
 from mimo_edge.runtime.bundle.files import hash_file, write_text
 from mimo_edge.runtime.bundle.manifest import (
+    COMPONENTS,
     MANIFEST,
     PIECES,
     SCHEMA,
@@ -65,10 +69,13 @@ from mimo_edge.runtime.bundle.manifest import (
     ModelSpec,
     PieceSpec,
     TensorSpec,
+    WeightScheme,
 )
+from mimo_edge.runtime.chat.protocol import protocol
 from mimo_edge.runtime.chat.text_tokenizer import TextTokenizer, tokenizer_files
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES: dict[str, torch.dtype] = {n: getattr(torch, d.name) for n, d in PRECISIONS.items()}
+EXACT = ("mel", "codebooks")  # components that stay in float32 in every bundle
 TRACE_BYTES = 1 << 30  # memory that torch and a traced graph take, whatever the weights
 TOOLS = ("mimo-edge", "torch", "onnx", "onnxscript", "onnx-ir")
 CODE = ("export/*.py", "mimo_ref/*.py")  # what makes a piece, beside the tools
@@ -86,6 +93,7 @@ class Sources:
     text_tokenizer: TextTokenizer
     text_files: list[Path]
     tensors: list[TensorFiles]
+    architecture: str  # as the language model's config.json calls it
 
     @classmethod
     def open(cls, checkpoint: Path, audio_tokenizer: Path, text_tokenizer: Path) -> "Sources":
@@ -103,7 +111,8 @@ class Sources:
         for files, shapes in zip(tensors, shapes_of, strict=True):
             check_names(files, shapes)
             check_dtypes(files, shapes)
-        return cls(lm, audio, text, tokenizer_files(text_tokenizer), tensors)
+        architecture = read_config(checkpoint, _architecture)
+        return cls(lm, audio, text, tokenizer_files(text_tokenizer), tensors, architecture)
 
     def files(self) -> list[Path]:
         """Every file that the bundle is made from."""
@@ -233,7 +242,19 @@ def export_bundle(
         for path in sources.text_files:
             shutil.copyfile(path, partial / path.name)
             files[path.name] = hash_file(partial / path.name)
-        manifest = Manifest(SCHEMA, sources.model_spec(), pieces, files, tool_versions(), source)
+        states = PRECISIONS[dtype_name].name
+        manifest = Manifest(
+            schema=SCHEMA,
+            architecture=sources.architecture,
+            activation_dtype=states,
+            cache_dtype=states,
+            model=sources.model_spec(),
+            pieces=pieces,
+            files=files,
+            tools=tool_versions(),
+            source=source,
+            chat=protocol(sources.text_tokenizer),
+        )
         write_text(partial / MANIFEST, manifest.to_json())
         take_place(partial, output)
         for left in (*(_marker(output, name) for name in PIECES), output / MARK):
@@ -251,6 +272,14 @@ def _code_digest() -> str:
     for path in sorted(path for pattern in CODE for path in root.glob(pattern)):
         digest.update(f"{path.name} {hash_file(path).sha256}\n".encode())
     return digest.hexdigest()
+
+
+def _architecture(raw: Mapping[str, Any]) -> str:
+    """The first of `architectures`, which is how a released model says what it is."""
+    match raw.get("architectures"):
+        case [str(name), *_]:
+            return name
+    raise ConfigError('"architectures" names no model: take config.json of the release')
 
 
 def _check_text_fits(
@@ -336,6 +365,7 @@ def _export_piece(
 ) -> tuple[PieceSpec, dict[str, FileSpec]]:
     piece, model = trace(build)
     simplify(model)
+    count_axes_from_the_front(model)
     regions = plan_regions(model, lay_out_weights(model))
     data_name, graph_name = f"{name}.onnx.data", f"{name}.onnx"
     writer = WeightWriter(sources.tensors, piece)
@@ -347,8 +377,17 @@ def _export_piece(
     onnx.checker.check_model(str(path))
     onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
     files[graph_name] = hash_file(path)
-    precision = "fp32" if name == "mel" else dtype_name
-    spec = PieceSpec(graph_name, precision, _ports(piece.inputs), _ports(piece.outputs))
+    spec = PieceSpec(
+        file=graph_name,
+        data=data_name,
+        compute="fp32" if name == "mel" else dtype_name,
+        weights={
+            component: WeightScheme("fp32" if component in EXACT else dtype_name)
+            for component in COMPONENTS[name]
+        },
+        inputs=_ports(piece.inputs),
+        outputs=_ports(piece.outputs),
+    )
     return spec, files
 
 
@@ -380,9 +419,4 @@ def _read_marker(folder: Path, name: str, key: str) -> tuple[PieceSpec, dict[str
     files = {n: FileSpec(**f) for n, f in raw["files"].items()}
     if not all((folder / n).is_file() and hash_file(folder / n) == f for n, f in files.items()):
         return None
-    piece = raw["piece"]
-    ports = {
-        side: tuple(TensorSpec(p["name"], p["dtype"], tuple(p["axes"])) for p in piece[side])
-        for side in ("inputs", "outputs")
-    }
-    return PieceSpec(piece["file"], piece["precision"], ports["inputs"], ports["outputs"]), files
+    return PieceSpec.from_raw(raw["piece"]), files

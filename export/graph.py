@@ -41,6 +41,16 @@ def lay_out_weights(model: ir.Model) -> set[str]:
     return transposed
 
 
+def count_axes_from_the_front(model: ir.Model) -> None:
+    """Write axis -1 as its number where evaluators stumble over it: onnx.reference does."""
+    for node in model.graph.all_nodes():
+        if node.op_type == "GatherElements" and node.attributes["axis"].as_int() < 0:
+            data = node.inputs[0]
+            assert data is not None and data.shape is not None
+            axis = node.attributes["axis"].as_int() + len(data.shape)
+            node.attributes["axis"] = ir.AttrInt64("axis", axis)
+
+
 def _is_transpose(node: ir.Node) -> bool:
     return node.op_type == "Transpose" and tuple(node.attributes["perm"].as_ints()) == (1, 0)
 

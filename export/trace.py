@@ -4,6 +4,7 @@ Tracing happens on fake tensors: nothing of the checkpoint is in memory, whateve
 """
 
 import logging
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -43,6 +44,8 @@ def trace(build: Callable[[], Piece]) -> tuple[Piece, ir.Model]:
     _forget_weights(model)
     _name_axes(model, piece)
     _strip(model)
+    model.graph.name = piece.name
+    model.graph.doc_string = _purpose(piece)
     return piece, model
 
 
@@ -87,6 +90,12 @@ def _rename_dims(value: ir.Value, names: dict[str, str]) -> None:
         value.shape = ir.Shape(
             names.get(str(d.value)) if isinstance(d, ir.SymbolicDim) else d for d in value.shape
         )
+
+
+def _purpose(piece: Piece) -> str:
+    """What the piece is for: the first line of the module that it is written in."""
+    written = sys.modules[type(piece.module).__module__].__doc__ or ""
+    return written.split("\n", 1)[0]
 
 
 def _strip(model: ir.Model) -> None:

@@ -15,19 +15,18 @@ import torch
 from mimo_edge.export.piece import Piece
 from mimo_edge.mimo_ref.errors import CheckpointError
 from mimo_edge.mimo_ref.weights import TensorFiles
+from mimo_edge.runtime.bundle.dtypes import DTYPES, PRECISIONS
 from mimo_edge.runtime.bundle.manifest import FileSpec
 from torch import Tensor
 
 SLICE_BYTES = 64 << 20  # how much of a tensor is converted at a time
 ALIGNMENT = 4096  # so that a reader can map each tensor
-TORCH_DTYPES = {
-    ir.DataType.FLOAT: torch.float32,
-    ir.DataType.FLOAT16: torch.float16,
-    ir.DataType.BFLOAT16: torch.bfloat16,
-    ir.DataType.INT64: torch.int64,
-    ir.DataType.BOOL: torch.bool,
+TORCH_DTYPES: dict[ir.DataType, torch.dtype] = {
+    ir.DataType[dtype.onnx]: getattr(torch, dtype.name) for dtype in DTYPES.values()
 }
-STORED_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+STORED_DTYPES: dict[str, torch.dtype] = {
+    dtype.safetensors: getattr(torch, dtype.name) for dtype in PRECISIONS.values()
+}
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ class OrtBackend:
             raise InputError(
                 f"threads must be 1 to {most} on this machine, not {threads}; leave it out for all"
             )
-        if bundle.piece("backbone").precision == "bf16":  # numpy has no such numbers either
+        if bundle.piece("backbone").compute == "bf16":  # numpy has no such numbers either
             raise EnvironmentProblem(
                 "the bundle is bf16, which the ONNX Runtime backends cannot run. Export it with "
                 "--dtype fp32 or fp16, or build engines and use --backend trt-rtx or trt."

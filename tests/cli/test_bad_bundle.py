@@ -154,7 +154,7 @@ def test_what_this_machine_has_not(
     mimo_edge: Run, own_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chat = ("run", "chat", own_bundle, "hi")
-    edit_manifest(own_bundle, lambda raw: raw["pieces"]["backbone"].update(precision="bf16"))
+    edit_manifest(own_bundle, lambda raw: raw["pieces"]["backbone"].update(compute="bf16"))
     mimo_edge(*chat).refused(3, "bf16", "--dtype fp32")
     cpu_only = ["CPUExecutionProvider"]
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: cpu_only)
@@ -164,7 +164,7 @@ def test_what_this_machine_has_not(
     for name, module in TENSORRT.items():
         monkeypatch.setitem(sys.modules, module, None)  # as if not installed
         done = mimo_edge(*chat, "--backend", name)
-        done.refused(3, f"{module} is not installed", "pip install", "mimo-edge[trt]")
+        done.refused(3, f"{module} is not installed", 'pip install "tensorrt-rtx')
 
 
 def test_no_engines(mimo_edge: Run, own_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

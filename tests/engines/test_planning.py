@@ -168,13 +168,7 @@ def test_estimates_are_near_what_was_measured() -> None:
         "patch_decoder": (0.5488, 2.03, 6.9),
     }
     bundle = SimpleNamespace(
-        piece=lambda name: SimpleNamespace(file=name),
-        manifest=SimpleNamespace(
-            files={
-                f"{p}.data": SimpleNamespace(bytes=int(1e9 * measured.get(p, (0.1,))[0]))
-                for p in PIECES
-            }
-        ),
+        weights=lambda name: SimpleNamespace(bytes=int(1e9 * measured.get(name, (0.1,))[0])),
     )
     for row in estimate(bundle):  # type: ignore[arg-type]
         if row.piece in measured:

@@ -20,6 +20,7 @@ from mimo_edge.runtime.bundle.errors import (
     InputError,
     ResourceError,
 )
+from mimo_edge.runtime.bundle.manifest import AUDIO_SECONDS
 from mimo_edge.runtime.chat.presets import Sampling
 from mimo_edge.runtime.generation.loop import Loop, generate
 from mimo_edge.runtime.generation.request import Request, Step, join_steps, split_grid
@@ -275,7 +276,7 @@ def test_audio_of_more_than_a_segment(golden: Golden, open_fake: Open) -> None:
     backend, _ = open_fake(golden.lm_names[0])
     with backend:
         model = backend.bundle.model
-        seconds = codec.SEGMENT_SECONDS + 1
+        seconds = AUDIO_SECONDS + 1
         wav = np.random.default_rng(0).normal(0, 0.1, seconds * model.sampling_rate)
         codes = codec.encode(backend, wav.astype(np.float32))
         assert codes.shape[1] >= seconds * 25
