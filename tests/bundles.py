@@ -36,6 +36,7 @@ CODE = (
 
 
 NANO = ROOT / "assets" / "nano"
+LOCAL = 4  # width of the patch decoder
 SPEC = ModelSpec(
     group_size=4,
     n_q=2,
@@ -82,7 +83,9 @@ def handed_on(model: ModelSpec, states: str) -> dict[str, tuple[tuple[TensorSpec
     """The ports over which pieces meet, and none besides: piece -> inputs, outputs."""
     mel = TensorSpec("mel", "float32", ("mel_frames", model.n_mels))
     embeddings = TensorSpec("embeddings", states, ("batch", "time", model.hidden_size))
-    hidden = TensorSpec("hidden", states, ("batch", model.hidden_size))
+    hidden = TensorSpec("local_hidden", states, ("batch", LOCAL))
+    x, following = (TensorSpec(name, states, ("batch", LOCAL)) for name in ("x", "next"))
+    uniforms = TensorSpec("uniforms", "float32", ("batch", model.n_q))
     logits = TensorSpec("logits", "float32", ("batch", model.vocab_size))
     codes = TensorSpec("codes", "int64", ("batch", "patches", model.n_q, model.group_size))
 
@@ -96,7 +99,7 @@ def handed_on(model: ModelSpec, states: str) -> dict[str, tuple[tuple[TensorSpec
         "tokenizer_encoder": ((mel,), ()),
         "patch_encoder": ((codes,), (embeddings,)),
         "backbone": ((embeddings, *cache("past")), (hidden, logits, *cache("present"))),
-        "patch_decoder": ((hidden,), ()),
+        "patch_decoder": ((x, uniforms), (following,)),
     }
 
 

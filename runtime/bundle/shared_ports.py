@@ -8,7 +8,8 @@ from mimo_edge.runtime.bundle.manifest import Manifest, TensorSpec
 HANDED_ON = (
     ("mel", "mel", "tokenizer_encoder", "mel"),
     ("patch_encoder", "embeddings", "backbone", "embeddings"),
-    ("backbone", "hidden", "patch_decoder", "hidden"),
+    ("backbone", "local_hidden", "patch_decoder", "x"),
+    ("patch_decoder", "next", "patch_decoder", "x"),
 )
 
 
@@ -42,7 +43,8 @@ def _with_the_model(manifest: Manifest) -> Iterator[str]:
     for piece, name, dtype, size in (
         ("mel", "mel", "float32", model.n_mels),
         ("backbone", "embeddings", manifest.activation_dtype, model.hidden_size),
-        ("backbone", "hidden", manifest.activation_dtype, None),
+        ("backbone", "local_hidden", manifest.activation_dtype, None),
+        ("patch_decoder", "uniforms", "float32", model.n_q),
         ("backbone", "logits", "float32", model.vocab_size),
         ("patch_encoder", "codes", "int64", model.group_size),
     ):
