@@ -43,12 +43,8 @@ from mimo_edge.export.weights import (
 )
 from mimo_edge.mimo_ref.config import AudioTokenizerConfig, LanguageModelConfig
 from mimo_edge.mimo_ref.model import AudioTokenizer, LanguageModel
-from mimo_edge.mimo_ref.weights import (
-    TensorFiles,
-    check_names,
-    read_config,
-    upstream_tensors,
-)
+from mimo_edge.mimo_ref.tensor_files import TensorFiles
+from mimo_edge.mimo_ref.weights import check_names, read_config, upstream_tensors
 from mimo_edge.runtime.bundle.errors import (
     DISK_FULL,
     MALFORMED,

@@ -14,7 +14,7 @@ import onnx_ir as ir
 import torch
 from mimo_edge.export.piece import Piece
 from mimo_edge.mimo_ref.errors import CheckpointError
-from mimo_edge.mimo_ref.weights import TensorFiles
+from mimo_edge.mimo_ref.tensor_files import TensorFiles
 from mimo_edge.runtime.bundle.manifest import FileSpec
 from torch import Tensor
 

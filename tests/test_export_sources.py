@@ -128,7 +128,7 @@ def test_the_fingerprint_follows_everything(tiny: Path, tmp_path: Path) -> None:
     seen.add(opened(tmp_path / "other").fingerprint())
     edit(same / LANGUAGE_MODEL / "special_tokens_map.json", lambda raw: raw.update(note="other"))
     seen.add(opened(same).fingerprint())
-    edit(same / AUDIO_TOKENIZER / "config.json", lambda raw: raw.update(note="other"))
+    edit(same / AUDIO_TOKENIZER / "config.json", lambda raw: raw.update(_name_or_path="other"))
     heard: list[tuple[int, int]] = []
     seen.add(opened(same).fingerprint(lambda *progress: heard.append(progress)))
     assert len(seen) == 4
