@@ -51,6 +51,7 @@ from mimo_edge.runtime.bundle.errors import (
     InputError,
     ResourceError,
 )
+from mimo_edge.runtime.bundle.family import SPEECH_PIECES, Member, member
 from mimo_edge.runtime.bundle.files import hash_file, write_text
 from mimo_edge.runtime.bundle.manifest import (
     MANIFEST,
@@ -122,8 +123,16 @@ class Sources:
             done += spec.bytes
         return digest.hexdigest()
 
-    def piece_builders(self, dtype: torch.dtype) -> dict[str, Callable[[], Piece]]:
-        """How to build each piece; to be called where tensors are fake."""
+    @property
+    def member(self) -> Member:
+        """Which model of the family the checkpoint is of."""
+        return member(self.language_model.architecture)
+
+    def piece_builders(
+        self, dtype: torch.dtype, speech: bool = True
+    ) -> dict[str, Callable[[], Piece]]:
+        """How to build each piece, those that make `speech` too; to be called where tensors are
+        fake."""
 
         def lm() -> LanguageModel:
             empty = self.text_tokenizer.special.empty
@@ -135,7 +144,7 @@ class Sources:
                 cast(piece, dtype)  # the quantiser and the window stay exact in every precision
             return tokenizer
 
-        return {
+        builders = {
             "mel": lambda: mel.piece(self.audio_tokenizer),
             "tokenizer_encoder": lambda: tokenizer_encoder.piece(audio()),
             "patch_encoder": lambda: patch_encoder.piece(lm(), dtype),
@@ -143,6 +152,7 @@ class Sources:
             "patch_decoder": lambda: patch_decoder.piece(lm(), dtype),
             "tokenizer_decoder": lambda: tokenizer_decoder.piece(audio()),
         }
+        return {n: build for n, build in builders.items() if speech or n not in SPEECH_PIECES}
 
     def weight_bytes(self, dtype: torch.dtype) -> int:
         """Bytes of weights that the bundle will hold, give or take the small float32 islands."""
@@ -195,11 +205,14 @@ def export_bundle(
     *,
     resume: bool = False,
     force: bool = False,
+    speech: bool = False,
     on_progress: OnProgress = lambda *_: None,
 ) -> None:
     """Write a bundle. Raises InputError, ResourceError; leaves nothing behind on failure, or with
-    `resume` what the next export can go on with. `force` replaces a bundle that is there."""
+    `resume` what the next export can go on with. `force` replaces a bundle that is there, `speech`
+    exports what makes speech even of a model that was trained to listen only."""
     dtype = DTYPES[dtype_name]
+    speech = speech or not sources.member.listens_only
     read = [p.parent for path in sources.files() for p in (path, path.resolve())]
     output = check_output(output, read, force)
     total = sources.weight_bytes(dtype)
@@ -209,7 +222,7 @@ def export_bundle(
         done = 0
         source = sources.fingerprint(lambda *bytes: on_progress("hashing the checkpoints", *bytes))
         key = json.dumps([source, dtype_name, tool_versions(), _code_digest()])
-        for name, build in sources.piece_builders(dtype).items():
+        for name, build in sources.piece_builders(dtype, speech).items():
             finished = _read_marker(partial, name, key) if resume else None
             if finished is None:
 
@@ -229,7 +242,15 @@ def export_bundle(
         for path in sources.text_files:
             shutil.copyfile(path, partial / path.name)
             files[path.name] = hash_file(partial / path.name)
-        manifest = Manifest(SCHEMA, sources.model_spec(), pieces, files, tool_versions(), source)
+        manifest = Manifest(
+            SCHEMA,
+            sources.model_spec(),
+            pieces,
+            files,
+            tool_versions(),
+            source,
+            sources.language_model.architecture,
+        )
         write_text(partial / MANIFEST, manifest.to_json())
         take_place(partial, output)
         for left in (*(_marker(output, name) for name in PIECES), output / MARK):

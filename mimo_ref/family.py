@@ -5,12 +5,12 @@ from typing import Any
 
 from mimo_edge.mimo_ref.errors import ConfigError
 
-MIMO_AUDIO, MIMO_V25_ASR = "mimo-audio", "mimo-v2.5-asr"
-# what `architectures` of the released configs, and of those that other tools write, calls them
+# as the released configs say it
+MIMO_AUDIO, MIMO_V25_ASR = "MiMoAudioForCausalLM", "MiMoV2ASRForCausalLM"
 ARCHITECTURES = {
-    "MiMoAudioForCausalLM": MIMO_AUDIO,
-    "MiMoAudioModel": MIMO_AUDIO,
-    "MiMoV2ASRForCausalLM": MIMO_V25_ASR,
+    MIMO_AUDIO: MIMO_AUDIO,
+    "MiMoAudioModel": MIMO_AUDIO,  # in configs that other tools write
+    MIMO_V25_ASR: MIMO_V25_ASR,
 }
 # keys of MiMo-V2.5-ASR's config that MiMo-Audio's has not
 _V25_KEYS = ("audio_config", "n_rvq", "local_rotary_base", "input_local_head_dim")

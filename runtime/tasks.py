@@ -16,7 +16,8 @@ from typing import Self
 
 import numpy as np
 from mimo_edge.runtime.audio import codec
-from mimo_edge.runtime.audio.read import check_audio, load_audio
+from mimo_edge.runtime.audio.pieces import encode_pieces
+from mimo_edge.runtime.audio.read import MIN_SAMPLES, check_audio, load_audio
 from mimo_edge.runtime.backends.base import Backend, Ints, Providers
 from mimo_edge.runtime.backends.opening import open_backend
 from mimo_edge.runtime.bundle.bundle import Bundle
@@ -103,22 +104,36 @@ class MimoAudio:
         """Audio -> codes [K, T], whole patches. Raises AudioError, and ContextError for what no
         prompt can hold."""
         model = self.backend.bundle.model
+        seconds = self.backend.bundle.member.piece_seconds
+        # pieces are filled where they are too short for a mel
+        least, most = MIN_SAMPLES if seconds is None else 1, model.max_audio_seconds
         if isinstance(audio, np.ndarray):
-            wav = check_audio(audio, max_seconds=model.max_audio_seconds)
+            wav = check_audio(audio, max_seconds=most, min_samples=least)
         else:
-            wav = load_audio(audio, rate=model.sampling_rate, max_seconds=model.max_audio_seconds)
+            rate = model.sampling_rate
+            wav = load_audio(audio, rate=rate, max_seconds=most, min_samples=least)
         patches = len(wav) // (model.group_size * model.samples_per_frame)
         if patches >= model.context:  # before minutes are spent on it
             raise ContextError(
                 f"the audio, {len(wav) / model.sampling_rate:.0f} s, is {patches} patches and the "
                 f"context holds {model.context} with the answer. Cut it into parts."
             )
+        if seconds is not None:
+            return encode_pieces(self.backend, wav, seconds)
         return codec.encode(self.backend, wav)
 
-    def asr(self, audio: Audio, options: Options = Options()) -> Generation:
-        """Transcribe speech."""
-        rng = random.Random(options.seed)
-        prompt = self.prompts.asr(self.encode(audio), rng=rng, template=options.template)
+    def asr(
+        self, audio: Audio, options: Options = Options(), *, language: str | None = None
+    ) -> Generation:
+        """Transcribe speech. `language` is for MiMo-V2.5-ASR: auto, chinese or english."""
+        tag = self.backend.bundle.member.tag(language)
+        prompt = self.prompts.asr(
+            self.encode(audio),
+            rng=random.Random(options.seed),
+            template=options.template,
+            language=language,
+            tag=tag,
+        )
         return self._generation("asr", prompt, options)
 
     def tts(
@@ -132,6 +147,7 @@ class MimoAudio:
     ) -> Generation:
         """Speak a text: plainly, in the style of `instruction`, or as the text itself asks
         (`natural`); the latter two can copy a `voice`."""
+        self.backend.bundle.member.check_task("tts")
         if natural and instruction is not None:
             raise InputError("natural says that the text holds the style; drop the instruction")
         if voice is not None and not natural and instruction is None:
@@ -159,6 +175,7 @@ class MimoAudio:
         options: Options = Options(),
     ) -> Generation:
         """Answer a question about any audio, in text."""
+        self.backend.bundle.member.check_task("understand")
         prompt = self.prompts.understand(self.encode(audio), question, thinking=thinking)
         return self._generation("understand", prompt, options, opened=thinking)
 
@@ -173,6 +190,7 @@ class MimoAudio:
     ) -> Generation:
         """Answer speech with speech: one turn, a whole conversation, or the next turn of `history`
         (a `Result.history`; system prompt and voice are then those of the first turn)."""
+        self.backend.bundle.member.check_task("dialogue")
         codes = None if voice is None or history is not None else self.encode(voice)
         if isinstance(audio, list | tuple):
             turns = self._turns("dialogue", audio, history)
@@ -195,6 +213,7 @@ class MimoAudio:
         options: Options = Options(),
     ) -> Generation:
         """Answer speech with text: one turn, a conversation, or the next turn of `history`."""
+        self.backend.bundle.member.check_task("speech-to-text")
         if isinstance(audio, list | tuple):
             turns = self._turns("speech-to-text", audio, history)
             prompt = self.prompts.speech_to_text_turns(turns, thinking=thinking)
@@ -211,6 +230,7 @@ class MimoAudio:
         options: Options = Options(),
     ) -> Generation:
         """Answer text with text: one turn, a conversation, or the next turn of `history`."""
+        self.backend.bundle.member.check_task("chat")
         if isinstance(text, str):
             prompt = self.prompts.chat(text, thinking=thinking)
         else:
@@ -226,6 +246,7 @@ class MimoAudio:
         options: Options = Options(),
     ) -> Generation:
         """Do to `audio` what the examples show: few-shot speech-to-speech."""
+        self.backend.bundle.member.check_task("in-context")
         shown = [
             Example(self.encode(e.input_audio), self.encode(e.output_audio), e.transcript)
             for e in examples
@@ -300,6 +321,7 @@ class MimoAudio:
             request,
             speaks=preset.speaks,
             opened=opened,
+            tags=tuple(self.backend.bundle.member.languages.values()),
         )
 
     def __enter__(self) -> Self:

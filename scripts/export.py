@@ -25,6 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="keep finished pieces if this export is interrupted, and take over those of the last",
     )
+    parser.add_argument(
+        "--with-speech",
+        action="store_true",
+        help="export what makes speech, too, of a model that was trained to listen only",
+    )
     parser.add_argument("--force", action="store_true", help="replace BUNDLE if it exists")
 
 
@@ -44,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
             args.dtype,
             resume=args.resume,
             force=args.force,
+            speech=args.with_speech,
             on_progress=progress.report,
         )
     print(f"{args.output}: bundle with {size(weights)} of weights in {args.dtype}")

@@ -13,6 +13,7 @@ from mimo_edge.runtime.audio.codec import LEFT_OVERLAP, RIGHT_OVERLAP
 from mimo_edge.runtime.audio.write import AudioSink, open_sink
 from mimo_edge.runtime.backends.opening import BACKENDS
 from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.bundle.family import LANGUAGES
 from mimo_edge.runtime.chat.conversation import read_conversation, read_history, write_history
 from mimo_edge.runtime.chat.presets import PRESETS, Sampling
 from mimo_edge.runtime.generation.generation import CHUNK_PATCHES, Generation, Result
@@ -178,6 +179,9 @@ def _common(parser: argparse.ArgumentParser, speaks: bool) -> None:
 
 def _declare_asr(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("audio", metavar="AUDIO", help="a sound file")
+    parser.add_argument(
+        "--language", choices=LANGUAGES, help="of the speech; for MiMo-V2.5-ASR only"
+    )
     parser.add_argument("--template", help="the instruction (default: one of upstream's, by seed)")
 
 
@@ -280,7 +284,11 @@ def _in_context(model: MimoAudio, args: argparse.Namespace, options: Options) ->
 
 # name -> (help, arguments, how the answer is prepared)
 TASKS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Prepare]] = {
-    "asr": ("transcribe speech", _declare_asr, lambda m, a, o: m.asr(a.audio, o)),
+    "asr": (
+        "transcribe speech",
+        _declare_asr,
+        lambda m, a, o: m.asr(a.audio, o, language=a.language),
+    ),
     "tts": ("speak a text", _declare_tts, _tts),
     "understand": (
         "answer a question about audio",

@@ -19,6 +19,7 @@ from mimo_edge.runtime.bundle.manifest import (
     PieceSpec,
 )
 
+from tests import v25_asr
 from tests.golden import Golden
 
 ROOT = Path(__file__).parent.parent
@@ -73,6 +74,12 @@ def exported_nano() -> Path:
     return _exported(lm, NANO / "audio_tokenizer", lm, "fp32")
 
 
+def exported_v25_asr() -> Path:
+    """The bundle of the golden MiMo-V2.5-ASR, with what makes speech: the goldens hold codes."""
+    lm = v25_asr.LANGUAGE_MODEL
+    return _exported(lm, v25_asr.AUDIO_TOKENIZER, lm, "fp32")
+
+
 def _exported(lm: Path, audio_tokenizer: Path, text_tokenizer: Path, dtype: str) -> Path:
     digest = hashlib.sha256(f"{dtype} {tool_versions()}".encode())
     for path in sorted(p for pattern in CODE for p in ROOT.glob(pattern)):
@@ -82,5 +89,5 @@ def _exported(lm: Path, audio_tokenizer: Path, text_tokenizer: Path, dtype: str)
     folder = ROOT / "build" / "test-bundles" / digest.hexdigest()[:16]
     if not (folder / MANIFEST).is_file():
         sources = Sources.open(lm, audio_tokenizer, text_tokenizer)
-        export_bundle(sources, folder, dtype, force=True)
+        export_bundle(sources, folder, dtype, force=True, speech=True)
     return folder

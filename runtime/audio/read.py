@@ -43,6 +43,7 @@ def load_audio(
     *,
     rate: int = SAMPLE_RATE,
     max_seconds: float = MAX_SECONDS,
+    min_samples: int = MIN_SAMPLES,
 ) -> np.ndarray:
     """Read WAV, FLAC, MP3, Ogg Vorbis or Opus as wav: float32 `[N]` at `rate` Hz.
 
@@ -52,7 +53,7 @@ def load_audio(
     [-1, 1] and stay as they are, as upstream leaves them.
 
     AudioError, naming the source and the remedy, if it cannot be opened, is not audio, is damaged,
-    holds NaN or inf, no samples or fewer than `MIN_SAMPLES`, or lasts longer than `max_seconds`.
+    holds NaN or inf, no samples or fewer than `min_samples`, or lasts longer than `max_seconds`.
     """
     name = _name(source)
     with _opened(source, name) as file, _decoder(file, name) as decoder:
@@ -66,18 +67,22 @@ def load_audio(
         frames = decoder.frames if known else 0
         expected = resampled_length(frames, decoder.samplerate, rate)
         wav = _collect(_resampled(_mono(decoder, name, max_seconds), resampler), expected)
-    _check_length(wav.shape[0], rate, name, max_seconds=None)  # checked in the file's own rate
+    _check_length(wav.shape[0], rate, name, None, min_samples)  # checked in the file's own rate
     return wav
 
 
 def check_audio(
-    wav: np.ndarray, *, max_seconds: float = MAX_SECONDS, name: str = "the audio array"
+    wav: np.ndarray,
+    *,
+    max_seconds: float = MAX_SECONDS,
+    min_samples: int = MIN_SAMPLES,
+    name: str = "the audio array",
 ) -> np.ndarray:
     """Check an array that a program gave as wav and return it as contiguous float32 `[N]`.
 
     Any floating-point dtype is converted; the samples are taken to be 24 kHz, as nothing in an
     array can tell. AudioError, beginning with `name`, if it is not 1-D floating point, holds NaN or
-    inf, is shorter than `MIN_SAMPLES` or lasts longer than `max_seconds`.
+    inf, is shorter than `min_samples` or lasts longer than `max_seconds`.
     """
     wav = np.asarray(wav)
     if not np.issubdtype(wav.dtype, np.floating):
@@ -90,7 +95,7 @@ def check_audio(
             f"{name} has the shape {list(wav.shape)}, not [N]; average the channels to one, "
             "for example wav.mean(axis=0) of [C, N]"
         )
-    _check_length(wav.shape[0], SAMPLE_RATE, name, max_seconds)
+    _check_length(wav.shape[0], SAMPLE_RATE, name, max_seconds, min_samples)
     with np.errstate(over="ignore"):  # float64 beyond float32 becomes inf and is refused below
         wav = np.ascontiguousarray(wav, np.float32)
     _check_finite(wav, 0, SAMPLE_RATE, name)
@@ -215,13 +220,15 @@ def _collect(pieces: Iterator[np.ndarray], expected: int) -> np.ndarray:
     return wav
 
 
-def _check_length(samples: int, rate: int, name: str, max_seconds: float | None) -> None:
+def _check_length(
+    samples: int, rate: int, name: str, max_seconds: float | None, min_samples: int
+) -> None:
     if samples == 0:
         raise AudioError(f"{name} holds no samples; record or export it again")
-    if samples < MIN_SAMPLES:
+    if samples < min_samples:
         raise AudioError(
             f"{name} is too short: {samples} samples at {rate} Hz ({1000 * samples / rate:.1f} ms),"
-            f" the model needs {MIN_SAMPLES}; add silence or record more"
+            f" the model needs {min_samples}; add silence or record more"
         )
     if max_seconds is not None and samples > max_seconds * rate:
         raise _too_long(name, samples / rate, max_seconds)

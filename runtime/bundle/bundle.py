@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from mimo_edge.runtime.bundle.errors import MALFORMED, BundleError
+from mimo_edge.runtime.bundle.family import SPEECH_PIECES, Member, member
 from mimo_edge.runtime.bundle.files import chunks
 from mimo_edge.runtime.bundle.manifest import MANIFEST, PIECES, Manifest, ModelSpec, PieceSpec
 
@@ -49,7 +50,9 @@ class Bundle:
                 f"{path} is damaged ({type(error).__name__}: {error}). Export the bundle again."
             ) from error
         bundle = cls(folder, manifest, verify)
-        missing = [name for name in PIECES if name not in manifest.pieces]
+        listens = bundle.member.listens_only and not manifest.pieces.keys() & SPEECH_PIECES
+        needed = [name for name in PIECES if not (listens and name in SPEECH_PIECES)]
+        missing = [name for name in needed if name not in manifest.pieces]
         if missing:
             raise BundleError(f"{folder} lacks the pieces {', '.join(missing)}. Export it again.")
         bundle._check_sizes()
@@ -67,6 +70,16 @@ class Bundle:
     @property
     def model(self) -> ModelSpec:
         return self.manifest.model
+
+    @property
+    def member(self) -> Member:
+        """Which model of the family it is of."""
+        return member(self.manifest.architecture)
+
+    @property
+    def speaks(self) -> bool:
+        """Whether the pieces that make speech are in it."""
+        return all(name in self.manifest.pieces for name in SPEECH_PIECES)
 
     @cached_property
     def identity(self) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mimo_edge.runtime.bundle.errors import BundleError
+from mimo_edge.runtime.bundle.family import MIMO_AUDIO, member
 
 SCHEMA = 1
 MANIFEST = "bundle.json"
@@ -86,6 +87,7 @@ class Manifest:
     files: Mapping[str, FileSpec]
     tools: Mapping[str, str]
     source: str  # fingerprint of the checkpoints it was exported from
+    architecture: str = MIMO_AUDIO  # which model of the family
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
@@ -106,7 +108,10 @@ class Manifest:
         for name, piece in pieces.items():
             if piece.file not in files:
                 raise ValueError(f"the file of piece {name}, {piece.file!r}, is not listed")
-        return cls(raw["schema"], _model(raw["model"]), pieces, files, raw["tools"], raw["source"])
+        architecture = raw.get("architecture", MIMO_AUDIO)
+        member(architecture)
+        model, tools, source = _model(raw["model"]), raw["tools"], raw["source"]
+        return cls(raw["schema"], model, pieces, files, tools, source, architecture)
 
 
 def _model(raw: Mapping[str, Any]) -> ModelSpec:

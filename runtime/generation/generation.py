@@ -16,6 +16,7 @@ from mimo_edge.runtime.chat.answer import (
     split_thinking,
 )
 from mimo_edge.runtime.chat.segments import Grid, PromptLayout
+from mimo_edge.runtime.chat.tags import TagFilter, without_tags
 from mimo_edge.runtime.chat.text_tokenizer import IncrementalDecoder, TextTokenizer
 from mimo_edge.runtime.generation.loop import (
     Request,
@@ -69,7 +70,7 @@ class Generation:
     """An answer that can be generated once or more, each time the same for the same seed.
 
     `speaks`: the task's answer is speech. `opened`: the prompt ends with "<think>", so speech
-    starts only after the model says so.
+    starts only after the model says so. `tags` are taken out of the text.
     """
 
     def __init__(
@@ -81,9 +82,11 @@ class Generation:
         *,
         speaks: bool,
         opened: bool = False,
+        tags: tuple[str, ...] = (),
     ) -> None:
         self._backend, self._tokenizer, self._layout = backend, tokenizer, layout
         self.request, self.speaks, self._opened = request, speaks, opened
+        self._tags = tags
 
     def steps(self) -> Iterator[Step]:
         """The generated patches, as they come."""
@@ -123,6 +126,7 @@ class Generation:
             )
         decoder = codec.StreamDecoder(self._backend, left, right)
         clock, words = self._ready(), IncrementalDecoder(self._tokenizer)
+        untagged = TagFilter(self._tags)
         special = self._tokenizer.special
         speaking, closed = self.speaks and not self._opened, False
         steps: list[Step] = []
@@ -144,7 +148,7 @@ class Generation:
             elif step.text_id == special.eostm:
                 speaking, closed = False, True
             if step.text_id not in special.speech_tokens and not step.stopped:
-                yield Event(text=words.feed(step.text_id))
+                yield Event(text=untagged.feed(words.feed(step.text_id)))
             if step.codes is not None and speaking:
                 waiting.append(step.codes)
             elif step.codes is not None and self.speaks and not closed:
@@ -155,7 +159,7 @@ class Generation:
         for start in range(0, len(held), chunk):  # none came: all of it was speech
             yield from sounded(decoder.push(np.concatenate(held[start : start + chunk], axis=1)))
         yield from sounded(decoder.finish(np.concatenate(waiting, axis=1) if waiting else None))
-        if rest := words.finish():
+        if rest := untagged.feed(words.finish()) + untagged.finish():
             yield Event(text=rest)
         spoken = np.concatenate(heard) if heard else np.zeros(0, np.float32)
         yield Event(result=self._finish(steps, clock, spoken, False))
@@ -179,7 +183,7 @@ class Generation:
         )
         # upstream's text has a mark's place inside a character that speech has split; ours has not
         words = self._tokenizer.decode(i for i in answer.text_ids if i not in special.speech_tokens)
-        thinking, rest = split_thinking(words, opened=self._opened)
+        thinking, rest = split_thinking(without_tags(words, self._tags), opened=self._opened)
         wav = heard
         if not self.speaks:
             wav = None
@@ -187,7 +191,7 @@ class Generation:
             wav = codec.decode(self._backend, answer.codes)
             clock.sound()
         return Result(
-            text=answer_text(answer.text_ids, self._tokenizer),
+            text=without_tags(answer_text(answer.text_ids, self._tokenizer), self._tags),
             answer=rest,
             thinking=thinking,
             codes=answer.codes,

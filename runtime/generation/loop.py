@@ -10,15 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from mimo_edge.runtime.backends.base import Backend, Ints
+from mimo_edge.runtime.backends.finite import OVERFLOW
 from mimo_edge.runtime.bundle.errors import BundleError, ContextError, InputError
 from mimo_edge.runtime.chat.presets import Sampling
 from mimo_edge.runtime.chat.segments import Grid
 from mimo_edge.runtime.generation.sampling import Noise, sample
-
-_OVERFLOW = (
-    "a component overflowed, or its weights are damaged. Export with a wider --dtype (bf16 or "
-    "fp32), or check the checkpoint."
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +79,7 @@ class Loop:
 
     def __init__(self, backend: Backend, empty_id: int, rows: int = 1) -> None:
         self._model, self._empty_id = backend.bundle.model, empty_id
+        self._speaks = backend.bundle.speaks
         self._states = backend.new_rows(rows)
         self._rows: list[_Row | None] = [None] * rows
         self._unread: tuple[Ints, Ints, list[_Row]] | None = None  # ids, codes, whose they are
@@ -143,7 +140,7 @@ class Loop:
         for slot, row in rows:
             request = row.request
             if not np.isfinite(row.scores.max()):
-                raise BundleError(f"the scores of the text are NaN or infinite; {_OVERFLOW}")
+                raise BundleError(f"the scores of the text are NaN or infinite; {OVERFLOW}")
             uniforms[slot] = row.noise(row.index, draws)
             removed = request.stop_ids if row.index < request.min_new else ()
             text_ids[slot] = sample(row.scores, uniforms[slot, 0], request.text, removed)
@@ -190,7 +187,7 @@ class Loop:
         empty = np.array(model.empty_codes, np.int64)[None, :, None]
         codes = np.repeat(np.repeat(empty, count, 0), model.group_size, 2)
         speaking = [(slot, row) for slot, row in rows if text_ids[slot] == self._empty_id]
-        if not speaking:
+        if not speaking or not self._speaks:  # a model that only listens has nothing to say
             return codes
         settings = np.zeros((3, count))
         for slot, row in speaking:
@@ -206,7 +203,7 @@ class Loop:
         inside = time.perf_counter() - begin
         for slot, row in speaking:
             if drawn[slot].min() < 0:
-                raise BundleError(f"the scores of the audio codes are NaN or infinite; {_OVERFLOW}")
+                raise BundleError(f"the scores of the audio codes are NaN or infinite; {OVERFLOW}")
             codes[slot] = drawn[slot].T
             row.backend_seconds += inside
         return codes
