@@ -128,6 +128,10 @@ class Sources:
         """Which model of the family the checkpoint is of."""
         return member(self.language_model.architecture)
 
+    def exports_speech(self, asked: bool) -> bool:
+        """Whether what makes speech is exported: always, but of a model that only listens."""
+        return asked or not self.member.listens_only
+
     def piece_builders(
         self, dtype: torch.dtype, speech: bool = True
     ) -> dict[str, Callable[[], Piece]]:
@@ -154,11 +158,14 @@ class Sources:
         }
         return {n: build for n, build in builders.items() if speech or n not in SPEECH_PIECES}
 
-    def weight_bytes(self, dtype: torch.dtype) -> int:
+    def weight_bytes(self, dtype: torch.dtype, speech: bool = True) -> int:
         """Bytes of weights that the bundle will hold, give or take the small float32 islands."""
         with torch.device("meta"):
-            models = LanguageModel(self.language_model, 0), AudioTokenizer(self.audio_tokenizer)
-        tensors = [t for m in models for p in m.pieces() for t in p.state_dict().values()]
+            lm, audio = LanguageModel(self.language_model, 0), AudioTokenizer(self.audio_tokenizer)
+        pieces = [*lm.pieces(), *audio.pieces()]
+        if not speech:
+            pieces = [p for p in pieces if p not in (lm.patch_decoder, audio.decoder)]
+        tensors = [tensor for piece in pieces for tensor in piece.state_dict().values()]
         return sum(t.numel() for t in tensors) * dtype.itemsize
 
     def memory_bytes(self, dtype: torch.dtype) -> int:
@@ -212,10 +219,10 @@ def export_bundle(
     `resume` what the next export can go on with. `force` replaces a bundle that is there, `speech`
     exports what makes speech even of a model that was trained to listen only."""
     dtype = DTYPES[dtype_name]
-    speech = speech or not sources.member.listens_only
+    speech = sources.exports_speech(speech)
     read = [p.parent for path in sources.files() for p in (path, path.resolve())]
     output = check_output(output, read, force)
-    total = sources.weight_bytes(dtype)
+    total = sources.weight_bytes(dtype, speech)
     with _partial_folder(output, total, resume) as partial:
         files: dict[str, FileSpec] = {}
         pieces: dict[str, PieceSpec] = {}

@@ -37,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
     """Export, with progress. Returns the exit code."""
     text = args.text_tokenizer or args.checkpoint
     sources = Sources.open(args.checkpoint, args.audio_tokenizer, text)
-    weights = sources.weight_bytes(DTYPES[args.dtype])
+    speech = sources.exports_speech(args.with_speech)
+    weights = sources.weight_bytes(DTYPES[args.dtype], speech)
     with StageProgress() as progress:
         progress.note(
             f"{size(weights)} of weights in {args.dtype}; needs that much disk, and about "

@@ -61,11 +61,18 @@ class Bundle:
         return bundle
 
     def piece(self, name: str) -> PieceSpec:
-        return self.manifest.pieces[name]
+        """Raises BundleError for a piece that speaks, in a bundle that only listens."""
+        try:
+            return self.manifest.pieces[name]
+        except KeyError:
+            raise BundleError(
+                f"{self.folder} has no piece {name}: {self.member.title} is exported without what "
+                "makes speech. Export it again with --with-speech if you want it."
+            ) from None
 
     def path(self, name: str) -> Path:
         """The ONNX file of a piece."""
-        return self.folder / self.manifest.pieces[name].file
+        return self.folder / self.piece(name).file
 
     @property
     def model(self) -> ModelSpec:

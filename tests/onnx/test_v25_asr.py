@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mimo_edge.export.exporter import Sources
+from mimo_edge.runtime.audio import codec
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import BundleError, InputError
 from mimo_edge.runtime.bundle.family import MIMO_AUDIO, MIMO_V25_ASR, SPEECH_PIECES
 from mimo_edge.runtime.bundle.manifest import MANIFEST
 from mimo_edge.runtime.chat.presets import Sampling
 from mimo_edge.runtime.tasks import MimoAudio, Options
+from mimo_edge.scripts.cli import main
 
 from tests import check
 from tests.bundles import exported_v25_asr
@@ -142,3 +144,46 @@ def test_mimo_audio_needs_all_its_pieces(tmp_path: Path) -> None:
     bundle = linked(tmp_path / "d", keep_speech=True, architecture=MIMO_AUDIO)
     with MimoAudio.open(bundle) as model, pytest.raises(InputError, match="takes no language"):
         model.asr(CASES[0].audio, language="auto")
+
+
+@pytest.mark.parametrize(
+    ("piece", "says"),
+    [
+        ("mel", "piece mel computed NaN"),
+        ("tokenizer_encoder", "piece tokenizer_encoder computed NaN"),
+        ("patch_encoder", "the scores of the text are NaN"),
+        ("backbone", "the scores of the text are NaN"),
+        ("patch_decoder", "the scores of the audio codes are NaN"),
+        ("tokenizer_decoder", "piece tokenizer_decoder computed NaN"),
+    ],
+)
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_nan_is_named_at_every_hand_over(
+    tmp_path: Path, piece: str, says: str, temperature: float
+) -> None:
+    """All weights of a piece are NaN, which no export would write."""
+    folder = linked(tmp_path / "b", keep_speech=True)
+    data = folder / f"{piece}.onnx.data"
+    data.write_bytes(b"\xff" * data.stat().st_size)
+    case = next(c for c in CASES if 483 in c.raw["ids"])
+    options = Options(
+        text=Sampling(0), audio=Sampling(temperature), max_new=24, template=case.raw["template"]
+    )
+    with MimoAudio.open(folder, verify=False) as model, pytest.raises(BundleError, match=says):
+        model.asr(case.audio, options, language=case.language).result()
+        codec.decode(model.backend, case.array("codes").astype(np.int64))
+
+
+def test_the_command_line(
+    listener: MimoAudio, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    case = next(c for c in CASES if 483 not in c.raw["ids"])
+    bundle, audio = str(listener.backend.bundle.folder), str(case.audio)
+    given = ["--language", case.language, "--template", case.raw["template"], "--max-new", "24"]
+    assert main(["run", "asr", bundle, audio, *given]) == 0
+    assert capsys.readouterr().out.strip() == "".join(
+        c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in case.raw["text"]
+    )
+    assert main(["run", "tts", bundle, "Hello.", "-o", str(tmp_path / "x.wav")]) == 2
+    assert "MiMo-V2.5-ASR does asr only, not tts" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
