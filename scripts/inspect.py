@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"exported by {', '.join(f'{k} {v}' for k, v in manifest.tools.items())}")
     print(f"source checkpoint {manifest.source[:16]}, bundle {bundle.identity[:16]}\n")
     print(
-        f"{model.layers} layers of width {model.hidden_size}, vocabulary {model.vocab_size}, "
+        f"{bundle.member.title}: {model.layers} layers of width {model.hidden_size}, vocabulary {model.vocab_size}, "
         f"context {model.context} patches"
     )
     print(

@@ -55,7 +55,7 @@ class CountingRows:
 def loop_of(rows: int) -> tuple[Loop, CountingRows]:
     states = CountingRows(rows)
     backend: Any = SimpleNamespace(
-        bundle=SimpleNamespace(model=MODEL), new_rows=lambda count: states
+        bundle=SimpleNamespace(model=MODEL, speaks=True), new_rows=lambda count: states
     )
     return Loop(backend, SPEECH, rows), states
 
