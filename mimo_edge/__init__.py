@@ -16,6 +16,7 @@ from mimo_edge.runtime.backends.base import Providers
 from mimo_edge.runtime.bundle.errors import (
     AudioError,
     BundleError,
+    BusyError,
     ContextError,
     EngineError,
     EnvironmentProblem,
@@ -32,6 +33,7 @@ __version__ = importlib.metadata.version("mimo-edge")
 __all__ = [
     "AudioError",
     "BundleError",
+    "BusyError",
     "ContextError",
     "EngineError",
     "EnvironmentProblem",
@@ -55,6 +57,8 @@ def load(
     providers: Providers | None = None,
     session_options: Mapping[str, str] | None = None,
     threads: int | None = None,
+    slots: int | None = None,
+    reuse: bool = True,
     verify: bool = True,
 ) -> MimoAudio:
     """Open a bundle and give the model, ready for every task.
@@ -62,7 +66,9 @@ def load(
     `backend` is one of `mimo_edge.runtime.backends.opening.BACKENDS`. `providers` go to ONNX
     Runtime as they are, in place of the backend's own; `session_options` are its session
     configuration entries by name. `threads` counts CPU threads; None lets the backend choose.
-    `verify` hashes the bundle's files. Raises BundleError, EnvironmentProblem, InputError.
+    `slots` answers share each step (None: 4, or what engines were built for); a prompt that begins
+    as an earlier one did is not computed anew where `reuse` is true. `verify` hashes the bundle's
+    files. Raises BundleError, EnvironmentProblem, InputError.
     """
     return MimoAudio.open(
         path,
@@ -70,5 +76,7 @@ def load(
         providers=providers,
         session_options=session_options,
         threads=threads,
+        slots=slots,
+        reuse=reuse,
         verify=verify,
     )

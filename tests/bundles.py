@@ -23,7 +23,7 @@ from tests import v25_asr
 from tests.golden import Golden
 
 ROOT = Path(__file__).parent.parent
-CODE = ("mimo_ref/*.py", "export/*.py", "runtime/bundle/*.py")
+CODE = ("mimo_ref/*.py", "export/*.py", "runtime/bundle/manifest.py")
 
 
 NANO = ROOT / "assets" / "nano"

@@ -4,7 +4,7 @@ Each piece of wav gets a mel of its own, with reflected edges, and is encoded al
 """
 
 import numpy as np
-from mimo_edge.runtime.backends.base import Backend, Floats, Ints
+from mimo_edge.runtime.backends.base import AudioPieces, Floats, Ints
 from mimo_edge.runtime.chat.segments import pad_codes
 
 
@@ -21,7 +21,7 @@ def wav_pieces(wav: Floats, length: int, n_fft: int) -> list[Floats]:
     return np.split(wav, starts[1:])
 
 
-def encode_pieces(backend: Backend, wav: Floats, seconds: int) -> Ints:
+def encode_pieces(backend: AudioPieces, wav: Floats, seconds: int) -> Ints:
     """wav [N] at the model's rate -> codes [n_q, T], T a multiple of group_size.
 
     The last frame is repeated to fill its patch.

@@ -74,14 +74,15 @@ def load_audio(
 def check_audio(
     wav: np.ndarray,
     *,
+    rate: int = SAMPLE_RATE,
     max_seconds: float = MAX_SECONDS,
     min_samples: int = MIN_SAMPLES,
     name: str = "the audio array",
 ) -> np.ndarray:
     """Check an array that a program gave as wav and return it as contiguous float32 `[N]`.
 
-    Any floating-point dtype is converted; the samples are taken to be 24 kHz, as nothing in an
-    array can tell. AudioError, beginning with `name`, if it is not 1-D floating point, holds NaN or
+    Any floating-point dtype is converted. That the samples are of `rate` Hz nothing in an array can
+    tell. AudioError, beginning with `name`, if it is not 1-D floating point, holds NaN or
     inf, is shorter than `min_samples` or lasts longer than `max_seconds`.
     """
     wav = np.asarray(wav)
@@ -95,10 +96,10 @@ def check_audio(
             f"{name} has the shape {list(wav.shape)}, not [N]; average the channels to one, "
             "for example wav.mean(axis=0) of [C, N]"
         )
-    _check_length(wav.shape[0], SAMPLE_RATE, name, max_seconds, min_samples)
+    _check_length(wav.shape[0], rate, name, max_seconds, min_samples)
     with np.errstate(over="ignore"):  # float64 beyond float32 becomes inf and is refused below
         wav = np.ascontiguousarray(wav, np.float32)
-    _check_finite(wav, 0, SAMPLE_RATE, name)
+    _check_finite(wav, 0, rate, name)
     return wav
 
 

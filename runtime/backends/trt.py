@@ -2,10 +2,9 @@
 
 Engines are loaded once. All contexts run on one stream, one after the other, so they share one
 piece of scratch memory. The buffers of a set of rows (`trt_rows`) outlive the answer that they were
-made for: the next answer with as many rows takes them over.
+made for: who asks for as many rows next takes them over.
 """
 
-import weakref
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -71,6 +70,11 @@ class TrtBackend:
         self.need(scratch, "running the engines")
         self._scratch = self.device.allocate(scratch)
 
+    @property
+    def slots(self) -> int:
+        """Rows that a step holds: what the engines were built for."""
+        return self.identity.max_batch
+
     def load(self, pieces: Sequence[str]) -> None:
         for piece in pieces:
             if piece in AUDIO_PIECES:
@@ -108,10 +112,7 @@ class TrtBackend:
             self._rows.append(memory)
         else:
             self._idle.remove(memory)
-        states = TrtRowStates(memory)
-        # the Protocol has no end of life: rows are given back when the caller lets go of them
-        weakref.finalize(states, self._give_back, memory).atexit = False
-        return states
+        return TrtRowStates(memory, self._give_back)
 
     def context(self, piece: str, *, captured: bool = False) -> Context:
         """A fresh execution context of a piece; `captured` if it is to be part of a CUDA graph."""

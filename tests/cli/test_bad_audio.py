@@ -114,7 +114,7 @@ def test_output_that_cannot_be(
 ) -> None:
     """Refused before the model has worked for minutes in vain."""
     monkeypatch.setattr(
-        "mimo_edge.runtime.generation.generation.generate",
+        "mimo_edge.runtime.generation.scheduler.Scheduler.submit",
         lambda *_: pytest.fail("it has begun to speak"),
     )
     say = ("run", "tts", bundle, "Hello.", *stream)

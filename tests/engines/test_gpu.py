@@ -15,7 +15,8 @@ from mimo_edge.runtime.backends.cuda import CudaDevice
 from mimo_edge.runtime.backends.opening import open_backend
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.chat.presets import Sampling
-from mimo_edge.runtime.generation.loop import Request, generate, join_steps
+from mimo_edge.runtime.generation.loop import generate
+from mimo_edge.runtime.generation.request import Request, join_steps
 
 from tests import check
 from tests.golden import Golden

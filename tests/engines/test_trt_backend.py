@@ -18,14 +18,8 @@ from mimo_edge.runtime.bundle.errors import (
     ResourceError,
 )
 from mimo_edge.runtime.chat.presets import Sampling
-from mimo_edge.runtime.generation.loop import (
-    Loop,
-    Request,
-    Step,
-    generate,
-    join_steps,
-    split_grid,
-)
+from mimo_edge.runtime.generation.loop import Loop, generate
+from mimo_edge.runtime.generation.request import Request, Step, join_steps, split_grid
 from mimo_edge.runtime.tasks import MimoAudio, Options
 
 from tests import check
@@ -80,8 +74,8 @@ def test_chunked_prefill_of_unequal_rows(
         states = backend.new_rows(2)
         states._memory.chunk = 7
         behind = 2  # the first row's steps are the second's prompt
-        first = states.prefill(0, text[: patches - behind], codes[: patches - behind])
-        logits = states.prefill(1, text[:patches], codes[:patches])
+        first = states.extend(0, text[: patches - behind], codes[: patches - behind])
+        logits = states.extend(1, text[:patches], codes[:patches])
         check.close(logits[None, None], arrays["prefill.text_logits"], tolerances.LM, "prefill")
         assert np.abs(first - logits).max() > tolerances.LM.absolute, "rows are told apart"
         expected = {patches: arrays["prefill.text_logits"][0]} | {
@@ -90,7 +84,7 @@ def test_chunked_prefill_of_unequal_rows(
         }
         for step in range(len(text) - patches):
             here = np.array([patches - behind + step, patches + step])
-            logits = states.step(text[here], codes[here], np.array([True, True]))
+            logits = states.step(0, text[here], codes[here], np.array([True, True]))
             for row, length in enumerate(states.lengths):
                 if int(length) in expected:
                     what = f"row {row} at {length}"
@@ -109,7 +103,7 @@ def test_rows_equal_rows_alone(golden: Golden, open_fake: Open, product: str) ->
     backend, _ = open_fake(lm, product)
     with backend:
         alone = [list(generate(backend, r, golden.empty_id)) for r in requests]
-        loop = Loop(backend, golden.empty_id, rows=2)
+        loop = Loop(backend, golden.empty_id, slots=2)
         request_ids = [loop.add(request) for request in requests]
         together: dict[int, list[Step]] = {request_id: [] for request_id in request_ids}
         while steps := loop.step():
@@ -199,20 +193,20 @@ def test_order_of_calls(golden: Golden, open_fake: Open) -> None:
         model = backend.bundle.model
         text, codes = split_grid(golden.npz(f"{lm}.forward.npz")["ids"], model.group_size)
         states, one = backend.new_rows(1), np.array([True])
-        states.prefill(0, text[:4], codes[:4])
-        states.step(text[4:5], codes[4:5], one)  # plain, then captured
+        states.extend(0, text[:4], codes[:4])
+        states.step(0, text[4:5], codes[4:5], one)  # plain, then captured
         held = backend.device.allocated
         cuda.calls.clear()
-        states.step(text[5:6], codes[5:6], one)
+        states.step(0, text[5:6], codes[5:6], one)
         assert names(cuda) == ["upload"] * 3 + ["launch", "download", "synchronize"]
         assert cuda.calls[3] == ("launch", 2), "patch encoder and backbone in one graph"
         assert cuda.calls[4][2] == 4 * model.vocab_size
 
         settings = np.ones(1, np.float32), np.zeros(1, np.int64), np.ones(1, np.float32)
         uniforms = np.zeros((1, model.group_size, model.n_q), np.float32)
-        states.draw_codes(uniforms, *settings)
+        states.draw_codes(0, uniforms, *settings)
         cuda.calls.clear()
-        states.draw_codes(uniforms, *settings)
+        states.draw_codes(0, uniforms, *settings)
         assert names(cuda) == ["upload"] * 4 + ["launch", "download", "synchronize"]
         assert cuda.calls[5][2] == 8 * model.group_size * model.n_q
         assert backend.device.allocated == held, "a step allocates"
@@ -245,10 +239,10 @@ def test_limits(golden: Golden, open_fake: Open) -> None:
         text, codes = split_grid(golden.npz(f"{lm}.forward.npz")["ids"], group)
         many = np.resize(np.arange(len(text)), states.capacity + 1)
         with pytest.raises(ContextError, match="--max-seq"):
-            states.prefill(0, text[many], codes[many])
-        states.prefill(0, text[many[:-1]], codes[many[:-1]])
+            states.extend(0, text[many], codes[many])
+        states.extend(0, text[many[:-1]], codes[many[:-1]])
         with pytest.raises(ContextError, match="positions"):
-            states.step(text[:1], codes[:1], np.array([True]))
+            states.step(0, text[:1], codes[:1], np.array([True]))
 
 
 def test_out_of_memory_before_work_starts(golden: Golden, open_fake: Open) -> None:

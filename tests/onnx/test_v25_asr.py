@@ -157,7 +157,7 @@ def test_mimo_audio_needs_all_its_pieces(tmp_path: Path) -> None:
         ("tokenizer_decoder", "piece tokenizer_decoder computed NaN"),
     ],
 )
-@pytest.mark.parametrize("temperature", [0.0, 0.9])
+@pytest.mark.parametrize("temperature", [0.9])
 def test_nan_is_named_at_every_hand_over(
     tmp_path: Path, piece: str, says: str, temperature: float
 ) -> None:
