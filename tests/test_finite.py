@@ -1,15 +1,20 @@
 """What is NaN or infinite is refused, with the name of the tensor or of the piece."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from mimo_edge.export.finite import check_finite as check_weights
+from mimo_edge.export.weights import Region, WeightWriter
 from mimo_edge.mimo_ref.errors import CheckpointError
 from mimo_edge.mimo_ref.rvq import ResidualVectorQuantizer
+from mimo_edge.mimo_ref.tensor_files import TensorFiles
 from mimo_edge.runtime.backends.finite import check_finite
 from mimo_edge.runtime.bundle.errors import BundleError
+from safetensors.torch import save_file
 
 FILE = Path("model.safetensors")
 
@@ -64,3 +69,30 @@ def test_a_weight_that_half_precision_cannot_hold() -> None:
     text = str(error.value)
     assert "a.weight holds numbers from -100000 to 3, and float16 ends at 65504" in text
     assert "--dtype bf16 or fp32" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "says"),
+    [
+        (float("nan"), torch.float32, "1 of 6 numbers of fc2.weight are NaN or infinite"),
+        (1e5, torch.float16, "fc2.weight holds numbers from 0 to 100000"),
+        (1e5, torch.bfloat16, None),
+    ],
+)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_weights_are_looked_at_while_they_stream(
+    tmp_path: Path, value: float, dtype: torch.dtype, says: str | None, transposed: bool
+) -> None:
+    tensor = torch.zeros(2, 3)
+    tensor[1, 2] = value
+    save_file({"fc2.weight": tensor}, tmp_path / FILE)
+    piece: Any = SimpleNamespace(constants={}, source=lambda name: name)
+    shape = (3, 2) if transposed else (2, 3)
+    region = Region("fc2.weight", dtype, shape, 0, 6 * dtype.itemsize, transposed)
+    writer = WeightWriter([TensorFiles(tmp_path)], piece)
+    if says is None:
+        written = writer.write([region], tmp_path / "data", lambda _: None)
+        assert written.bytes == region.bytes
+        return
+    with pytest.raises(CheckpointError, match=f"{tmp_path / FILE}: {says}"):
+        writer.write([region], tmp_path / "data", lambda _: None)
