@@ -60,6 +60,8 @@ def load(
     slots: int | None = None,
     reuse: bool = True,
     verify: bool = True,
+    engines: str | Path | None = None,
+    trust_engines: bool = False,
 ) -> MimoAudio:
     """Open a bundle and give the model, ready for every task.
 
@@ -68,7 +70,9 @@ def load(
     configuration entries by name. `threads` counts CPU threads; None lets the backend choose.
     `slots` answers share each step (None: 4, or what engines were built for); a prompt that begins
     as an earlier one did is not computed anew where `reuse` is true. `verify` hashes the bundle's
-    files. Raises BundleError, EnvironmentProblem, InputError.
+    files. TensorRT engines are programs: they are taken from the cache folder of `mimo-edge build`
+    or from the folder `engines`, and from the bundle itself only with `trust_engines`. Raises
+    BundleError, EngineError, EnvironmentProblem, InputError.
     """
     return MimoAudio.open(
         path,
@@ -79,4 +83,6 @@ def load(
         slots=slots,
         reuse=reuse,
         verify=verify,
+        engines=engines,
+        trust_engines=trust_engines,
     )

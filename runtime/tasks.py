@@ -18,8 +18,7 @@ from typing import Self, overload
 import numpy as np
 from mimo_edge.runtime.audio import codec
 from mimo_edge.runtime.audio.pieces import encode_pieces
-from mimo_edge.runtime.audio.read import MIN_SAMPLES, check_audio, load_audio
-from mimo_edge.runtime.audio.resample import resample
+from mimo_edge.runtime.audio.read import MIN_SAMPLES, audio_from_array, load_audio
 from mimo_edge.runtime.backends.base import Backend, Ints, Providers
 from mimo_edge.runtime.backends.opening import open_backend
 from mimo_edge.runtime.bundle.bundle import Bundle
@@ -115,6 +114,8 @@ class MimoAudio:
         slots: int | None = None,
         reuse: bool = True,
         verify: bool = True,
+        engines: str | Path | None = None,
+        trust_engines: bool = False,
     ) -> Self:
         """Open a bundle: see `Bundle.open`, `open_backend` and `Scheduler`."""
         opened = open_backend(
@@ -123,6 +124,8 @@ class MimoAudio:
             threads,
             providers=providers,
             session_options=session_options,
+            engines=None if engines is None else Path(engines),
+            trust_engines=trust_engines,
         )
         return cls(opened, slots, reuse=reuse)
 
@@ -139,8 +142,9 @@ class MimoAudio:
         least, most = MIN_SAMPLES if pieces is None else 1, model.max_audio_seconds
         if isinstance(audio, np.ndarray):
             rate = model.sampling_rate if sampling_rate is None else sampling_rate
-            wav = check_audio(audio, rate=rate, max_seconds=most, min_samples=least)
-            wav = resample(wav, rate, model.sampling_rate)
+            wav = audio_from_array(
+                audio, rate, rate=model.sampling_rate, max_seconds=most, min_samples=least
+            )
         elif sampling_rate is not None:
             raise InputError("a sampling_rate is of an array; a file says its own: leave it out")
         else:

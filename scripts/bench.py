@@ -18,6 +18,7 @@ from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.chat.presets import Sampling
 from mimo_edge.runtime.generation.loop import generate
 from mimo_edge.runtime.generation.request import Request
+from mimo_edge.scripts import engine_options
 
 PROMPT = 64  # patches
 SPEECH_SECONDS = 4
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", type=Path)
     parser.add_argument("--backend", choices=BACKENDS, default="ort-cpu")
     parser.add_argument("--threads", metavar="N", type=int)
+    engine_options.declare(parser)
     parser.add_argument("--rows", metavar="N", type=int, default=1, help="rows that share a step")
     parser.add_argument("--runs", metavar="N", type=int, default=30)
     parser.add_argument("--json", action="store_true")
@@ -52,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"{name} {value} is too small: give 1 or more")
     bundle = Bundle.open(args.bundle, verify=False)
     rate = read_rate()
-    with open_backend(args.backend, bundle, args.threads) as backend:
+    with open_backend(args.backend, bundle, args.threads, **engine_options.given(args)) as backend:
         model, rng = bundle.model, np.random.default_rng(0)
         wav = rng.normal(0, 0.1, SPEECH_SECONDS * model.sampling_rate).astype(np.float32)
         mel, codes = backend.mel(wav), codec.encode(backend, wav)

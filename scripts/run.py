@@ -18,6 +18,7 @@ from mimo_edge.runtime.chat.conversation import read_conversation, read_history,
 from mimo_edge.runtime.chat.presets import PRESETS
 from mimo_edge.runtime.generation.generation import CHUNK_PATCHES, Generation, Result
 from mimo_edge.runtime.tasks import Demonstration, MimoAudio, Options
+from mimo_edge.scripts import engine_options
 
 Prepare = Callable[[MimoAudio, argparse.Namespace, Options], Generation]
 
@@ -45,7 +46,11 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     speaks = PRESETS[args.task].speaks
     with MimoAudio.open(
-        args.bundle, args.backend, threads=args.threads, verify=not args.no_verify
+        args.bundle,
+        args.backend,
+        threads=args.threads,
+        verify=not args.no_verify,
+        **engine_options.given(args),
     ) as model:
         if args.task == "asr" and len(args.audio) > 1:
             return _transcribe(model, args)
@@ -175,6 +180,7 @@ def _common(parser: argparse.ArgumentParser, speaks: bool) -> None:
     how = parser.add_argument_group("how it runs")
     how.add_argument("--backend", choices=BACKENDS, default="ort-cpu", help="default: ort-cpu")
     how.add_argument("--threads", metavar="N", type=int, help="CPU threads (default: all cores)")
+    engine_options.declare(how)
     how.add_argument("--no-verify", action="store_true", help="skip hashing files and engines")
     how.add_argument("--json", action="store_true", help="one JSON object with text and timings")
     how.add_argument("--stream", action="store_true", help="put out text and sound as they come")
@@ -199,8 +205,20 @@ def _common(parser: argparse.ArgumentParser, speaks: bool) -> None:
         what.add_argument(f"--{prefix}top-p", type=float)
 
 
+_SOUND = (
+    "a sound file, or - for stdin; channels become one: stereo its mean, surround mixed so that a "
+    "voice in the centre keeps its level"
+)
+
+
+def _declare_audio(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("audio", metavar="AUDIO", help=_SOUND)
+
+
 def _declare_asr(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("audio", metavar="AUDIO", nargs="+", help="a sound file, or several")
+    parser.add_argument(
+        "audio", metavar="AUDIO", nargs="+", help=f"{_SOUND}; several share their steps"
+    )
     parser.add_argument(
         "--language", choices=LANGUAGES, help="of the speech; for MiMo-V2.5-ASR only"
     )
@@ -216,13 +234,15 @@ def _declare_tts(parser: argparse.ArgumentParser) -> None:
 
 
 def _declare_understand(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("audio", metavar="AUDIO")
+    _declare_audio(parser)
     parser.add_argument("question", metavar="QUESTION")
     parser.add_argument("--thinking", action="store_true")
 
 
 def _declare_turn(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", metavar="INPUT", nargs="?", help="this turn's audio or text")
+    parser.add_argument(
+        "input", metavar="INPUT", nargs="?", help="this turn's audio (- for stdin) or text"
+    )
     parser.add_argument("--conversation", metavar="FILE", help="JSON with all turns so far")
     parser.add_argument(
         "--history", metavar="FILE", help="go on from this file if it exists, and write it anew"
@@ -241,7 +261,7 @@ def _declare_written(parser: argparse.ArgumentParser) -> None:
 
 
 def _declare_in_context(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("audio", metavar="AUDIO")
+    _declare_audio(parser)
     parser.add_argument("--instruction", required=True)
     parser.add_argument(
         "--example",

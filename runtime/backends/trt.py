@@ -16,12 +16,13 @@ from mimo_edge.runtime.backends.finite import check_finite
 from mimo_edge.runtime.backends.trt_context import (
     Context,
     Engine,
+    fitted,
     load_module,
     size_of,
 )
 from mimo_edge.runtime.backends.trt_rows import RowMemory, TrtRowStates
-from mimo_edge.runtime.bundle import engine
 from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.engine_folders import CACHE_ONLY, Trust, Wanted, find
 from mimo_edge.runtime.bundle.errors import InputError, ResourceError
 from mimo_edge.runtime.bundle.manifest import PIECES
 from numpy.typing import NDArray
@@ -30,7 +31,8 @@ AUDIO_PIECES = ("mel", "tokenizer_encoder", "tokenizer_decoder")
 
 
 class TrtBackend:
-    """Runs a bundle's engines. `trt` and `device` are replaced in tests."""
+    """Runs a bundle's engines, of those that `trust` allows. `trt` and `device` are replaced in
+    tests."""
 
     def __init__(
         self,
@@ -38,8 +40,9 @@ class TrtBackend:
         product: str,
         trt: Any = None,
         device: CudaDevice | None = None,
+        trust: Trust = CACHE_ONLY,
     ) -> None:
-        self.bundle, self._product = bundle, product
+        self.bundle, self._product, self._trust = bundle, product, trust
         self._trt = trt or load_module(product)
         self.device = device or CudaDevice()
         self._engines: dict[str, Engine] = {}
@@ -55,16 +58,16 @@ class TrtBackend:
 
     def _open(self) -> None:
         capability = self.device.capability()
-        wanted = engine.Wanted(self._product, self._trt.__version__, capability)
-        folder, manifest = engine.find(self.bundle, wanted)
+        wanted = Wanted(self._product, self._trt.__version__, capability)
+        self.folder, manifest = find(self.bundle, wanted, self._trust)
         self.identity = manifest.identity
         # also a plan for several compute capabilities holds its weights once
-        weights = sum(spec.bytes for spec in manifest.plans.values())
+        weights = sum(plan.file.bytes for plan in manifest.plans.values())
         self.need(weights, "the engines")
         self._logger = self._trt.Logger(self._trt.Logger.WARNING)
         self._runtime = self._trt.Runtime(self._logger)
         for piece in PIECES:
-            path, spec = folder / f"{piece}.plan", self.bundle.piece(piece)
+            path, spec = self.folder / f"{piece}.plan", self.bundle.piece(piece)
             self._engines[piece] = Engine(self._trt, self._runtime, path, spec)
         scratch = max(1, *(loaded.scratch_bytes for loaded in self._engines.values()))
         self.need(scratch, "running the engines")
@@ -162,10 +165,10 @@ class TrtBackend:
     def _run(self, piece: str, feed: dict[str, NDArray[Any]]) -> NDArray[Any]:
         """One call of an audio piece: upload, run, download its only output."""
         context, spec = self._audio_context(piece), self.bundle.piece(piece)
-        for name, array in feed.items():
-            address = self._buffers[piece, name]
-            context.bind(name, address, array.shape)
-            self.device.upload(address, array)
+        for port in spec.inputs:
+            address, array = self._buffers[piece, port.name], feed[port.name]
+            context.bind(port.name, address, array.shape)
+            self.device.upload(address, fitted(port, array, array.shape))
         (output,) = spec.outputs
         context.enqueue()
         result = np.zeros(context.shape(output.name), output.dtype)
@@ -176,7 +179,7 @@ class TrtBackend:
         """The piece's context, with buffers for the largest call its engine takes."""
         if piece not in self._contexts:
             context, spec = self.context(piece), self.bundle.piece(piece)
-            ranges = self.identity.profiles[piece][0]
+            ranges = self.identity.pieces[piece].profiles[0]
             for port in spec.inputs:
                 context.reshape(port.name, ranges[port.name][2])
             shapes = {p.name: ranges[p.name][2] for p in spec.inputs}

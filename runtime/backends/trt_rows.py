@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 from mimo_edge.runtime.backends.base import Bools, Floats, Ints
 from mimo_edge.runtime.backends.cuda import CudaDevice
-from mimo_edge.runtime.backends.trt_context import ALIGNMENT, Context, size_of
+from mimo_edge.runtime.backends.trt_context import ALIGNMENT, Context, fitted, size_of
 from mimo_edge.runtime.bundle.bundle import Bundle
-from mimo_edge.runtime.bundle.engine import Identity
+from mimo_edge.runtime.bundle.engine import PREFILL_LENGTHS, Identity
 from mimo_edge.runtime.bundle.errors import ContextError, EngineError
 from mimo_edge.runtime.bundle.manifest import TensorSpec
 from numpy.typing import NDArray
@@ -52,7 +52,10 @@ class RowMemory:
         self.rows, self.backend, self.device = rows, backend, backend.device
         self.used = False  # whether an earlier owner may have left something in it
         self.capacity = backend.identity.max_seq
-        self.chunk: int = backend.identity.profiles["patch_encoder"][0]["text_ids"][2][1]
+        profile = backend.identity.pieces["patch_encoder"].profiles[0]
+        self.chunk: int = profile["text_ids"][2][1]
+        self._run_lengths = (*(n for n in PREFILL_LENGTHS if n < self.chunk), self.chunk)
+        self._ports: dict[str, TensorSpec] = {}
         self._contexts: dict[str, Context] = {}
         self._graphs: dict[str, Any] = {}
         self._address: dict[str, int] = {}
@@ -89,9 +92,13 @@ class RowMemory:
             self._graphs[name] = self.device.capture(work)
 
     def upload(self, name: str, array: NDArray[Any]) -> None:
-        self.device.upload(self._address[name], array)
+        """Into the buffer of a decode step. Raises InputError for another dtype or shape."""
+        port = self._ports[name]
+        shape = self._shape(port, self.rows, {"time": 1, "patches": 1})
+        self.device.upload(self._address[name], fitted(port, array, shape))
 
     def download(self, array: NDArray[Any], name: str) -> None:
+        assert array.dtype == self._ports[name].dtype, f"{name} is {self._ports[name].dtype}"
         self.device.download(array, self._address[name])
 
     def zero(self, row: int, first: int, last: int) -> None:
@@ -107,17 +114,35 @@ class RowMemory:
         for (start, size), (to, _) in pairs:
             self.device.copy(to, start, size)
 
-    def prefill_chunk(self, row: int, past: int, text_ids: Ints, codes: Ints) -> None:
-        """Append positions [T], [T, K, G] to a row that holds `past`."""
+    def prefill_chunk(self, row: int, past: int, text_ids: Ints, codes: Ints) -> int:
+        """Append positions [T], [T, K, G], at least one, to a row that holds `past`.
+
+        They are handed over in runs of few different lengths, for which kernels are compiled once.
+        What is behind the last position is written into the cache, too: the next run overwrites it,
+        and until then no position sees it. Returns how many positions of the row are written.
+        """
+        start = 0
+        while start < len(text_ids):
+            length = run_length(len(text_ids) - start, self.capacity - past, self._run_lengths)
+            part = slice(start, start + length)
+            self._prefill_run(row, past, length, text_ids[part], codes[part])
+            start, past = start + length, past + length
+        return past
+
+    def _prefill_run(self, row: int, past: int, length: int, text_ids: Ints, codes: Ints) -> None:
+        """One run, filled up with its last position: a mask does not hide NaN, and what the model
+        makes of that is as good as the rest."""
         count, spec = len(text_ids), self.backend.bundle.piece
+        axes = {"time": length, "patches": length}
         for name, array in (
-            ("text_ids", text_ids),
-            ("codes", codes),
+            ("text_ids", np.pad(text_ids, (0, length - count), mode="edge")),
+            ("codes", np.pad(codes, ((0, length - count), (0, 0), (0, 0)), mode="edge")),
             ("past_lengths", np.array([past], np.int64)),
             ("new_lengths", np.array([count], np.int64)),
         ):
-            self.upload(f"prefill {name}", array)
-        axes = {"time": count, "patches": count}
+            port = self._ports[f"prefill {name}"]
+            shaped = fitted(port, array, self._shape(port, 1, axes))
+            self.device.upload(self._address[f"prefill {name}"], shaped)
         embed, backbone = (self._contexts[f"prefill {piece}"] for piece, _ in PREFILL_OWN)
         for port in (*spec("patch_encoder").inputs, *spec("patch_encoder").outputs):
             shape = self._shape(port, 1, axes) if port.name != "embeddings" else None
@@ -154,7 +179,7 @@ class RowMemory:
                 name = _buffer_name(piece, port.name)
                 shape = self._shape(port, self.rows, {"time": 1, "patches": 1})
                 self._row_bytes[name] = size_of(port, shape) // self.rows
-                sizes[name] = size_of(port, shape)
+                sizes[name], self._ports[name] = size_of(port, shape), port
         for name in (n for n in sizes if n.startswith(_CACHE)):
             if self.rows > 1 and self._row_bytes[name] % ALIGNMENT:
                 raise EngineError(
@@ -167,7 +192,8 @@ class RowMemory:
             for port in (*spec.inputs, *spec.outputs):
                 if port.name in names:
                     shape = self._shape(port, 1, {"time": self.chunk, "patches": self.chunk})
-                    sizes[f"prefill {port.name}"] = size_of(port, shape)
+                    name = f"prefill {port.name}"
+                    sizes[name], self._ports[name] = size_of(port, shape), port
         return sizes
 
     def _bind_decode(self) -> None:
@@ -232,8 +258,9 @@ class TrtRowStates:
             for at in range(0, len(text_ids), self._memory.chunk):
                 part = slice(at, at + self._memory.chunk)
                 past, count = int(self.lengths[row]), len(text_ids[part])
-                self._touched[row] = past + count
-                self._memory.prefill_chunk(row, past, text_ids[part], codes[part])
+                self._touched[row] = self.capacity  # should it fail
+                written = self._memory.prefill_chunk(row, past, text_ids[part], codes[part])
+                self._touched[row] = written
                 self.lengths[row] += count
         except BaseException:
             self.lengths[row] = start
@@ -293,6 +320,14 @@ class TrtRowStates:
         whole = np.zeros((self.rows, *array.shape[1:]), array.dtype)
         whole[first : first + len(array)] = array
         return whole
+
+
+def run_length(count: int, room: int, lengths: Sequence[int]) -> int:
+    """The length of the next run of a prefill, of these: the smallest that holds all positions that
+    are left, or the largest. It must fit the room that is left in the cache, at the end of which
+    positions go in shorter runs, one at a time in the end."""
+    fitting = [length for length in lengths if length <= room]
+    return next((length for length in fitting if length >= count), fitting[-1])
 
 
 def _buffer_name(piece: str, port: str) -> str:

@@ -1,5 +1,6 @@
 """Audio that cannot be used, and audio that only looks so."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -102,6 +103,18 @@ def test_formats_in(mimo_edge: Run, bundle: Path, tmp_path: Path) -> None:
     for suffix in ("wav", "flac", "mp3", "ogg"):
         path = write(tmp_path / f"clip.{suffix}", wav, rate)
         assert mimo_edge("run", "asr", bundle, path, "--max-new", 2).code == 0, suffix
+
+
+def test_audio_from_stdin(
+    mimo_edge: Run, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = mimo_edge("run", "asr", bundle, CLIP, "--max-new", 3)
+    with CLIP.open("rb") as stdin:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(stdin))
+        assert mimo_edge("run", "asr", bundle, "-", "--max-new", 3) == named
+    with open("/dev/zero", "rb") as stdin:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(stdin))
+        mimo_edge("run", "asr", bundle, "-").refused(2, "stdin", "not audio", "ffmpeg")
 
 
 @pytest.mark.parametrize("stream", [(), ("--stream",)])

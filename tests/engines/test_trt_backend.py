@@ -3,14 +3,17 @@
 import gc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from mimo_edge.engines.profiles import PREFILL_CHUNK
 from mimo_edge.parity import tolerances
 from mimo_edge.runtime.audio import codec
 from mimo_edge.runtime.backends.trt import TrtBackend
+from mimo_edge.runtime.backends.trt_context import Context
+from mimo_edge.runtime.backends.trt_rows import run_length
 from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.engine import PREFILL_LENGTHS
 from mimo_edge.runtime.bundle.errors import (
     ContextError,
     EngineError,
@@ -91,6 +94,106 @@ def test_chunked_prefill_of_unequal_rows(
                     wanted = expected[int(length)]
                     check.close(logits[row : row + 1], wanted, tolerances.LM, what)
         assert states.lengths[0] >= patches, "the first row never reaches a golden position"
+
+
+def test_runs_of_a_prefill() -> None:
+    """Few lengths, the shortest that holds what is left, and never beyond the end of the cache."""
+    lengths = (1, 16, 64, 256)
+    assert [run_length(n, 1000, lengths) for n in (1, 2, 16, 17, 70, 300)] == [
+        *(1, 16, 16, 64, 256, 256)
+    ]
+    for room in range(1, 330):
+        for count in (1, 2, 15, 16, 17, room):
+            left, here, runs = min(count, room), room, 0
+            while left > 0:
+                length = run_length(left, here, lengths)
+                assert length in lengths and length <= here
+                left, here, runs = left - length, here - length, runs + 1
+            assert runs <= 1 + 3 + 3 + 15
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_a_padded_prefill(golden: Golden, open_fake: Open, lm_name: str, product: str) -> None:
+    """Whatever is behind the last position of a run, all that follows is the golden's: what a run
+    of 16 wrote beyond a prompt, the next steps overwrite. The shapes are of the few lengths."""
+    arrays = golden.npz(f"{lm_name}.forward.npz")
+    backend, _ = open_fake(lm_name, product)
+    with backend:
+        text, codes = split_grid(arrays["ids"], backend.bundle.model.group_size)
+        patches = int(arrays["prefill_groups"])
+        states = backend.new_rows(2)
+        states.prefill(0, text[:1], codes[:1])  # the other row is as short as can be
+        seen = []
+        bind = Context.bind
+        with pytest.MonkeyPatch.context() as patch:
+
+            def spy(self: Context, name: str, address: int, shape: Any = None) -> None:
+                if name == "text_ids":
+                    seen.append(shape[1])
+                bind(self, name, address, shape)
+
+            patch.setattr(Context, "bind", spy)
+            logits = states.prefill(1, text[:patches], codes[:patches])
+        assert seen and set(seen) <= set(PREFILL_LENGTHS) and sum(seen) > patches
+        check.close(logits[None, None], arrays["prefill.text_logits"], tolerances.LM, "prefill")
+        for step in range(len(text) - patches):
+            here = np.array([0, patches + step])
+            logits = states.step(text[here], codes[here], np.array([False, True]))
+            wanted = arrays[f"step{step}.text_logits"][0]
+            check.close(logits[1:], wanted, tolerances.LM, f"step {step}")
+
+
+def test_a_prompt_that_fills_the_cache(golden: Golden, open_fake: Open) -> None:
+    """At the end of the cache a run must not be longer than the room: the fake would see a write
+    behind the row. In chunks and at once the same scores come out."""
+    lm = golden.lm_names[0]
+    backend, _ = open_fake(lm)
+    with backend:
+        model = backend.bundle.model
+        text, codes = split_grid(golden.npz(f"{lm}.forward.npz")["ids"], model.group_size)
+        states = backend.new_rows(1)
+        many = np.resize(np.arange(len(text)), states.capacity - 1)
+        whole = states.prefill(0, text[many], codes[many])
+        states._memory.chunk = 100
+        assert states.capacity - 300 < 64, "the last chunk has no room for the length above it"
+        parts = states.prefill(0, text[many], codes[many])
+        check.close(parts[None], whole[None], tolerances.LM, "in chunks")
+        states.step(text[:1], codes[:1], np.array([True]))
+        assert states.lengths[0] == states.capacity
+
+
+def test_arrays_of_other_dtypes(golden: Golden, open_fake: Open) -> None:
+    """int32 is cast, not read as int64; what would lose something is refused by name."""
+    lm = golden.lm_names[0]
+    backend, _ = open_fake(lm)
+    with backend:
+        model = backend.bundle.model
+        text, codes = split_grid(golden.npz(f"{lm}.forward.npz")["ids"], model.group_size)
+        small, small_codes = text.astype(np.int32), codes.astype(np.int16)
+        one = np.array([True])
+        states = backend.new_rows(1)
+        expected = states.prefill(0, text[:5], codes[:5]), states.step(text[5:6], codes[5:6], one)
+        got = (
+            states.prefill(0, small[:5], small_codes[:5]),
+            states.step(small[5:6], small_codes[5:6], one),
+        )
+        for wanted, found in zip(expected, got, strict=True):
+            check.equal(found, wanted, "int32")
+        with pytest.raises(InputError, match="codes is float64, and must be int64"):
+            states.step(text[5:6], codes[5:6].astype(np.float64), one)
+        with pytest.raises(InputError, match=r"text_ids is \[2\], and must be \[1, 1\]"):
+            states.step(text[5:7], codes[5:6], one)
+        with pytest.raises(InputError, match="text_ids is float32, and must be int64"):
+            states.prefill(0, text[:5].astype(np.float32), codes[:5])
+        settings = np.ones(1), np.zeros(1, np.int64), np.ones(1, np.float32)
+        uniforms = np.zeros((1, model.group_size, model.n_q), np.float32)
+        with pytest.raises(InputError, match="temperature is float64, and must be float32"):
+            states.draw_codes(uniforms, *settings)
+        spoken = golden.npz("decoder.npz")["long.codes"]
+        wav = codec.decode(backend, spoken)
+        check.equal(codec.decode(backend, spoken.astype(np.int32)), wav, "int32 codes")
+        with pytest.raises(InputError, match="wav is float64, and must be float32"):
+            backend.mel(wav.astype(np.float64))
 
 
 @pytest.mark.parametrize("product", PRODUCTS)
@@ -234,7 +337,7 @@ def test_limits(golden: Golden, open_fake: Open) -> None:
         with pytest.raises(InputError, match="--max-batch 3"):
             backend.new_rows(3)
         states = backend.new_rows(1)
-        assert states.capacity < PREFILL_CHUNK, "a full prompt is one chunk of the whole cache"
+        assert states.capacity < PREFILL_LENGTHS[-1], "a full prompt is one chunk"
         group = backend.bundle.model.group_size
         text, codes = split_grid(golden.npz(f"{lm}.forward.npz")["ids"], group)
         many = np.resize(np.arange(len(text)), states.capacity + 1)
