@@ -10,11 +10,10 @@ import hashlib
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -43,14 +42,9 @@ from mimo_edge.export.weights import (
     plan_regions,
 )
 from mimo_edge.mimo_ref.config import AudioTokenizerConfig, LanguageModelConfig
-from mimo_edge.mimo_ref.errors import ConfigError
 from mimo_edge.mimo_ref.model import AudioTokenizer, LanguageModel
-from mimo_edge.mimo_ref.weights import (
-    TensorFiles,
-    check_names,
-    read_config,
-    upstream_tensors,
-)
+from mimo_edge.mimo_ref.tensor_files import TensorFiles
+from mimo_edge.mimo_ref.weights import check_names, read_config, upstream_tensors
 from mimo_edge.runtime.bundle.dtypes import PRECISIONS
 from mimo_edge.runtime.bundle.errors import (
     DISK_FULL,
@@ -58,6 +52,7 @@ from mimo_edge.runtime.bundle.errors import (
     InputError,
     ResourceError,
 )
+from mimo_edge.runtime.bundle.family import SPEECH_PIECES, Member, member
 from mimo_edge.runtime.bundle.files import hash_file, write_text
 from mimo_edge.runtime.bundle.manifest import (
     COMPONENTS,
@@ -93,7 +88,6 @@ class Sources:
     text_tokenizer: TextTokenizer
     text_files: list[Path]
     tensors: list[TensorFiles]
-    architecture: str  # as the language model's config.json calls it
 
     @classmethod
     def open(cls, checkpoint: Path, audio_tokenizer: Path, text_tokenizer: Path) -> "Sources":
@@ -111,8 +105,7 @@ class Sources:
         for files, shapes in zip(tensors, shapes_of, strict=True):
             check_names(files, shapes)
             check_dtypes(files, shapes)
-        architecture = read_config(checkpoint, _architecture)
-        return cls(lm, audio, text, tokenizer_files(text_tokenizer), tensors, architecture)
+        return cls(lm, audio, text, tokenizer_files(text_tokenizer), tensors)
 
     def files(self) -> list[Path]:
         """Every file that the bundle is made from."""
@@ -135,8 +128,20 @@ class Sources:
             done += spec.bytes
         return digest.hexdigest()
 
-    def piece_builders(self, dtype: torch.dtype) -> dict[str, Callable[[], Piece]]:
-        """How to build each piece; to be called where tensors are fake."""
+    @property
+    def member(self) -> Member:
+        """Which model of the family the checkpoint is of."""
+        return member(self.language_model.architecture)
+
+    def exports_speech(self, asked: bool) -> bool:
+        """Whether what makes speech is exported: always, but of a model that only listens."""
+        return asked or not self.member.listens_only
+
+    def piece_builders(
+        self, dtype: torch.dtype, speech: bool = True
+    ) -> dict[str, Callable[[], Piece]]:
+        """How to build each piece, those that make `speech` too; to be called where tensors are
+        fake."""
 
         def lm() -> LanguageModel:
             empty = self.text_tokenizer.special.empty
@@ -148,7 +153,7 @@ class Sources:
                 cast(piece, dtype)  # the quantiser and the window stay exact in every precision
             return tokenizer
 
-        return {
+        builders = {
             "mel": lambda: mel.piece(self.audio_tokenizer),
             "tokenizer_encoder": lambda: tokenizer_encoder.piece(audio()),
             "patch_encoder": lambda: patch_encoder.piece(lm(), dtype),
@@ -156,12 +161,16 @@ class Sources:
             "patch_decoder": lambda: patch_decoder.piece(lm(), dtype),
             "tokenizer_decoder": lambda: tokenizer_decoder.piece(audio()),
         }
+        return {n: build for n, build in builders.items() if speech or n not in SPEECH_PIECES}
 
-    def weight_bytes(self, dtype: torch.dtype) -> int:
+    def weight_bytes(self, dtype: torch.dtype, speech: bool = True) -> int:
         """Bytes of weights that the bundle will hold, give or take the small float32 islands."""
         with torch.device("meta"):
-            models = LanguageModel(self.language_model, 0), AudioTokenizer(self.audio_tokenizer)
-        tensors = [t for m in models for p in m.pieces() for t in p.state_dict().values()]
+            lm, audio = LanguageModel(self.language_model, 0), AudioTokenizer(self.audio_tokenizer)
+        pieces = [*lm.pieces(), *audio.pieces()]
+        if not speech:
+            pieces = [p for p in pieces if p not in (lm.patch_decoder, audio.decoder)]
+        tensors = [tensor for piece in pieces for tensor in piece.state_dict().values()]
         return sum(t.numel() for t in tensors) * dtype.itemsize
 
     def memory_bytes(self, dtype: torch.dtype) -> int:
@@ -208,21 +217,24 @@ def export_bundle(
     *,
     resume: bool = False,
     force: bool = False,
+    speech: bool = False,
     on_progress: OnProgress = lambda *_: None,
 ) -> None:
     """Write a bundle. Raises InputError, ResourceError; leaves nothing behind on failure, or with
-    `resume` what the next export can go on with. `force` replaces a bundle that is there."""
+    `resume` what the next export can go on with. `force` replaces a bundle that is there, `speech`
+    exports what makes speech even of a model that was trained to listen only."""
     dtype = DTYPES[dtype_name]
+    speech = sources.exports_speech(speech)
     read = [p.parent for path in sources.files() for p in (path, path.resolve())]
     output = check_output(output, read, force)
-    total = sources.weight_bytes(dtype)
+    total = sources.weight_bytes(dtype, speech)
     with _partial_folder(output, total, resume) as partial:
         files: dict[str, FileSpec] = {}
         pieces: dict[str, PieceSpec] = {}
         done = 0
         source = sources.fingerprint(lambda *bytes: on_progress("hashing the checkpoints", *bytes))
         key = json.dumps([source, dtype_name, tool_versions(), _code_digest()])
-        for name, build in sources.piece_builders(dtype).items():
+        for name, build in sources.piece_builders(dtype, speech).items():
             finished = _read_marker(partial, name, key) if resume else None
             if finished is None:
 
@@ -245,7 +257,7 @@ def export_bundle(
         states = PRECISIONS[dtype_name].name
         manifest = Manifest(
             schema=SCHEMA,
-            architecture=sources.architecture,
+            architecture=sources.language_model.architecture,
             activation_dtype=states,
             cache_dtype=states,
             model=sources.model_spec(),
@@ -272,14 +284,6 @@ def _code_digest() -> str:
     for path in sorted(path for pattern in CODE for path in root.glob(pattern)):
         digest.update(f"{path.name} {hash_file(path).sha256}\n".encode())
     return digest.hexdigest()
-
-
-def _architecture(raw: Mapping[str, Any]) -> str:
-    """The first of `architectures`, which is how a released model says what it is."""
-    match raw.get("architectures"):
-        case [str(name), *_]:
-            return name
-    raise ConfigError('"architectures" names no model: take config.json of the release')
 
 
 def _check_text_fits(

@@ -35,6 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="keep finished pieces if this export is interrupted, and take over those of the last",
     )
+    parser.add_argument(
+        "--with-speech",
+        action="store_true",
+        help="export what makes speech, too, of a model that was trained to listen only",
+    )
     parser.add_argument("--force", action="store_true", help="replace BUNDLE if it exists")
 
 
@@ -51,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
     checkpoint = folder_of(args.checkpoint)
     text = args.text_tokenizer or checkpoint
     sources = Sources.open(checkpoint, folder_of(audio_tokenizer), text)
-    weights = sources.weight_bytes(DTYPES[args.dtype])
+    speech = sources.exports_speech(args.with_speech)
+    weights = sources.weight_bytes(DTYPES[args.dtype], speech)
     with StageProgress() as progress:
         progress.note(
             f"{size(weights)} of weights in {args.dtype}; needs that much disk, and about "
@@ -69,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
             args.dtype,
             resume=args.resume,
             force=args.force,
+            speech=args.with_speech,
             on_progress=progress.report,
         )
     print(f"{args.output}: bundle with {size(weights)} of weights in {args.dtype}")

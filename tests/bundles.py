@@ -10,6 +10,7 @@ from pathlib import Path
 from mimo_edge.export.exporter import Sources, export_bundle, tool_versions
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.dtypes import PRECISIONS
+from mimo_edge.runtime.bundle.family import MIMO_AUDIO
 from mimo_edge.runtime.bundle.files import hash_file, write_text
 from mimo_edge.runtime.bundle.manifest import (
     COMPONENTS,
@@ -23,6 +24,7 @@ from mimo_edge.runtime.bundle.manifest import (
     WeightScheme,
 )
 
+from tests import v25_asr
 from tests.golden import Golden
 
 ROOT = Path(__file__).parent.parent
@@ -74,7 +76,7 @@ def hollow(folder: Path, precision: str = "fp32") -> Bundle:
             (folder / name).write_bytes(content)
             files[name] = hash_file(folder / name)
     states = PRECISIONS[precision].name
-    manifest = Manifest(SCHEMA, "Hollow", states, states, SPEC, pieces, files, {}, "", {})
+    manifest = Manifest(SCHEMA, MIMO_AUDIO, states, states, SPEC, pieces, files, {}, "", {})
     write_text(folder / MANIFEST, manifest.to_json())
     return Bundle.open(folder)
 
@@ -115,6 +117,12 @@ def exported_nano() -> Path:
     return _exported(lm, NANO / "audio_tokenizer", lm, "fp32")
 
 
+def exported_v25_asr() -> Path:
+    """The bundle of the golden MiMo-V2.5-ASR, with what makes speech: the goldens hold codes."""
+    lm = v25_asr.LANGUAGE_MODEL
+    return _exported(lm, v25_asr.AUDIO_TOKENIZER, lm, "fp32")
+
+
 def _exported(lm: Path, audio_tokenizer: Path, text_tokenizer: Path, dtype: str) -> Path:
     digest = hashlib.sha256(f"{dtype} {tool_versions()}".encode())
     for path in sorted(p for pattern in CODE for p in ROOT.glob(pattern)):
@@ -124,5 +132,5 @@ def _exported(lm: Path, audio_tokenizer: Path, text_tokenizer: Path, dtype: str)
     folder = ROOT / "build" / "test-bundles" / digest.hexdigest()[:16]
     if not (folder / MANIFEST).is_file():
         sources = Sources.open(lm, audio_tokenizer, text_tokenizer)
-        export_bundle(sources, folder, dtype, force=True)
+        export_bundle(sources, folder, dtype, force=True, speech=True)
     return folder

@@ -21,6 +21,8 @@ def disagreements(manifest: Manifest) -> list[str]:
 def _between_pieces(manifest: Manifest) -> Iterator[str]:
     """A state has one dtype and one width; codes have one dtype everywhere."""
     for source, leaves, target, enters in HANDED_ON:
+        if not {source, target} <= manifest.pieces.keys():
+            continue  # of a model that only listens
         given = _port(manifest.pieces[source].outputs, leaves)
         taken = _port(manifest.pieces[target].inputs, enters)
         if given is None or taken is None:
@@ -48,6 +50,8 @@ def _with_the_model(manifest: Manifest) -> Iterator[str]:
         ("backbone", "logits", "float32", model.vocab_size),
         ("patch_encoder", "codes", "int64", model.group_size),
     ):
+        if piece not in manifest.pieces:
+            continue
         spec = manifest.pieces[piece]
         port = _port((*spec.inputs, *spec.outputs), name)
         if port is None:
