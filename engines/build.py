@@ -54,19 +54,20 @@ def build_engines(
 ) -> tuple[Path, EngineManifest]:
     """Build every piece of a bundle. Raises EngineError, ResourceError; finished plans stay."""
     store = EngineStore(folder_of(bundle, identity), identity)
-    found = {piece: store.kept(piece) for piece in PIECES}
-    _check_disk(store.folder, bundle, [p for p, kept in found.items() if kept is None])
-    plans: dict[str, FileSpec] = {}
-    seconds: dict[str, float] = {}
-    for piece, kept in found.items():
-        if kept is not None:
-            plans[piece], seconds[piece] = kept
-            on_progress(piece, "kept", 1, 1)
-        else:
-            plans[piece], seconds[piece] = _build_piece(
-                bundle, piece, store, target, trt, limits, on_progress
-            )
-    return store.folder, store.seal(plans, seconds)
+    with store.held():
+        found = {piece: store.kept(piece) for piece in PIECES}
+        _check_disk(store.folder, bundle, [p for p, kept in found.items() if kept is None])
+        plans: dict[str, FileSpec] = {}
+        seconds: dict[str, float] = {}
+        for piece, kept in found.items():
+            if kept is not None:
+                plans[piece], seconds[piece] = kept
+                on_progress(piece, "kept", 1, 1)
+            else:
+                plans[piece], seconds[piece] = _build_piece(
+                    bundle, piece, store, target, trt, limits, on_progress
+                )
+        return store.folder, store.seal(plans, seconds)
 
 
 def _build_piece(

@@ -22,6 +22,7 @@ from mimo_edge.runtime.bundle.errors import (
     ResourceError,
 )
 from mimo_edge.runtime.bundle.files import hash_file, write_bytes, write_text
+from mimo_edge.runtime.bundle.lock import locked
 from mimo_edge.runtime.bundle.manifest import PIECES, FileSpec
 
 
@@ -45,6 +46,14 @@ class EngineStore:
         except (OSError, *MALFORMED):
             pass
         return None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Be the only build that writes this folder. Raises InputError if another does."""
+        with self._typed_errors():
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder):
+            yield
 
     def begin(self, piece: str) -> None:
         """What is there of a piece is not of this identity: nothing may take it for whole."""

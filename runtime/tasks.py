@@ -69,7 +69,9 @@ class MimoAudio:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         model = backend.bundle.model
-        self.tokenizer = TextTokenizer.from_folder(backend.bundle.folder)
+        self.tokenizer = TextTokenizer.from_folder(
+            backend.bundle.folder, backend.bundle.manifest.files
+        )
         self.layout = PromptLayout(model.group_size, model.n_q, model.empty_codes)
         self.prompts = PromptBuilder(self.tokenizer, self.layout)
 

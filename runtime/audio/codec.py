@@ -48,6 +48,15 @@ def decode(backend: Backend, codes: Ints) -> Floats:
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
+def check_overlaps(left: int, right: int) -> None:
+    """Raises InputError for overlaps, in frames, that no stream can have."""
+    if not 0 <= right <= left:
+        raise InputError(
+            f"left overlap {left} and right overlap {right}: the left one must not be the "
+            "smaller, and neither below 0; upstream uses 250 and 40 frames"
+        )
+
+
 class StreamDecoder:
     """Upstream's windowed streaming decode of one stream.
 
@@ -59,11 +68,7 @@ class StreamDecoder:
     def __init__(
         self, backend: Backend, left: int = LEFT_OVERLAP, right: int = RIGHT_OVERLAP
     ) -> None:
-        if not 0 <= right <= left:
-            raise InputError(
-                f"left overlap {left} and right overlap {right}: the left one must not be the "
-                "smaller, and neither below 0; upstream uses 250 and 40 frames"
-            )
+        check_overlaps(left, right)
         self._backend, self.left, self.right = backend, left, right
         self._window = np.zeros((backend.bundle.model.n_q, 0), np.int64)
         self._sounded = 0  # frames of the window that were returned
