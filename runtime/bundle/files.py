@@ -46,11 +46,12 @@ def read_text(path: Path) -> str:
 
     Raises OSError, and ValueError for what is no such text or is far too large for one.
     """
-    with path.open("rb") as file:
-        content = file.read(LARGEST_DOCUMENT + 1)
-    if len(content) > LARGEST_DOCUMENT:
-        raise ValueError(f"it has more than {LARGEST_DOCUMENT >> 20} MiB")
-    return content.decode(json.detect_encoding(content)).removeprefix("\ufeff")
+    content = bytearray()
+    for chunk in chunks(path):  # a device has no end, and one large read would be memory at once
+        content += chunk
+        if len(content) > LARGEST_DOCUMENT:
+            raise ValueError(f"it has more than {LARGEST_DOCUMENT >> 20} MiB")
+    return content.decode(json.detect_encoding(bytes(content[:4]))).removeprefix("\ufeff")
 
 
 def write_text(path: Path, text: str) -> None:
