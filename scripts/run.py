@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _remark(result: Result, args: argparse.Namespace) -> None:
-    """Say what an answer that looks whole does not show; not behind JSON on stderr, which has it."""
+    """Say what a whole-looking answer does not show; not behind JSON on stderr, which has it."""
     if args.json and args.output == "-":
         return
     if result.wav is not None and not len(result.wav):

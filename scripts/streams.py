@@ -109,9 +109,9 @@ def _tolerant(
     stream: IO[str] | None, descriptor: int, closed: bool, encoding: str, errors: str
 ) -> Any:
     """A stream over the same descriptor; `closed`, over one that its caller had closed."""
-    if stream is not None and not isinstance(
-        getattr(getattr(stream, "buffer", None), "raw", None), io.FileIO
-    ):
+    buffer = getattr(stream, "buffer", None)
+    file = getattr(buffer, "raw", buffer)  # with PYTHONUNBUFFERED there is no buffer around it
+    if stream is not None and not isinstance(file, io.FileIO):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding=encoding, errors=errors)
         return stream
@@ -121,7 +121,7 @@ def _tolerant(
     failed = OSError(errno.EBADF, os.strerror(errno.EBADF)) if closed else None
     raw = _Lost(descriptor, failed) if closed else _Tolerant(descriptor)
     # lines to a terminal appear at once, as do those of stderr
-    lines = descriptor == 2 or raw.isatty()
+    lines = descriptor == 2 or raw.isatty() or buffer is file
     buffered = io.BufferedWriter(raw)
     return io.TextIOWrapper(buffered, encoding, errors, line_buffering=lines)
 

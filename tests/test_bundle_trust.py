@@ -160,7 +160,7 @@ def test_a_tensor_inside_a_node_counts(tmp_path: Path) -> None:
 
 
 def test_linked_weights(bundle: Path, tmp_path: Path) -> None:
-    """ONNX Runtime refuses them beside a graph that is no link; with the whole bundle it does not."""
+    """ONNX Runtime refuses them beside a graph that is no link, and takes a bundle that is one."""
     linked, away = tmp_path / "linked", tmp_path / "away.data"
     linked.symlink_to(bundle)
     Bundle.open(linked, verify=False)

@@ -2,9 +2,9 @@
 
 import io
 import os
-import secrets
 import struct
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 from mimo_edge.runtime.audio.resample import check_rate
 from mimo_edge.runtime.bundle.errors import AudioError, ResourceError
+from mimo_edge.runtime.bundle.files import replacing
 
 _BLOCK = 1 << 16  # samples encoded at once; libsndfile crashes on a very long Vorbis write
 _FORMATS = {  # extension: libsndfile's format and subtype
@@ -97,9 +98,6 @@ class _FileSink:
                 f"cannot write {self._name}: {self._subtype} cannot hold {rate} Hz; "
                 "use .wav or another rate"
             )
-        # Beside the target, so that the rename stays within one file system; not made from the
-        # target's name, which may already be as long as a name can be.
-        self._temporary = folder / f".mimo-edge-{os.getpid()}-{secrets.token_hex(4)}.part"
 
     def _holds_rate(self) -> bool:
         if self._subtype == "VORBIS" and self._rate not in _VORBIS_RATES:
@@ -121,10 +119,12 @@ class _FileSink:
         )
 
     def __enter__(self) -> Self:
+        self._place = ExitStack()
         try:
-            self._file = self._encoder(str(self._temporary))
+            temporary = self._place.enter_context(replacing(self._path))
+            self._file = self._encoder(str(temporary))
         except BaseException as error:
-            self._temporary.unlink(missing_ok=True)
+            self._place.__exit__(type(error), error, None)
             if isinstance(error, soundfile.SoundFileError | OSError):
                 raise self._failed(error) from error
             raise
@@ -136,16 +136,18 @@ class _FileSink:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        failure = error
         try:
             self._file.close()
-            if kind is None:
-                self._temporary.replace(self._path)
-        except (soundfile.SoundFileError, OSError) as failure:
-            if kind is None:  # else the first error says more
-                raise self._failed(failure) from failure
-        finally:
-            self._file = None
-            self._temporary.unlink(missing_ok=True)  # gone already where all went well
+        except (soundfile.SoundFileError, OSError) as closing:
+            failure = failure or closing  # the first error says more
+        self._file = None
+        try:
+            self._place.__exit__(type(failure) if failure else None, failure, None)
+        except OSError as renaming:
+            failure = failure or renaming
+        if kind is None and failure is not None:
+            raise self._failed(failure) from failure
 
     def write(self, wav: np.ndarray) -> None:
         if self._file is None:
