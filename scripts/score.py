@@ -28,6 +28,7 @@ from mimo_edge.runtime.bundle.errors import MALFORMED, InputError, ParityError
 from mimo_edge.runtime.bundle.files import read_text, write_text
 from mimo_edge.runtime.bundle.lock import locked
 from mimo_edge.runtime.tasks import MimoAudio
+from mimo_edge.scripts import engine_options
 from mimo_edge.scripts.progress import StageProgress
 
 Score = dict[str, WordErrors]  # by task
@@ -54,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--backend", choices=BACKENDS, default="ort-cpu")
     parser.add_argument("--threads", metavar="N", type=int)
+    engine_options.declare(parser)
     parser.add_argument("--stream", action="store_true", help="judge streamed speech")
     parser.add_argument("--left-overlap", metavar="N", type=int, default=codec.LEFT_OVERLAP)
     parser.add_argument("--right-overlap", metavar="N", type=int, default=codec.RIGHT_OVERLAP)
@@ -84,7 +86,11 @@ def run(args: argparse.Namespace) -> int:
         for output in filter(None, (args.record, args.wavs)):
             output.parent.mkdir(parents=True, exist_ok=True)
             held.enter_context(locked(output))
-        model = held.enter_context(MimoAudio.open(args.bundle, args.backend, threads=args.threads))
+        model = held.enter_context(
+            MimoAudio.open(
+                args.bundle, args.backend, threads=args.threads, **engine_options.given(args)
+            )
+        )
         progress = held.enter_context(StageProgress())
         judge = Judge(model, (args.left_overlap, args.right_overlap) if args.stream else None)
         for verdict in judge.all(utterances):

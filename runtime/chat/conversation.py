@@ -30,7 +30,7 @@ from mimo_edge.runtime.bundle.errors import (
 from mimo_edge.runtime.bundle.files import PRIVATE, read_text, write_bytes
 from mimo_edge.runtime.chat.segments import Grid
 
-# a path, the bytes of a file, or wav [N] at the model's rate
+# a path, the bytes of a file, or wav [N]
 Audio = str | Path | bytes | Floats
 
 _KEYS = ("role", "text", "audio")
@@ -46,6 +46,7 @@ class Message:
     role: str  # "user" or "assistant"
     text: str | None = None
     audio: Audio | None = None
+    sampling_rate: int | None = None  # Hz, of audio that is an array; None: the model's own
 
 
 @dataclass(frozen=True)
