@@ -30,6 +30,8 @@ from mimo_edge.export.folders import (
     MARK,
     check_output,
     partial_of,
+    recover,
+    remove_folder,
     take_place,
 )
 from mimo_edge.export.graph import count_axes_from_the_front, lay_out_weights, simplify
@@ -54,6 +56,7 @@ from mimo_edge.runtime.bundle.errors import (
 )
 from mimo_edge.runtime.bundle.family import SPEECH_PIECES, Member, member
 from mimo_edge.runtime.bundle.files import hash_file, write_text
+from mimo_edge.runtime.bundle.lock import locked
 from mimo_edge.runtime.bundle.manifest import (
     COMPONENTS,
     MANIFEST,
@@ -222,13 +225,15 @@ def export_bundle(
 ) -> None:
     """Write a bundle. Raises InputError, ResourceError; leaves nothing behind on failure, or with
     `resume` what the next export can go on with. `force` replaces a bundle that is there, `speech`
-    exports what makes speech even of a model that was trained to listen only."""
+    exports what makes speech even of a model that was trained to listen only. Nobody else can write
+    the bundle as long as it takes."""
     dtype = DTYPES[dtype_name]
     speech = sources.exports_speech(speech)
     read = [p.parent for path in sources.files() for p in (path, path.resolve())]
     output = check_output(output, read, force)
     total = sources.weight_bytes(dtype, speech)
-    with _partial_folder(output, total, resume) as partial:
+    with _own_place(output), _partial_folder(output, total, resume) as partial:
+        check_output(output, read, force)  # another export may have ended since
         files: dict[str, FileSpec] = {}
         pieces: dict[str, PieceSpec] = {}
         done = 0
@@ -265,7 +270,7 @@ def export_bundle(
             files=files,
             tools=tool_versions(),
             source=source,
-            chat=protocol(sources.text_tokenizer),
+            chat=protocol(sources.text_tokenizer, sources.member),
         )
         write_text(partial / MANIFEST, manifest.to_json())
         take_place(partial, output)
@@ -324,13 +329,27 @@ def _joined(numbers: Iterable[int]) -> str:
 
 
 @contextmanager
+def _own_place(output: Path) -> Iterator[None]:
+    """Hold the lock of the bundle; folders that are made for it go if they stay empty."""
+    new = [folder for folder in output.parents if not folder.exists()]
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with locked(output):
+            recover(output)
+            yield
+    finally:
+        for folder in new:
+            with suppress(OSError):  # it is not empty where the export went well
+                folder.rmdir()
+
+
+@contextmanager
 def _partial_folder(output: Path, total: int, resume: bool) -> Iterator[Path]:
     partial = partial_of(output)
-    new = [folder for folder in partial.parents if not folder.exists()]
     if partial.exists() and not resume:
-        shutil.rmtree(partial)
+        remove_folder(partial)
     try:
-        partial.mkdir(parents=True, exist_ok=True)
+        partial.mkdir(exist_ok=True)
         (partial / MARK).touch()
         (partial / MANIFEST).unlink(missing_ok=True)  # it looks whole no longer
         _check_disk(partial, total)
@@ -343,10 +362,7 @@ def _partial_folder(output: Path, total: int, resume: bool) -> Iterator[Path]:
         raise
     finally:
         if partial.exists() and not resume:
-            shutil.rmtree(partial, ignore_errors=True)
-        for folder in new:
-            with suppress(OSError):  # it is not empty where the export went well
-                folder.rmdir()
+            remove_folder(partial)
 
 
 def _check_disk(partial: Path, total: int) -> None:
