@@ -1,4 +1,4 @@
-"""What a backend must do: run the six pieces, and keep the state of the rows it decodes.
+"""What a backend must do: run the pieces, and keep the state of the rows it decodes.
 
 A backend is opened on a bundle and closed; between the two it hands out `RowStates`, the decode
 state of several rows that share each step. Arrays that cross this line are numpy; what a backend
@@ -11,7 +11,7 @@ from typing import Protocol, Self
 
 import numpy as np
 from mimo_edge.runtime.bundle.bundle import Bundle
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -49,6 +49,53 @@ class RowStates(Protocol):
         """Forget a row."""
 
 
+class CodecStates(Protocol):
+    """Keys and values of streams in `rows` rows, and the two graphs that use them.
+
+    All else that a stream leaves behind crosses this line and comes back with the next call.
+    """
+
+    rows: int
+    remembered: int  # mel frames that vocoder_stream keeps of a row
+    last_shape: tuple[int, ...]  # of what mel_stream keeps of a row beside its statistics
+    last_dtype: DTypeLike
+
+    def mel(
+        self,
+        codes: Ints,
+        lengths: Ints,
+        positions: Ints,
+        weights: Ints,
+        statistics: Floats,
+        last: Floats,
+    ) -> tuple[Floats, Floats, Floats]:
+        """mel_stream: codes [rows, K, T] -> mel [rows, T * M, n_mels], statistics and last.
+
+        lengths, positions, weights [rows]; statistics [rows, 4]; last [rows, *last_shape].
+        """
+
+    def frames(
+        self,
+        mel: Floats,
+        positions: Ints,
+        blocks: Ints,
+        until: Ints,
+        past_positions: Ints,
+        kept: Ints,
+    ) -> tuple[Floats, Floats]:
+        """vocoder_stream: tokens [rows, Q, n_mels] -> windowed frames [rows, Q, n_fft], and the
+        window [n_fft].
+
+        positions, blocks, until [rows, Q]; past_positions and kept [rows, remembered].
+        """
+
+    def clear(self, row: int) -> None:
+        """Zero a row: what is masked counts for nothing, unless it is NaN or infinite."""
+
+    def close(self) -> None:
+        """Give the memory back."""
+
+
 class Backend(Protocol):
     """Runs the pieces of one bundle."""
 
@@ -68,6 +115,9 @@ class Backend(Protocol):
 
     def new_rows(self, rows: int) -> RowStates:
         """Fresh decode state for this many rows."""
+
+    def new_codec_rows(self, rows: int) -> CodecStates:
+        """Fresh state of this many streams of the codec."""
 
     def describe(self) -> str:
         """One line for people: product, version, device."""

@@ -1,0 +1,52 @@
+"""The two stream graphs as the reference computes them, in the place of a backend's."""
+
+import numpy as np
+import torch
+from mimo_edge.mimo_ref.mel_stream import MelStream
+from mimo_edge.mimo_ref.model import AudioTokenizer
+from mimo_edge.mimo_ref.vocoder_stream import VocoderStream
+from mimo_edge.runtime.audio.stream_sizes import (
+    MOST_FRAMES,
+    RING_FRAMES,
+    UNLIMITED,
+    WINDOW_FRAMES,
+)
+from mimo_edge.runtime.backends.base import Floats, Ints
+
+
+class ReferenceStates:
+    """`CodecStates` in PyTorch."""
+
+    def __init__(self, tokenizer: AudioTokenizer, rows: int, window: int = WINDOW_FRAMES) -> None:
+        self.rows, self._tokenizer = rows, tokenizer
+        self.mel_stream = MelStream(tokenizer.decoder, window, RING_FRAMES, MOST_FRAMES)
+        self.vocoder_stream = VocoderStream(tokenizer.decoder.vocoder, UNLIMITED)
+        _, last, self.caches = self.mel_stream.empty(rows)
+        self.last_shape, self.last_dtype = tuple(last.shape[1:]), np.float32
+        self.remembered = self.vocoder_stream.left
+        shape = (rows, self.vocoder_stream.heads, self.remembered, self.vocoder_stream.head_dim)
+        layers = len(tokenizer.decoder.vocoder.layers)
+        self.vocoder_caches = [torch.zeros(shape) for _ in range(2 * layers)]
+
+    @torch.no_grad()
+    def mel(self, codes: Ints, *state: Ints | Floats) -> tuple[Floats, Floats, Floats]:
+        states = self._tokenizer.quantizer.decode(torch.from_numpy(codes))
+        found = self.mel_stream(states, *map(torch.from_numpy, state), *self.caches)
+        self.caches = list(found[3:])
+        mel, statistics, last = (x.numpy() for x in found[:3])
+        return mel, statistics, last
+
+    @torch.no_grad()
+    def frames(self, *tokens: Ints | Floats) -> tuple[Floats, Floats]:
+        frames, window, *caches = self.vocoder_stream(
+            *map(torch.from_numpy, tokens), *self.vocoder_caches
+        )
+        self.vocoder_caches = caches
+        return frames.numpy(), window.numpy()
+
+    def clear(self, row: int) -> None:
+        for cache in (*self.caches, *self.vocoder_caches):
+            cache[row] = 0
+
+    def close(self) -> None:
+        self.caches, self.vocoder_caches = [], []
