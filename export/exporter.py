@@ -21,10 +21,12 @@ import torch
 from mimo_edge.export import (
     backbone,
     mel,
+    mel_stream,
     patch_decoder,
     patch_encoder,
     tokenizer_decoder,
     tokenizer_encoder,
+    vocoder_stream,
 )
 from mimo_edge.export.folders import (
     MARK,
@@ -146,6 +148,8 @@ class Sources:
             "backbone": lambda: backbone.piece(lm(), dtype),
             "patch_decoder": lambda: patch_decoder.piece(lm(), dtype),
             "tokenizer_decoder": lambda: tokenizer_decoder.piece(audio()),
+            "mel_stream": lambda: mel_stream.piece(audio(), dtype),
+            "vocoder_stream": lambda: vocoder_stream.piece(audio(), dtype),
         }
 
     def weight_bytes(self, dtype: torch.dtype) -> int:

@@ -58,9 +58,9 @@ def traced() -> Iterator[None]:
             inputs = (*inputs, masks[id(mask)][1])
         return symbolic("Attention", inputs, q, scale=q.shape[-1] ** -0.5)
 
-    originals = rotary.rotate, attention.attention
-    rotary.rotate, attention.attention = rotate, attend
+    originals = rotary.rotate, attention.attention, attention.write
+    rotary.rotate, attention.attention, attention.write = rotate, attend, tensor_scatter
     try:
         yield
     finally:
-        rotary.rotate, attention.attention = originals
+        rotary.rotate, attention.attention, attention.write = originals

@@ -9,18 +9,18 @@ on how frames arrive, each block costs the same, and several blocks can share on
 
 import torch
 from mimo_edge.mimo_ref import attention, rotary
-from mimo_edge.mimo_ref.vocoder import Vocoder
+from mimo_edge.mimo_ref.tokenizer_decoder import TokenizerDecoder
 from torch import Tensor, nn
 
 
 class VocoderStream(nn.Module):
     """Runs a vocoder on tokens: frames of one or more blocks, each with those ahead of it."""
 
-    def __init__(self, vocoder: Vocoder, unlimited: int) -> None:
+    def __init__(self, decoder: TokenizerDecoder, unlimited: int) -> None:
         """`unlimited`: frames to remember and to see where the config sets no limit (-1)."""
         super().__init__()
-        config = vocoder.config
-        self.vocoder = vocoder
+        config = decoder.config
+        self.decoder = decoder
         left, right = (unlimited if w < 0 else w for w in config.vocoder_attn_window_size)
         self.left, self.right = left, right
         self.heads = config.vocoder_attention_heads
@@ -37,14 +37,15 @@ class VocoderStream(nn.Module):
         *caches: Tensor,
     ) -> tuple[Tensor, ...]:
         """Tokens mel [B, Q, n_mels] at positions [B, Q] -> windowed frames [B, Q, n_fft] float32,
-        the window [n_fft] they are in, and the new caches.
+        what a window weighs [n_fft], its square, and the new caches.
 
         A token belongs to one of the `blocks` [B, Q] and is seen by the blocks from there to
         `until` [B, Q]: a token that is only looked ahead at by its own alone. caches (keys of every
         layer, then values, each [B, H, C, D]) hold frames at past_positions [B, C], far below zero
         where there is none; the new ones take those at `kept` [B, C] of the C + Q.
         """
-        vocoder, layers = self.vocoder, len(self.vocoder.layers)
+        vocoder = self.decoder.vocoder
+        layers = len(vocoder.layers)
         x = vocoder.embeddings(mel.to(vocoder.layer_norm.weight.dtype))
         key = torch.cat((past_positions, positions), dim=1)  # [B, C + Q]
         ahead = key[:, None] - positions[..., None]  # [B, Q, C + Q]
@@ -70,4 +71,4 @@ class VocoderStream(nn.Module):
         istft = vocoder.head.istft
         window = istft.window.float()
         frames = istft.to_frames(*vocoder.head.spectrum(vocoder.layer_norm(x))) * window
-        return (frames, window, *updated)
+        return (frames, window.square(), *updated)

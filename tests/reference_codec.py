@@ -20,7 +20,7 @@ class ReferenceStates:
     def __init__(self, tokenizer: AudioTokenizer, rows: int, window: int = WINDOW_FRAMES) -> None:
         self.rows, self._tokenizer = rows, tokenizer
         self.mel_stream = MelStream(tokenizer.decoder, window, RING_FRAMES, MOST_FRAMES)
-        self.vocoder_stream = VocoderStream(tokenizer.decoder.vocoder, UNLIMITED)
+        self.vocoder_stream = VocoderStream(tokenizer.decoder, UNLIMITED)
         _, last, self.caches = self.mel_stream.empty(rows)
         self.last_shape, self.last_dtype = tuple(last.shape[1:]), np.float32
         self.remembered = self.vocoder_stream.left
@@ -38,11 +38,11 @@ class ReferenceStates:
 
     @torch.no_grad()
     def frames(self, *tokens: Ints | Floats) -> tuple[Floats, Floats]:
-        frames, window, *caches = self.vocoder_stream(
+        frames, weight, *caches = self.vocoder_stream(
             *map(torch.from_numpy, tokens), *self.vocoder_caches
         )
         self.vocoder_caches = caches
-        return frames.numpy(), window.numpy()
+        return frames.numpy(), weight.numpy()
 
     def clear(self, row: int) -> None:
         for cache in (*self.caches, *self.vocoder_caches):

@@ -16,18 +16,17 @@ class OverlapAdd:
         self._tail = np.zeros((2, n_fft - hop), np.float32)  # of the sum, of the windows' squares
         self._silent = (n_fft - hop) // 2  # samples before the first that sounds
 
-    def push(self, frames: Floats, window: Floats) -> Floats:
-        """Frames [T, n_fft] in their window [n_fft] -> the samples that are complete."""
+    def push(self, frames: Floats, weight: Floats) -> Floats:
+        """Windowed frames [T, n_fft], the window's square [n_fft] -> what is complete of them."""
         if not len(frames):
             return np.zeros(0, np.float32)
         reach = self.n_fft - self.hop
         total = np.zeros((2, len(frames) * self.hop + reach), np.float32)
         total[:, :reach] = self._tail
-        square = np.square(window)
         for index, frame in enumerate(frames):
             start = index * self.hop
             total[0, start : start + self.n_fft] += frame
-            total[1, start : start + self.n_fft] += square
+            total[1, start : start + self.n_fft] += weight
         self._tail = total[:, len(frames) * self.hop :].copy()
         return self._sounding(total[:, : len(frames) * self.hop])
 

@@ -187,14 +187,14 @@ class StreamRows:
             known = np.concatenate((np.arange(remembered), remembered + t.own))
             kept[index] = known[len(known) - remembered :]
         past = np.stack([row.past for row in rows])
-        frames, window = self._states.frames(mel, positions, blocks, until, past, kept)
+        frames, weight = self._states.frames(mel, positions, blocks, until, past, kept)
         found = {}
         for index, t in tokens.items():
             row = rows[index]
             row.past = np.concatenate((row.past, positions[index]))[kept[index]]
             row.mel = row.mel[len(t.own) :]
             row.sounded += len(t.own)
-            found[index] = row.overlap.push(frames[index, t.own], window)
+            found[index] = row.overlap.push(frames[index, t.own], weight)
         return found
 
 

@@ -84,7 +84,7 @@ class CodecStates(Protocol):
         kept: Ints,
     ) -> tuple[Floats, Floats]:
         """vocoder_stream: tokens [rows, Q, n_mels] -> windowed frames [rows, Q, n_fft], and the
-        window [n_fft].
+        square of the window [n_fft].
 
         positions, blocks, until [rows, Q]; past_positions and kept [rows, remembered].
         """

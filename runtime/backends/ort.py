@@ -16,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 import onnxruntime as ort
 from mimo_edge.runtime.backends.base import Floats, Ints, Providers
+from mimo_edge.runtime.backends.ort_codec import OrtCodecStates
 from mimo_edge.runtime.backends.ort_rows import OrtRowStates
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import (
@@ -128,6 +129,9 @@ class OrtBackend:
 
     def new_rows(self, rows: int) -> OrtRowStates:
         return OrtRowStates(self, rows)
+
+    def new_codec_rows(self, rows: int) -> OrtCodecStates:
+        return OrtCodecStates(self, rows)
 
     def value(self, shape: Sequence[int], dtype: DTypeLike) -> ort.OrtValue:
         """A zeroed tensor on the device."""

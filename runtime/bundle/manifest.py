@@ -24,6 +24,8 @@ PIECES = (
     "backbone",
     "patch_decoder",
     "tokenizer_decoder",
+    "mel_stream",
+    "vocoder_stream",
 )
 
 
