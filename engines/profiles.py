@@ -6,9 +6,11 @@ from mimo_edge.engines.lowering import CAPACITY
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.bundle.manifest import TensorSpec
+from mimo_edge.runtime.bundle.stream_sizes import MOST_FRAMES, MOST_TOKENS
 
 PREFILL_CHUNK = 512  # positions at a time, as in the ONNX Runtime backend
 AUDIO_PIECES = ("mel", "tokenizer_encoder", "tokenizer_decoder")
+STREAM_PIECES = ("mel_stream", "vocoder_stream")
 AUDIO_SECONDS = 60  # longer audio is cut by the runtime
 
 # shape -> (min, opt, max)
@@ -44,6 +46,7 @@ def profiles(bundle: Bundle, piece: str, limits: Limits) -> list[dict[str, Range
     mel_frames = AUDIO_SECONDS * model.sampling_rate // model.hop_length
     samples = AUDIO_SECONDS * model.sampling_rate + 2 * model.n_fft
     code_frames = mel_frames // model.mel_per_frame
+    mel_per_code = model.samples_per_frame // model.hop_length
     chunk = min(PREFILL_CHUNK, limits.max_seq)
     fixed = {CAPACITY: (limits.max_seq,) * 3, "codebooks": (model.n_q,) * 3}
     audio = {
@@ -53,7 +56,14 @@ def profiles(bundle: Bundle, piece: str, limits: Limits) -> list[dict[str, Range
         "frames": (1, min(100, code_frames), code_frames),
     }
     language = {"batch": rows, "time": (1, 1, chunk), "patches": (1, 1, chunk)}
+    stream = {
+        "batch": rows,
+        "frames": (1, model.group_size, MOST_FRAMES),
+        "tokens": (1, 2 * model.group_size * mel_per_code, MOST_TOKENS),
+    }
     axes = fixed | (audio if piece in AUDIO_PIECES else language)
+    if piece in STREAM_PIECES:
+        axes = fixed | stream
     return [{port.name: _range(port, axes) for port in bundle.piece(piece).inputs}]
 
 

@@ -73,7 +73,7 @@ from mimo_edge.runtime.chat.text_tokenizer import TextTokenizer, tokenizer_files
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TRACE_BYTES = 1 << 30  # memory that torch and a traced graph take, whatever the weights
 TOOLS = ("mimo-edge", "torch", "onnx", "onnxscript", "onnx-ir")
-CODE = ("export/*.py", "mimo_ref/*.py")  # what makes a piece, beside the tools
+CODE = ("export/*.py", "mimo_ref/*.py", "runtime/bundle/stream_sizes.py")  # what makes a piece
 
 # (what is being done, steps done, steps in all); steps are bytes of weights
 OnProgress = Callable[[str, int, int], None]

@@ -5,7 +5,7 @@ from mimo_edge.export.piece import Piece, Port
 from mimo_edge.export.tokenizer_decoder import dequantize
 from mimo_edge.mimo_ref.mel_stream import STATISTICS, MelStream
 from mimo_edge.mimo_ref.model import AudioTokenizer
-from mimo_edge.runtime.audio.stream_sizes import MOST_FRAMES, RING_FRAMES, WINDOW_FRAMES
+from mimo_edge.runtime.bundle.stream_sizes import MOST_FRAMES, RING_FRAMES, WINDOW_FRAMES
 from torch import Tensor, nn
 
 

@@ -40,9 +40,9 @@ def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(mask, 0.0, -math.inf).to(dtype)
 
 
-def tensor_scatter(cache: Tensor, update: Tensor, start: Tensor) -> Tensor:
-    """Write update [B, H, T, D] into cache [B, H, S, D] at start [B]; in place if bound so."""
-    return symbolic("TensorScatter", (cache, update, start), cache, axis=2, mode="linear")
+def tensor_scatter(cache: Tensor, new: Tensor, start: Tensor) -> Tensor:
+    """Write new [B, H, T, D] into cache [B, H, S, D] at start [B]; in place if bound so."""
+    return symbolic("TensorScatter", (cache, new, start), cache, axis=2, mode="linear")
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from mimo_edge.export.piece import Piece, Port
 from mimo_edge.export.tokenizer_decoder import MatrixInverse
 from mimo_edge.mimo_ref.model import AudioTokenizer
 from mimo_edge.mimo_ref.vocoder_stream import VocoderStream
-from mimo_edge.runtime.audio.stream_sizes import UNLIMITED
+from mimo_edge.runtime.bundle.stream_sizes import UNLIMITED
 from torch import Tensor, nn
 
 

@@ -86,9 +86,7 @@ class MelStream(nn.Module):
         positions = start[:, None] + torch.arange(x.shape[1], device=x.device)
         slot = start - start // self.ring * self.ring  # where the first one is written
         mask = self.visible(positions, slot)
-        tables = rotary.wrapped_tables(
-            positions, self.head_dim, decoder.config.rope_theta, x.dtype
-        )
+        tables = rotary.wrapped_tables(positions, self.head_dim, decoder.config.rope_theta, x.dtype)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             for index, new in ((layer, k), (len(decoder.layers) + layer, v)):

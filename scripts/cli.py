@@ -20,6 +20,7 @@ COMMANDS = {
     "doctor": ("doctor", "show what this machine can run, and how to get the rest"),
     "demo": ("demo", "a very small model speaks and listens, each stage checked"),
     "score": ("score", "how well a bundle hears and speaks, in word errors"),
+    "streams": ("streams", "what each way of streaming costs in sound and in time"),
     "bench": ("bench", "time the stages of a bundle on this machine"),
 }
 # what the runtime's own dependencies do not bring

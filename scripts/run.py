@@ -9,13 +9,21 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
-from mimo_edge.runtime.audio.codec import LEFT_OVERLAP, RIGHT_OVERLAP
+from mimo_edge.runtime.audio.codec import (
+    LEFT_OVERLAP,
+    RIGHT_OVERLAP,
+    STATEFUL,
+    STREAMS,
+    WINDOWED,
+)
+from mimo_edge.runtime.audio.play import BothSinks, SystemPlayer
+from mimo_edge.runtime.audio.stateful import LOOKAHEAD
 from mimo_edge.runtime.audio.write import AudioSink, open_sink
 from mimo_edge.runtime.backends.opening import BACKENDS
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.chat.conversation import read_conversation, read_history, write_history
 from mimo_edge.runtime.chat.presets import PRESETS, Sampling
-from mimo_edge.runtime.generation.generation import CHUNK_PATCHES, Generation, Result
+from mimo_edge.runtime.generation.generation import Generation, Result
 from mimo_edge.runtime.tasks import Demonstration, MimoAudio, Options
 
 Prepare = Callable[[MimoAudio, argparse.Namespace, Options], Generation]
@@ -46,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         args.bundle, args.backend, threads=args.threads, verify=not args.no_verify
     ) as model:
         # before the long work, so that an output that cannot be written is refused at once
-        sink = open_sink(args.output, model.sampling_rate) if speaks else None
+        sink = _sink(args, model.sampling_rate) if speaks else None
         generation = TASKS[args.task][2](model, args, _options(args))
         if args.stream:
             result = _stream(generation, args, sink)
@@ -61,13 +69,25 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _sink(args: argparse.Namespace, rate: int) -> AudioSink:
+    """Where speech goes: to a file, to the player, or to both."""
+    if not args.play:
+        return open_sink(args.output, rate)
+    player = SystemPlayer(rate)
+    return player if args.output is None else BothSinks(open_sink(args.output, rate), player)
+
+
 def _stream(generation: Generation, args: argparse.Namespace, sink: AudioSink | None) -> Result:
     """Text to stdout and sound to the sink while they come."""
     result = None
     show_text = not args.json and args.output != "-"
     with sink or nullcontext():
         for event in generation.stream(
-            chunk=args.chunk, left=args.left_overlap, right=args.right_overlap
+            kind=args.codec_stream,
+            chunk=args.chunk,
+            lookahead=args.lookahead,
+            left=args.left_overlap,
+            right=args.right_overlap,
         ):
             if event.text and show_text:
                 print(_printable(event.text), end="", flush=True)
@@ -87,7 +107,7 @@ def _print(result: Result, args: argparse.Namespace) -> None:
             "text": result.text,
             "answer": result.answer,
             "thinking": result.thinking,
-            "audio": str(args.output) if result.wav is not None else None,
+            "audio": str(args.output) if result.wav is not None and args.output else None,
             "frames": int(result.codes.shape[1]),
             "stopped": result.stopped,
             "seed": result.seed,
@@ -108,8 +128,10 @@ def _printable(text: str) -> str:
 
 def _check(args: argparse.Namespace) -> None:
     """What argparse cannot see."""
-    if PRESETS[args.task].speaks and args.output is None:
-        raise InputError("this task answers with speech: say where it goes with -o FILE (or -o -)")
+    if PRESETS[args.task].speaks and args.output is None and not args.play:
+        raise InputError(
+            "this task answers with speech: say where it goes with -o FILE (or -o -), or --play it"
+        )
     given = [name for name in ("history", "conversation") if getattr(args, name, None)]
     if len(given) == 2:
         raise InputError("give --history or --conversation, not both")
@@ -147,8 +169,9 @@ def _common(parser: argparse.ArgumentParser, speaks: bool) -> None:
         parser.add_argument(
             "-o", "--output", metavar="FILE", help=".wav .flac .ogg .opus .mp3, or - for stdout"
         )
+        parser.add_argument("--play", action="store_true", help="let it be heard as well")
     else:
-        parser.set_defaults(output=None)
+        parser.set_defaults(output=None, play=False)
     how = parser.add_argument_group("how it runs")
     how.add_argument("--backend", choices=BACKENDS, default="ort-cpu", help="default: ort-cpu")
     how.add_argument("--threads", metavar="N", type=int, help="CPU threads (default: all cores)")
@@ -156,16 +179,26 @@ def _common(parser: argparse.ArgumentParser, speaks: bool) -> None:
     how.add_argument("--json", action="store_true", help="one JSON object with text and timings")
     how.add_argument("--stream", action="store_true", help="put out text and sound as they come")
     how.add_argument(
-        "--chunk", metavar="N", type=int, default=CHUNK_PATCHES, help="patches between two decodes"
+        "--codec-stream",
+        choices=STREAMS,
+        help=f"how a stream sounds: {STATEFUL} (the default) or {WINDOWED}, as upstream does",
     )
-    how.add_argument("--left-overlap", metavar="FRAMES", type=int, default=LEFT_OVERLAP)
     how.add_argument(
-        "--right-overlap",
+        "--chunk", metavar="N", type=int, help="patches between two decodes (default: by speed)"
+    )
+    how.add_argument(
+        "--lookahead",
         metavar="FRAMES",
         type=int,
-        default=RIGHT_OVERLAP,
-        help=f"40 ms each; default {RIGHT_OVERLAP}, fewer sound sooner",
+        help=f"of the {STATEFUL} stream, 40 ms each; default {LOOKAHEAD}, fewer sound sooner",
     )
+    for side, frames in (("left", LEFT_OVERLAP), ("right", RIGHT_OVERLAP)):
+        how.add_argument(
+            f"--{side}-overlap",
+            metavar="FRAMES",
+            type=int,
+            help=f"of the {WINDOWED} stream, which they choose; default {frames}",
+        )
     what = parser.add_argument_group("what it generates (defaults: the task's own)")
     what.add_argument("--seed", type=int, default=0, help="same seed, same answer; default 0")
     what.add_argument("--max-new", metavar="N", type=int, help="patches at most")

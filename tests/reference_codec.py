@@ -1,17 +1,35 @@
 """The two stream graphs as the reference computes them, in the place of a backend's."""
 
+import dataclasses
+
 import numpy as np
 import torch
 from mimo_edge.mimo_ref.mel_stream import MelStream
 from mimo_edge.mimo_ref.model import AudioTokenizer
 from mimo_edge.mimo_ref.vocoder_stream import VocoderStream
-from mimo_edge.runtime.audio.stream_sizes import (
+from mimo_edge.runtime.backends.base import Floats, Ints
+from mimo_edge.runtime.bundle.manifest import ModelSpec
+from mimo_edge.runtime.bundle.stream_sizes import (
     MOST_FRAMES,
     RING_FRAMES,
     UNLIMITED,
     WINDOW_FRAMES,
 )
-from mimo_edge.runtime.backends.base import Floats, Ints
+
+from tests.bundles import SPEC
+
+
+def model_spec(tokenizer: AudioTokenizer) -> ModelSpec:
+    """What a bundle would say of this tokenizer; of the language model nothing that is true."""
+    config = tokenizer.config
+    return dataclasses.replace(
+        SPEC,
+        sampling_rate=config.sampling_rate,
+        n_fft=config.nfft,
+        hop_length=config.hop_length,
+        n_mels=config.n_mels,
+        samples_per_frame=config.samples_per_frame,
+    )
 
 
 class ReferenceStates:
@@ -22,7 +40,7 @@ class ReferenceStates:
         self.mel_stream = MelStream(tokenizer.decoder, window, RING_FRAMES, MOST_FRAMES)
         self.vocoder_stream = VocoderStream(tokenizer.decoder, UNLIMITED)
         _, last, self.caches = self.mel_stream.empty(rows)
-        self.last_shape, self.last_dtype = tuple(last.shape[1:]), np.float32
+        self.last_shape, self.last_dtype = tuple(last.shape[1:]), np.dtype(np.float32)
         self.remembered = self.vocoder_stream.left
         shape = (rows, self.vocoder_stream.heads, self.remembered, self.vocoder_stream.head_dim)
         layers = len(tokenizer.decoder.vocoder.layers)

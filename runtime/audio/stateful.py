@@ -8,19 +8,21 @@ the codes, the block and the lookahead, and never on how the codes arrive.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from mimo_edge.runtime.audio.overlap import OverlapAdd
-from mimo_edge.runtime.audio.stream_sizes import (
+from mimo_edge.runtime.backends.base import Codec, CodecStates, Floats, Ints
+from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.bundle.manifest import ModelSpec
+from mimo_edge.runtime.bundle.stream_sizes import (
     MOST_FRAMES,
     MOST_TOKENS,
     MOST_WEIGHT,
     NOWHERE,
     RING_FRAMES,
 )
-from mimo_edge.runtime.backends.base import CodecStates, Floats, Ints
-from mimo_edge.runtime.bundle.errors import InputError
-from mimo_edge.runtime.bundle.manifest import ModelSpec
+from numpy.typing import NDArray
 
 BLOCK = 4  # frames that sound together: a patch
 LOOKAHEAD = 4  # frames that a block sees ahead
@@ -63,14 +65,8 @@ class StreamRows:
         block: int = BLOCK,
     ) -> None:
         """Raises InputError for a block or lookahead that does not fit one call."""
+        check(model, lookahead, block)
         self._mel_per_frame = model.samples_per_frame // model.hop_length
-        most = MOST_TOKENS // self._mel_per_frame
-        if not (1 <= block and 0 <= lookahead and block + lookahead <= most):
-            raise InputError(
-                f"block {block} and lookahead {lookahead}: a stream needs a block of 1 frame or "
-                f"more, a lookahead of 0 or more, and at most {most} frames in both together; "
-                f"the defaults are {BLOCK} and {LOOKAHEAD}"
-            )
         self._states, self._model = states, model
         self.lookahead, self.block = lookahead, block
         self._rows = [self._empty() for _ in range(states.rows)]
@@ -93,6 +89,17 @@ class StreamRows:
             left = {r: c[:, taken[r] :] for r, c in left.items() if c.shape[1] > taken[r]}
         return self._sound({row: False for row in codes})
 
+    def begin(
+        self, row: int, *, position: int = 0, statistics: Floats | None = None, weight: int = 0
+    ) -> None:
+        """Begin a stream anew, as if `position` frames had gone before, and with statistics [4]
+        that stand for `weight` frames."""
+        self.clear(row)
+        self._rows[row].frames, self._rows[row].weight = position, weight
+        self._rows[row].sounded = position * self._mel_per_frame
+        if statistics is not None:
+            self._rows[row].statistics = statistics
+
     def finish(self, row: int) -> Floats:
         """The rest of a stream; its row is then as new."""
         wav = self._sound({row: True})[row]
@@ -100,6 +107,10 @@ class StreamRows:
             wav = np.concatenate((wav, self._rows[row].overlap.finish()))
         self.clear(row)
         return wav
+
+    def weight(self, row: int) -> int:
+        """How many frames the statistics of a row stand for."""
+        return self._rows[row].weight
 
     def clear(self, row: int) -> None:
         """Forget a stream."""
@@ -124,13 +135,13 @@ class StreamRows:
             np.stack([row.last for row in rows]),
         )
         for index, count in taken.items():
-            row = rows[index]
-            row.mel = np.concatenate((row.mel, mel[index, : count * self._mel_per_frame]))
-            row.statistics, row.last = statistics[index].copy(), last[index].copy()
-            row.frames += count
-            row.weight += count
-            if row.weight == MOST_WEIGHT:
-                row.weight //= 2
+            state = rows[index]
+            state.mel = np.concatenate((state.mel, mel[index, : count * self._mel_per_frame]))
+            state.statistics, state.last = statistics[index].copy(), last[index].copy()
+            state.frames += count
+            state.weight += count
+            if state.weight == MOST_WEIGHT:
+                state.weight //= 2
         return taken
 
     @staticmethod
@@ -161,7 +172,8 @@ class StreamRows:
         index = [np.arange(start, stop) for start, _, stop in spans]
         blocks = [np.full(len(i), number) for number, i in enumerate(index)]
         sounding = [i < end for i, (_, end, _) in zip(index, spans, strict=True)]
-        where, block, sound = (_joined(parts) for parts in (index, blocks, sounding))
+        where, block = _joined(index), _joined(blocks)
+        sound = _joined(sounding).astype(bool)
         return Tokens(
             row.mel[where],
             row.sounded + where,
@@ -198,5 +210,38 @@ class StreamRows:
         return found
 
 
-def _joined(parts: list[Ints]) -> Ints:
+class StatefulStream:
+    """One stream in a state of its own."""
+
+    def __init__(self, codec: Codec, lookahead: int = LOOKAHEAD, block: int = BLOCK) -> None:
+        check(codec.bundle.model, lookahead, block)  # before memory is taken
+        self._states = codec.new_codec_rows(1)
+        self._rows = StreamRows(self._states, codec.bundle.model, lookahead, block)
+
+    def push(self, codes: Ints) -> Floats:
+        """codes [K, T], T may be 0 -> what can sound now, maybe nothing."""
+        return self._rows.push({0: codes})[0]
+
+    def finish(self, codes: Ints | None = None) -> Floats:
+        """The last codes, if any are left -> the rest of the stream, which is then as new."""
+        wav = np.zeros(0, np.float32) if codes is None else self.push(codes)
+        return np.concatenate((wav, self._rows.finish(0)))
+
+    def close(self) -> None:
+        """Give the state's memory back."""
+        self._states.close()
+
+
+def check(model: ModelSpec, lookahead: int, block: int = BLOCK) -> None:
+    """Raises InputError for a block or lookahead that does not fit one call."""
+    most = MOST_TOKENS * model.hop_length // model.samples_per_frame
+    if block < 1 or lookahead < 0 or block + lookahead > most:
+        raise InputError(
+            f"lookahead {lookahead} with blocks of {block} frames: give a lookahead of 0 or more "
+            f"and blocks of 1 or more, at most {most} frames together; the defaults are "
+            f"{LOOKAHEAD} and {BLOCK}"
+        )
+
+
+def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)

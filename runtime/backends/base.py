@@ -7,11 +7,11 @@ keeps between calls (states, keys, values) is its own affair.
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from mimo_edge.runtime.bundle.bundle import Bundle
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -58,7 +58,7 @@ class CodecStates(Protocol):
     rows: int
     remembered: int  # mel frames that vocoder_stream keeps of a row
     last_shape: tuple[int, ...]  # of what mel_stream keeps of a row beside its statistics
-    last_dtype: DTypeLike
+    last_dtype: np.dtype[Any]
 
     def mel(
         self,
@@ -96,8 +96,8 @@ class CodecStates(Protocol):
         """Give the memory back."""
 
 
-class Backend(Protocol):
-    """Runs the pieces of one bundle."""
+class Codec(Protocol):
+    """Audio to codes and back: the half of a backend that the language model does not need."""
 
     bundle: Bundle
 
@@ -113,11 +113,15 @@ class Backend(Protocol):
     def decode(self, codes: Ints, lengths: Ints) -> Floats:
         """codes [B, K, T], lengths [B] -> wav [B, T * samples_per_frame]"""
 
+    def new_codec_rows(self, rows: int) -> CodecStates:
+        """Fresh state of this many streams."""
+
+
+class Backend(Codec, Protocol):
+    """Runs the pieces of one bundle."""
+
     def new_rows(self, rows: int) -> RowStates:
         """Fresh decode state for this many rows."""
-
-    def new_codec_rows(self, rows: int) -> CodecStates:
-        """Fresh state of this many streams of the codec."""
 
     def describe(self) -> str:
         """One line for people: product, version, device."""

@@ -38,7 +38,7 @@ class OrtCodecStates:
         statistics: Floats,
         last: Floats,
     ) -> tuple[Floats, Floats, Floats]:
-        feed = {
+        feed: dict[str, NDArray[Any]] = {
             "codes": codes,
             "lengths": lengths,
             "positions": positions,
@@ -58,7 +58,7 @@ class OrtCodecStates:
         past_positions: Ints,
         kept: Ints,
     ) -> tuple[Floats, Floats]:
-        feed = {
+        feed: dict[str, NDArray[Any]] = {
             "mel": mel,
             "positions": positions,
             "blocks": blocks,

@@ -13,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 from mimo_edge.runtime.backends.base import Floats, Ints
 from mimo_edge.runtime.backends.cuda import CudaDevice
+from mimo_edge.runtime.backends.trt_codec import TrtCodecStates
 from mimo_edge.runtime.backends.trt_context import (
     Context,
     Engine,
@@ -90,12 +91,12 @@ class TrtBackend:
             wavs[row, : length * samples] = self._run("tokenizer_decoder", feed)[0]
         return wavs
 
+    def new_codec_rows(self, rows: int) -> TrtCodecStates:
+        self._check_rows(rows)
+        return TrtCodecStates(self, rows)
+
     def new_rows(self, rows: int) -> TrtRowStates:
-        if rows > self.identity.max_batch:
-            raise InputError(
-                f"{rows} rows asked for, the engines hold {self.identity.max_batch}. "
-                f"Build them with --max-batch {rows}."
-            )
+        self._check_rows(rows)
         memory = next((idle for idle in self._idle if idle.rows == rows), None)
         if memory is None:
             for idle in self._idle:  # made for another number of rows: in the way now
@@ -110,6 +111,13 @@ class TrtBackend:
         # the Protocol has no end of life: rows are given back when the caller lets go of them
         weakref.finalize(states, self._give_back, memory).atexit = False
         return states
+
+    def _check_rows(self, rows: int) -> None:
+        if rows > self.identity.max_batch:
+            raise InputError(
+                f"{rows} rows asked for, the engines hold {self.identity.max_batch}. "
+                f"Build them with --max-batch {rows}."
+            )
 
     def context(self, piece: str, *, captured: bool = False) -> Context:
         """A fresh execution context of a piece; `captured` if it is to be part of a CUDA graph."""

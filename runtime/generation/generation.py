@@ -2,11 +2,12 @@
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from mimo_edge.runtime.audio import codec
+from mimo_edge.runtime.audio.chunks import FixedChunks, GrowingChunks
 from mimo_edge.runtime.backends.base import Backend, Floats, Ints
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.chat.answer import (
@@ -24,7 +25,8 @@ from mimo_edge.runtime.generation.loop import (
     join_steps,
 )
 
-CHUNK_PATCHES = 6  # about a second of speech between two decodes of a stream
+Chunks = FixedChunks | GrowingChunks
+CHUNK_PATCHES = 6  # about a second of speech between two decodes of a windowed stream
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Generation:
 
     def result(self, *, upstream_drop_last: bool = False) -> Result:
         """Generate all, then decode all. For `upstream_drop_last` see `split_answer`."""
-        clock = self._ready()
+        clock = self._ready(["tokenizer_decoder"])
         steps = []
         for step in self.steps():
             clock.patch(step)
@@ -101,36 +103,69 @@ class Generation:
     def stream(
         self,
         *,
-        chunk: int = CHUNK_PATCHES,
-        left: int = codec.LEFT_OVERLAP,
-        right: int = codec.RIGHT_OVERLAP,
+        kind: str | None = None,
+        chunk: int | None = None,
+        lookahead: int | None = None,
+        left: int | None = None,
+        right: int | None = None,
     ) -> Iterator[Event]:
         """Text and sound while they are generated; the last event carries the result.
 
-        `chunk` patches are collected between decodes; `left` and `right` are the overlaps in frames
-        of `codec.StreamDecoder`. A smaller right overlap sounds sooner and less like the
-        whole decode. Sound starts where the prompt says so; should the model open speech once more
-        later, `result` keeps only what follows, as upstream does, and a stream has sounded already.
-        After a thought, sound starts where the model opens speech, and at the end if it never does.
+        For `kind`, `lookahead`, `left` and `right` see `codec.open_stream`. `chunk` patches are
+        collected between decodes; without it a windowed stream takes 6, and a stateful one begins
+        with 1 and takes more as playback allows. A smaller lookahead or right overlap sounds
+        sooner and less like the whole decode. Sound starts where the prompt says so; should the
+        model open speech once more later, `result` keeps only what follows, as upstream does, and a
+        stream has sounded already. After a thought, sound starts where the model opens speech, and
+        at the end if it never does.
         """
-        if chunk < 1:
-            raise InputError(f"chunk must be at least 1 patch, not {chunk}; the default is 6")
-        window = left + chunk * self._layout.group_size
+        kind = codec.stream_kind(kind, left, right)
+        chunks = self._chunks(kind, chunk, left)
+        decoder = codec.open_stream(
+            self._backend, kind, left=left, right=right, lookahead=lookahead
+        )
+        try:
+            yield from self._sounding(decoder, chunks, codec.stream_pieces(kind))
+        finally:
+            decoder.close()
+
+    def _chunks(self, kind: str, chunk: int | None, left: int | None) -> Chunks:
+        """How many patches a decode takes. Raises InputError for what is too few or too many."""
+        if chunk is not None and chunk < 1:
+            raise InputError(f"chunk must be at least 1 patch, not {chunk}; leave it out")
+        if kind == codec.STATEFUL:
+            return GrowingChunks() if chunk is None else FixedChunks(chunk)
+        chunk = CHUNK_PATCHES if chunk is None else chunk
+        window = (codec.LEFT_OVERLAP if left is None else left) + chunk * self._layout.group_size
         if window > DECODE_PIECE:
             raise InputError(
                 f"left overlap and chunk make {window} frames to decode at once, of at most "
                 f"{DECODE_PIECE}; the defaults are 250 frames and 6 patches of 4 frames"
             )
-        decoder = codec.StreamDecoder(self._backend, left, right)
-        clock, words = self._ready(), IncrementalDecoder(self._tokenizer)
-        special = self._tokenizer.special
+        return FixedChunks(chunk)
+
+    def _sounding(
+        self,
+        decoder: codec.CodecStream,
+        chunks: Chunks,
+        pieces: tuple[str, ...],
+    ) -> Iterator[Event]:
+        clock, words = self._ready(pieces), IncrementalDecoder(self._tokenizer)
+        special, rate = self._tokenizer.special, self._backend.bundle.model.sampling_rate
         speaking, closed = self.speaks and not self._opened, False
         steps: list[Step] = []
         waiting: list[Ints] = []
         held: list[Ints] = []  # speech before it is known whether a sostm comes
         heard: list[Floats] = []
 
-        def sounded(wav: Floats) -> Iterator[Event]:
+        def sounded(codes: Sequence[Ints]) -> Iterator[Event]:
+            began = time.perf_counter()
+            wav = decoder.push(np.concatenate(codes, axis=1))
+            now = time.perf_counter()
+            chunks.decoded(now, len(codes), now - began, len(wav) / rate)
+            yield from heard_of(wav)
+
+        def heard_of(wav: Floats) -> Iterator[Event]:
             if len(wav):
                 heard.append(wav)
                 clock.sound()
@@ -138,6 +173,7 @@ class Generation:
 
         for step in self.steps():
             clock.patch(step)
+            chunks.patch(step.seconds)
             steps.append(step)
             if step.text_id == special.sostm:
                 speaking, held = self.speaks and not closed, []
@@ -149,22 +185,24 @@ class Generation:
                 waiting.append(step.codes)
             elif step.codes is not None and self.speaks and not closed:
                 held.append(step.codes)
-            if len(waiting) >= chunk:
-                yield from sounded(decoder.push(np.concatenate(waiting, axis=1)))
+            if len(waiting) >= chunks.wanted:
+                yield from sounded(waiting)
                 waiting = []
-        for start in range(0, len(held), chunk):  # none came: all of it was speech
-            yield from sounded(decoder.push(np.concatenate(held[start : start + chunk], axis=1)))
-        yield from sounded(decoder.finish(np.concatenate(waiting, axis=1) if waiting else None))
-        if rest := words.finish():
-            yield Event(text=rest)
+        while held:  # none came: all of it was speech
+            taken, held = held[: chunks.wanted], held[chunks.wanted :]
+            yield from sounded(taken)
+        rest = decoder.finish(np.concatenate(waiting, axis=1) if waiting else None)
+        yield from heard_of(rest)
+        if text := words.finish():
+            yield Event(text=text)
         spoken = np.concatenate(heard) if heard else np.zeros(0, np.float32)
         yield Event(result=self._finish(steps, clock, spoken, False))
 
-    def _ready(self) -> "_Clock":
-        """Load what is needed, then start the clock."""
+    def _ready(self, decoding: Sequence[str]) -> "_Clock":
+        """Load what is needed, `decoding` for the sound of it; then start the clock."""
         pieces = ["patch_encoder", "backbone"]
         if self.speaks:
-            pieces += ["patch_decoder", "tokenizer_decoder"]
+            pieces += ["patch_decoder", *decoding]
         self._backend.load(pieces)
         return _Clock(self._backend)
 
