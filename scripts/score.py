@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mimo_edge.parity.speech_score import (
     Judge,
+    Streaming,
     UtteranceSet,
     Verdict,
     totals,
@@ -53,8 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", choices=BACKENDS, default="ort-cpu")
     parser.add_argument("--threads", metavar="N", type=int)
     parser.add_argument("--stream", action="store_true", help="judge streamed speech")
-    parser.add_argument("--left-overlap", metavar="N", type=int, default=codec.LEFT_OVERLAP)
-    parser.add_argument("--right-overlap", metavar="N", type=int, default=codec.RIGHT_OVERLAP)
+    parser.add_argument("--codec-stream", choices=codec.STREAMS, help="see `mimo-edge run --help`")
+    for name in ("lookahead", "left-overlap", "right-overlap"):
+        parser.add_argument(f"--{name}", metavar="N", type=int)
     parser.add_argument("--wavs", metavar="DIR", type=Path, help="keep what was spoken")
     parser.add_argument("--record", metavar="FILE", type=Path, help="write the score, to compare")
     parser.add_argument(
@@ -81,7 +83,8 @@ def run(args: argparse.Namespace) -> int:
         MimoAudio.open(args.bundle, args.backend, threads=args.threads) as model,
         StageProgress() as progress,
     ):
-        judge = Judge(model, (args.left_overlap, args.right_overlap) if args.stream else None)
+        setting = args.codec_stream, args.lookahead, args.left_overlap, args.right_overlap
+        judge = Judge(model, Streaming(*setting) if args.stream else None)
         for verdict in judge.all(utterances):
             verdicts.append(verdict)
             progress.report("judging", len(verdicts), count, "utterances")

@@ -20,6 +20,7 @@ from mimo_edge.runtime.tasks import MimoAudio, Options
 from mimo_edge.scripts.progress import StageProgress
 from mimo_edge.scripts.score import UTTERANCES
 
+Row = dict[str, str]
 AHEAD = (0, 2, 4, 8, 40)  # frames
 CHUNKS = (1, 2, 6)  # patches
 
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _times(args: argparse.Namespace, settings: Sequence[Setting]) -> list[dict[str, object]]:
+def _times(args: argparse.Namespace, settings: Sequence[Setting]) -> list[Row]:
     """Seconds of work per second of speech, the faster of two runs."""
     bundle = Bundle.open(args.bundle, verify=False)
     model, rng = bundle.model, np.random.default_rng(0)
@@ -75,7 +76,7 @@ def _times(args: argparse.Namespace, settings: Sequence[Setting]) -> list[dict[s
         for setting in settings:
             stream(setting, backend, codes[:, : 2 * model.group_size])  # load and warm up
             took = min(_seconds(setting, backend, codes) for _ in range(2))
-            row: dict[str, object] = _named(setting, model.group_size)
+            row: Row = _named(setting, model.group_size)
             speech = frames * model.samples_per_frame / model.sampling_rate
             rows.append(row | {"seconds per second": f"{took / speech:.3f}"})
         return rows
@@ -87,7 +88,7 @@ def _seconds(setting: Setting, backend: Backend, codes: Ints) -> float:
     return time.perf_counter() - began
 
 
-def _sounds(args: argparse.Namespace, settings: Sequence[Setting]) -> list[dict[str, object]]:
+def _sounds(args: argparse.Namespace, settings: Sequence[Setting]) -> list[Row]:
     utterances = UtteranceSet.open(args.set or UTTERANCES)
     texts = [*utterances.tts, *(utterance.text for utterance in utterances.dialogue)]
     with MimoAudio.open(args.bundle, args.backend, threads=args.threads) as model:
@@ -101,7 +102,7 @@ def _sounds(args: argparse.Namespace, settings: Sequence[Setting]) -> list[dict[
                 for quality in found:
                     quality.add(model.backend, text, codes, judge.transcribe)
                 progress.report("streaming", number, len(texts) * args.draws, "utterances")
-    whole: dict[str, object] = dict.fromkeys(_sound(found[0], group_size), "")
+    whole: Row = dict.fromkeys(_sound(found[0], group_size), "")
     whole |= {"stream": "whole decode", "words wrong": f"{own.edits} of {own.words}"}
     return [whole, *(_sound(quality, group_size) for quality in found)]
 
@@ -115,16 +116,16 @@ def _spoken(model: MimoAudio, texts: Sequence[str], draws: int) -> Iterator[tupl
             yield text, codes
 
 
-def _named(setting: Setting, group_size: int) -> dict[str, object]:
+def _named(setting: Setting, group_size: int) -> Row:
     return {
         "stream": setting.kind,
-        "ahead": setting.ahead,
-        "chunk": setting.chunk,
-        "first sound": setting.first_sound(group_size),
+        "ahead": str(setting.ahead),
+        "chunk": str(setting.chunk),
+        "first sound": str(setting.first_sound(group_size)),
     }
 
 
-def _sound(quality: Quality, group_size: int) -> dict[str, object]:
+def _sound(quality: Quality, group_size: int) -> Row:
     def mean(values: Sequence[float], digits: int) -> str:
         return f"{np.mean(values):.{digits}f}" if values else "-"
 

@@ -5,6 +5,8 @@ one patch and grow as far as the sound that is still to be played covers the tim
 comes. In the stateful decode what sounds does not depend on the chunks.
 """
 
+from collections.abc import Callable
+
 from mimo_edge.runtime.audio.player import Player
 
 MOST_PATCHES = 6  # about a second of speech
@@ -45,3 +47,32 @@ class FixedChunks:
 
     def decoded(self, now: float, patches: int, seconds: float, sound: float) -> None:
         """Nor does what was decoded."""
+
+
+Chunks = FixedChunks | GrowingChunks
+
+
+def rehearse(
+    chunks: Chunks,
+    patches: int,
+    patch_seconds: float,
+    decode: Callable[[int, int], tuple[float, float]],
+    start: float = 0.0,
+) -> Player:
+    """Play a stream on a clock of its own: patches come from `start` on, every `patch_seconds`.
+
+    `decode(patches, taken)` says what a decode of so many patches after `taken` takes, and the
+    seconds of sound that it gives.
+    """
+    player, now, taken, waiting = Player(), start, 0, 0
+    for _ in range(patches):
+        now += patch_seconds
+        chunks.patch(patch_seconds)
+        waiting += 1
+        if waiting >= chunks.wanted:
+            seconds, sound = decode(waiting, taken)
+            now += seconds
+            chunks.decoded(now, waiting, seconds, sound)
+            player.give(now, sound)
+            taken, waiting = taken + waiting, 0
+    return player

@@ -4,6 +4,7 @@ The cache of `mel_stream` is bound as input and output of one buffer. That of `v
 up with every call: two sets, read and written by turns.
 """
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -38,11 +39,14 @@ class TrtCodecStates:
                 self._sizes |= self._sizes_of(piece, spec)
             backend.need(sum(self._sizes.values()), f"{rows} streams of the codec")
             for name, size in self._sizes.items():
-                self._address[name] = self._device.allocate(size)
-            for row in range(rows):
-                self.clear(row)
+                self._address[name] = self._device.allocate(size)  # and zero it
+            # also a state that is dropped gives its memory back
+            self._end = weakref.finalize(
+                self, self._device.release, tuple(self._address.values()), ()
+            )
+            self._end.atexit = False
         except BaseException:
-            self.close()
+            self._device.release(self._address.values(), ())
             raise
 
     def mel(
@@ -97,8 +101,8 @@ class TrtCodecStates:
                 self._device.zero(self._address[piece, port] + row * share, share)
 
     def close(self) -> None:
-        self._device.release(self._address.values(), ())
-        self._address, self._contexts = {}, {}
+        self._contexts.clear()
+        self._end()
 
     def _run(self, piece: str, feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """One call; the outputs that are no caches, on the host."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from mimo_edge.runtime.audio import codec
-from mimo_edge.runtime.audio.chunks import FixedChunks, GrowingChunks
+from mimo_edge.runtime.audio.chunks import Chunks, FixedChunks, GrowingChunks
 from mimo_edge.runtime.backends.base import Backend, Floats, Ints
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.chat.answer import (
@@ -25,7 +25,6 @@ from mimo_edge.runtime.generation.loop import (
     join_steps,
 )
 
-Chunks = FixedChunks | GrowingChunks
 CHUNK_PATCHES = 6  # about a second of speech between two decodes of a windowed stream
 
 
