@@ -117,8 +117,9 @@ def run(args: argparse.Namespace) -> int:
         f"\nof a generated patch, {100 * share:.0f} % is our Python and the text sampler, "
         f"{100 - 100 * share:.0f} % the backend"
     )
+    first = player.first_sound or 0.0
     print(
-        f"{STREAMED} patches as a stream: first sound after {1e3 * (player.first_sound or 0):.0f} ms, "
+        f"{STREAMED} patches as a stream: first sound after {1e3 * first:.0f} ms, "
         f"{len(player.underruns)} underruns, {player.silence:.2f} s of silence in them"
     )
     return 0
