@@ -43,7 +43,7 @@ def piece(tokenizer: AudioTokenizer, dtype: torch.dtype) -> Piece:
         names = [f"{prefix}_{kind}_{n}" for kind in ("keys", "values") for n in layers]
         return (
             Port(f"{prefix}_statistics", torch.float32, ("batch", STATISTICS)),
-            Port(f"{prefix}_last", dtype, last),
+            Port(f"{prefix}_last", torch.float32, last),
             *(Port(name, dtype, cache) for name in names),
         )
 

@@ -44,8 +44,8 @@ class MelStream(nn.Module):
         like = self.decoder.layer_norm.weight
         shape = (rows, self.heads, self.capacity, self.head_dim)
         caches = [like.new_zeros(shape) for _ in range(2 * len(self.decoder.layers))]
-        last = like.new_zeros(rows, self.overlap, self.decoder.config.d_model)
-        return like.new_zeros(rows, STATISTICS, dtype=torch.float32), last, caches
+        last = torch.zeros(rows, self.overlap, self.decoder.config.d_model)
+        return torch.zeros(rows, STATISTICS), last, caches
 
     def forward(
         self,
@@ -60,15 +60,15 @@ class MelStream(nn.Module):
         """Quantised states [B, T, D], of which `lengths` [B] count, after `positions` [B] frames.
 
         `weights` [B]: how many frames the statistics stand for. Returns mel [B, T * M, n_mels] in
-        float32 (M mel frames a frame; beyond `lengths` garbage), then statistics, last and caches
-        for the next call. caches: keys of every layer, then values, each [B, H, S, D].
+        float32 (M mel frames a frame; beyond `lengths` garbage), then statistics, last (float32 as
+        well, so that a host of any kind can keep them) and caches for the next call. caches: keys of every layer, then values, each [B, H, S, D].
         """
         decoder, frames = self.decoder, states.shape[1]
         x = states.to(decoder.layer_norm.weight.dtype)
         x = decoder.dconv1.conv(x.transpose(1, 2))
         x, first = running_norm(decoder.dconv1, x, frames, weights, statistics[:, :2])
         x, updated = self.transform(x.transpose(1, 2), positions * self.pooler, caches)
-        x = torch.cat((last, x), dim=1)  # [B, overlap + T * pooler, D]
+        x = torch.cat((last.to(x.dtype), x), dim=1)  # [B, overlap + T * pooler, D]
         conv = decoder.dconv2.conv
         begin = self.overlap * conv.stride[0]
         wide = conv(x.transpose(1, 2))[..., begin : begin + frames * self.pooler * conv.stride[0]]
@@ -76,7 +76,7 @@ class MelStream(nn.Module):
         known = torch.cat((first, second), dim=-1)  # [B, 1 + T, 4]
         statistics = _at(known, lengths[:, None])[:, 0]
         kept = (lengths * self.pooler)[:, None] + torch.arange(self.overlap, device=x.device)
-        return (mel.transpose(1, 2).float(), statistics, _at(x, kept), *updated)
+        return (mel.transpose(1, 2).float(), statistics, _at(x, kept).float(), *updated)
 
     def transform(
         self, x: Tensor, start: Tensor, caches: tuple[Tensor, ...]

@@ -9,7 +9,7 @@ from mimo_edge.parity.word_errors import WordErrors
 from mimo_edge.runtime.audio import codec
 from mimo_edge.runtime.audio.codec import STATEFUL, WINDOWED, CodecStream
 from mimo_edge.runtime.audio.stateful import StatefulStream
-from mimo_edge.runtime.backends.base import Backend, Floats, Ints
+from mimo_edge.runtime.backends.base import AudioPieces, Floats, Ints
 
 SEAM_SECONDS = 0.010  # on both sides of a seam
 QUIET = -6.0  # log-mel below this is silence, where a difference means nothing
@@ -24,7 +24,7 @@ class Setting:
     ahead: int
     chunk: int
 
-    def open(self, backend: Backend) -> CodecStream:
+    def open(self, backend: AudioPieces) -> CodecStream:
         """A stream of this setting, on its own."""
         if self.kind == WINDOWED:
             return codec.open_stream(backend, WINDOWED, right=self.ahead)
@@ -50,7 +50,7 @@ class Quality:
     seam: list[float] = field(default_factory=list)  # dB, see `seam_error`
 
     def add(
-        self, backend: Backend, text: str, codes: Ints, transcribe: Callable[[Floats], str]
+        self, backend: AudioPieces, text: str, codes: Ints, transcribe: Callable[[Floats], str]
     ) -> None:
         """Stream the codes [K, T] of a text, and compare with the whole decode."""
         whole = codec.decode(backend, codes)
@@ -63,7 +63,7 @@ class Quality:
             self.seam.append(error)
 
 
-def stream(setting: Setting, backend: Backend, codes: Ints) -> tuple[Floats, list[int]]:
+def stream(setting: Setting, backend: AudioPieces, codes: Ints) -> tuple[Floats, list[int]]:
     """codes [K, T] as a stream -> wav [N], and the samples at which one decode gives way to the
     next."""
     step = setting.chunk * backend.bundle.model.group_size
@@ -93,7 +93,7 @@ def seam_error(wav: Floats, whole: Floats, seams: Sequence[int], rate: int) -> f
     return float(10 * np.log10(max(energy[near].mean(), 1e-30) / energy[~near].mean()))
 
 
-def mel_distance(backend: Backend, wav: Floats, whole: Floats) -> float:
+def mel_distance(backend: AudioPieces, wav: Floats, whole: Floats) -> float:
     """Mean absolute difference of the log-mels where there is sound."""
     ours, theirs = backend.mel(wav), backend.mel(whole)
     loud = theirs > QUIET

@@ -27,6 +27,7 @@ from mimo_edge.runtime.backends.opening import BACKENDS
 from mimo_edge.runtime.bundle.errors import MALFORMED, InputError, ParityError
 from mimo_edge.runtime.bundle.files import write_text
 from mimo_edge.runtime.tasks import MimoAudio
+from mimo_edge.scripts import engine_options
 from mimo_edge.scripts.progress import StageProgress
 
 Score = dict[str, WordErrors]  # by task
@@ -53,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--backend", choices=BACKENDS, default="ort-cpu")
     parser.add_argument("--threads", metavar="N", type=int)
+    engine_options.declare(parser)
     parser.add_argument("--stream", action="store_true", help="judge streamed speech")
     parser.add_argument("--codec-stream", choices=codec.STREAMS, help="see `mimo-edge run --help`")
     for name in ("lookahead", "left-overlap", "right-overlap"):
@@ -80,7 +82,9 @@ def run(args: argparse.Namespace) -> int:
     count = len(utterances.asr) + len(utterances.tts) + len(utterances.dialogue)
     verdicts: list[Verdict] = []
     with (
-        MimoAudio.open(args.bundle, args.backend, threads=args.threads) as model,
+        MimoAudio.open(
+            args.bundle, args.backend, threads=args.threads, **engine_options.given(args)
+        ) as model,
         StageProgress() as progress,
     ):
         setting = args.codec_stream, args.lookahead, args.left_overlap, args.right_overlap

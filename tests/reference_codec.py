@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import numpy as np
 import torch
 from mimo_edge.mimo_ref.mel_stream import MelStream
 from mimo_edge.mimo_ref.model import AudioTokenizer
@@ -40,7 +39,7 @@ class ReferenceStates:
         self.mel_stream = MelStream(tokenizer.decoder, window, RING_FRAMES, MOST_FRAMES)
         self.vocoder_stream = VocoderStream(tokenizer.decoder, UNLIMITED)
         _, last, self.caches = self.mel_stream.empty(rows)
-        self.last_shape, self.last_dtype = tuple(last.shape[1:]), np.dtype(np.float32)
+        self.last_shape = tuple(last.shape[1:])
         self.remembered = self.vocoder_stream.left
         shape = (rows, self.vocoder_stream.heads, self.remembered, self.vocoder_stream.head_dim)
         layers = len(tokenizer.decoder.vocoder.layers)

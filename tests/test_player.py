@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mimo_edge.runtime.audio.chunks import MOST_PATCHES, GrowingChunks, rehearse
 from mimo_edge.runtime.audio.overlap import OverlapAdd
+from mimo_edge.runtime.audio.pacing import MOST_PATCHES, GrowingChunks, rehearse
 from mimo_edge.runtime.audio.play import BothSinks, SystemPlayer
 from mimo_edge.runtime.audio.player import Player
 from mimo_edge.runtime.audio.write import open_sink

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from mimo_edge.runtime.audio.overlap import OverlapAdd
-from mimo_edge.runtime.backends.base import Codec, CodecStates, Floats, Ints
+from mimo_edge.runtime.backends.base import AudioPieces, CodecStates, Floats, Ints
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.bundle.manifest import ModelSpec
 from mimo_edge.runtime.bundle.stream_sizes import (
@@ -76,7 +76,7 @@ class StreamRows:
         return _Row(
             OverlapAdd(model.n_fft, model.hop_length),
             np.zeros(4, np.float32),
-            np.zeros(states.last_shape, states.last_dtype),
+            np.zeros(states.last_shape, np.float32),
             np.full(states.remembered, NOWHERE, np.int64),
             np.zeros((0, model.n_mels), np.float32),
         )
@@ -213,7 +213,7 @@ class StreamRows:
 class StatefulStream:
     """One stream in a state of its own."""
 
-    def __init__(self, codec: Codec, lookahead: int = LOOKAHEAD, block: int = BLOCK) -> None:
+    def __init__(self, codec: AudioPieces, lookahead: int = LOOKAHEAD, block: int = BLOCK) -> None:
         check(codec.bundle.model, lookahead, block)  # before memory is taken
         self._states = codec.new_codec_rows(1)
         self._rows = StreamRows(self._states, codec.bundle.model, lookahead, block)

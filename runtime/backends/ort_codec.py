@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from mimo_edge.runtime.backends.base import Floats, Ints
+from mimo_edge.runtime.backends.ort_memory import Buffer
 from mimo_edge.runtime.backends.ort_rows import Sessions
 from mimo_edge.runtime.bundle.manifest import PieceSpec, TensorSpec
 from numpy.typing import NDArray
@@ -24,7 +25,6 @@ class OrtCodecStates:
         ports = {port.name: port for port in (*self._mel.inputs, *self._vocoder.inputs)}
         last, past = ports["past_last"], ports["past_positions"]
         self.last_shape = tuple(int(axis) for axis in last.axes[1:])
-        self.last_dtype = np.dtype(last.dtype)
         self.remembered = int(past.axes[1])
         self._ring = self._new_caches(self._mel)
         self._window, self._spare = (self._new_caches(self._vocoder) for _ in range(2))
@@ -72,9 +72,7 @@ class OrtCodecStates:
 
     def clear(self, row: int) -> None:
         for cache in (*self._ring.values(), *self._window.values(), *self._spare.values()):
-            content = cache.numpy()
-            content[row] = 0
-            cache.update_inplace(content)
+            cache.zero(row, 0, cache.shape[2])
 
     def close(self) -> None:
         self._ring, self._window, self._spare = {}, {}, {}
@@ -83,8 +81,8 @@ class OrtCodecStates:
         self,
         piece: str,
         feed: dict[str, NDArray[Any]],
-        before: dict[str, Any],
-        after: dict[str, Any],
+        before: dict[str, Buffer],
+        after: dict[str, Buffer],
     ) -> list[NDArray[Any]]:
         """One call; the outputs that are no caches, on the host."""
         binding = self._backend.session(piece).io_binding()
@@ -95,15 +93,15 @@ class OrtCodecStates:
         for name in results:
             binding.bind_output(name)
         for name, cache in before.items():
-            binding.bind_ortvalue_input(name, cache)
-            binding.bind_ortvalue_output(name.replace("past_", "present_"), after[name])
+            cache.as_input(binding, name)
+            after[name].as_output(binding, name.replace("past_", "present_"))
         self._backend.run_bound(piece, binding)
         # in the order in which they were bound; only those that are no caches leave the device
         return [value.numpy() for value in binding.get_outputs()[: len(results)]]
 
-    def _new_caches(self, spec: PieceSpec) -> dict[str, Any]:
+    def _new_caches(self, spec: PieceSpec) -> dict[str, Buffer]:
         return {
-            port.name: self._backend.value(self._shape(port), np.dtype(port.dtype))
+            port.name: self._backend.memory.allocate(self._shape(port), np.dtype(port.dtype))
             for port in spec.inputs
             if port.name.startswith(("past_keys", "past_values"))
         }

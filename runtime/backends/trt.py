@@ -2,13 +2,13 @@
 
 Engines are loaded once. All contexts run on one stream, one after the other, so they share one
 piece of scratch memory. The buffers of a set of rows (`trt_rows`) outlive the answer that they were
-made for: the next answer with as many rows takes them over.
+made for: who asks for as many rows next takes them over.
 """
 
-import weakref
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakSet
 
 import numpy as np
 from mimo_edge.runtime.backends.base import Floats, Ints
@@ -17,12 +17,13 @@ from mimo_edge.runtime.backends.trt_codec import TrtCodecStates
 from mimo_edge.runtime.backends.trt_context import (
     Context,
     Engine,
+    fitted,
     load_module,
     size_of,
 )
 from mimo_edge.runtime.backends.trt_rows import RowMemory, TrtRowStates
-from mimo_edge.runtime.bundle import engine
 from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.engine_folders import CACHE_ONLY, Trust, Wanted, find
 from mimo_edge.runtime.bundle.errors import InputError, ResourceError
 from mimo_edge.runtime.bundle.manifest import PIECES
 from numpy.typing import NDArray
@@ -31,7 +32,8 @@ AUDIO_PIECES = ("mel", "tokenizer_encoder", "tokenizer_decoder")
 
 
 class TrtBackend:
-    """Runs a bundle's engines. `trt` and `device` are replaced in tests."""
+    """Runs a bundle's engines, of those that `trust` allows. `trt` and `device` are replaced in
+    tests."""
 
     def __init__(
         self,
@@ -39,8 +41,9 @@ class TrtBackend:
         product: str,
         trt: Any = None,
         device: CudaDevice | None = None,
+        trust: Trust = CACHE_ONLY,
     ) -> None:
-        self.bundle, self._product = bundle, product
+        self.bundle, self._product, self._trust = bundle, product, trust
         self._trt = trt or load_module(product)
         self.device = device or CudaDevice()
         self._engines: dict[str, Engine] = {}
@@ -48,6 +51,7 @@ class TrtBackend:
         self._contexts: dict[str, Context] = {}
         self._rows: list[RowMemory] = []  # of all rows that were handed out
         self._idle: list[RowMemory] = []  # those of them that nobody uses
+        self._streams: WeakSet[TrtCodecStates] = WeakSet()  # that are in use
         try:
             self._open()
         except BaseException:
@@ -56,20 +60,25 @@ class TrtBackend:
 
     def _open(self) -> None:
         capability = self.device.capability()
-        wanted = engine.Wanted(self._product, self._trt.__version__, capability)
-        folder, manifest = engine.find(self.bundle, wanted)
+        wanted = Wanted(self._product, self._trt.__version__, capability)
+        self.folder, manifest = find(self.bundle, wanted, self._trust)
         self.identity = manifest.identity
         # also a plan for several compute capabilities holds its weights once
-        weights = sum(spec.bytes for spec in manifest.plans.values())
+        weights = sum(plan.file.bytes for plan in manifest.plans.values())
         self.need(weights, "the engines")
         self._logger = self._trt.Logger(self._trt.Logger.WARNING)
         self._runtime = self._trt.Runtime(self._logger)
         for piece in PIECES:
-            path, spec = folder / f"{piece}.plan", self.bundle.piece(piece)
+            path, spec = self.folder / f"{piece}.plan", self.bundle.piece(piece)
             self._engines[piece] = Engine(self._trt, self._runtime, path, spec)
         scratch = max(1, *(loaded.scratch_bytes for loaded in self._engines.values()))
         self.need(scratch, "running the engines")
         self._scratch = self.device.allocate(scratch)
+
+    @property
+    def slots(self) -> int:
+        """Rows that a step holds: what the engines were built for."""
+        return self.identity.max_batch
 
     def load(self, pieces: Sequence[str]) -> None:
         for piece in pieces:
@@ -93,7 +102,9 @@ class TrtBackend:
 
     def new_codec_rows(self, rows: int) -> TrtCodecStates:
         self._check_rows(rows)
-        return TrtCodecStates(self, rows)
+        states = TrtCodecStates(self, rows)
+        self._streams.add(states)
+        return states
 
     def new_rows(self, rows: int) -> TrtRowStates:
         self._check_rows(rows)
@@ -107,10 +118,7 @@ class TrtBackend:
             self._rows.append(memory)
         else:
             self._idle.remove(memory)
-        states = TrtRowStates(memory)
-        # the Protocol has no end of life: rows are given back when the caller lets go of them
-        weakref.finalize(states, self._give_back, memory).atexit = False
-        return states
+        return TrtRowStates(memory, self._give_back)
 
     def _check_rows(self, rows: int) -> None:
         if rows > self.identity.max_batch:
@@ -152,8 +160,8 @@ class TrtBackend:
         try:
             self.device.synchronize()
         finally:
-            for memory in self._rows:
-                memory.forget_contexts()
+            for holder in (*self._rows, *self._streams):
+                holder.forget_contexts()
             self._rows.clear()
             self._idle.clear()
             self._contexts.clear()
@@ -167,10 +175,10 @@ class TrtBackend:
     def _run(self, piece: str, feed: dict[str, NDArray[Any]]) -> NDArray[Any]:
         """One call of an audio piece: upload, run, download its only output."""
         context, spec = self._audio_context(piece), self.bundle.piece(piece)
-        for name, array in feed.items():
-            address = self._buffers[piece, name]
-            context.bind(name, address, array.shape)
-            self.device.upload(address, array)
+        for port in spec.inputs:
+            address, array = self._buffers[piece, port.name], feed[port.name]
+            context.bind(port.name, address, array.shape)
+            self.device.upload(address, fitted(port, array, array.shape))
         (output,) = spec.outputs
         context.enqueue()
         result = np.zeros(context.shape(output.name), output.dtype)
@@ -181,7 +189,7 @@ class TrtBackend:
         """The piece's context, with buffers for the largest call its engine takes."""
         if piece not in self._contexts:
             context, spec = self.context(piece), self.bundle.piece(piece)
-            ranges = self.identity.profiles[piece][0]
+            ranges = self.identity.pieces[piece].profiles[0]
             for port in spec.inputs:
                 context.reshape(port.name, ranges[port.name][2])
             shapes = {p.name: ranges[p.name][2] for p in spec.inputs}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from mimo_edge.runtime.backends.base import Floats, Ints
-from mimo_edge.runtime.backends.trt_context import Context, size_of
+from mimo_edge.runtime.backends.trt_context import Context, fitted, size_of
 from mimo_edge.runtime.backends.trt_rows import Engines
 from mimo_edge.runtime.bundle.manifest import PieceSpec, TensorSpec
 from numpy.typing import NDArray
@@ -28,7 +28,6 @@ class TrtCodecStates:
         ports = {port.name: port for spec in self._specs.values() for port in spec.inputs}
         last, past = ports["past_last"], ports["past_positions"]
         self.last_shape = tuple(int(axis) for axis in last.axes[1:])
-        self.last_dtype = np.dtype(last.dtype)
         self.remembered = int(past.axes[1])
         self._contexts: dict[str, Context] = {}
         self._sizes: dict[tuple[str, str], int] = {}
@@ -101,8 +100,12 @@ class TrtCodecStates:
                 self._device.zero(self._address[piece, port] + row * share, share)
 
     def close(self) -> None:
-        self._contexts.clear()
+        self.forget_contexts()
         self._end()
+
+    def forget_contexts(self) -> None:
+        """Let go of what belongs to the engines; the device frees the rest as it closes."""
+        self._contexts.clear()
 
     def _run(self, piece: str, feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """One call; the outputs that are no caches, on the host."""
@@ -113,7 +116,7 @@ class TrtCodecStates:
             shape = self._cache_shape(port) if given is None else given.shape
             context.bind(port.name, address, shape)
             if given is not None:
-                self._device.upload(address, np.ascontiguousarray(given))
+                self._device.upload(address, fitted(port, given, given.shape))
         for port in spec.outputs:
             context.bind(port.name, self._address[piece, self._written(piece, port.name)])
         context.enqueue()
@@ -127,7 +130,7 @@ class TrtCodecStates:
 
     def _sizes_of(self, piece: str, spec: PieceSpec) -> dict[tuple[str, str], int]:
         """Bytes of every buffer of a piece, for the largest call."""
-        ranges, context = self._backend.identity.profiles[piece][0], self._contexts[piece]
+        ranges, context = self._backend.identity.pieces[piece].profiles[0], self._contexts[piece]
         shapes = {}
         for port in spec.inputs:
             most = ranges[port.name][2]
