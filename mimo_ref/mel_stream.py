@@ -60,8 +60,9 @@ class MelStream(nn.Module):
         """Quantised states [B, T, D], of which `lengths` [B] count, after `positions` [B] frames.
 
         `weights` [B]: how many frames the statistics stand for. Returns mel [B, T * M, n_mels] in
-        float32 (M mel frames a frame; beyond `lengths` garbage), then statistics, last (float32 as
-        well, so that a host of any kind can keep them) and caches for the next call. caches: keys of every layer, then values, each [B, H, S, D].
+        float32 (M mel frames a frame; beyond `lengths` garbage), then for the next call statistics,
+        last (in float32 too, so that any host can keep it) and caches: keys of every layer, then
+        values, each [B, H, S, D].
         """
         decoder, frames = self.decoder, states.shape[1]
         x = states.to(decoder.layer_norm.weight.dtype)

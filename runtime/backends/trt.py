@@ -160,8 +160,10 @@ class TrtBackend:
         try:
             self.device.synchronize()
         finally:
-            for holder in (*self._rows, *self._streams):
-                holder.forget_contexts()
+            for memory in self._rows:
+                memory.forget_contexts()
+            for states in self._streams:
+                states.forget_contexts()
             self._rows.clear()
             self._idle.clear()
             self._contexts.clear()
