@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.dtypes import PRECISIONS
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.bundle.manifest import PIECES
 
 FOLDER = Path(__file__).parent / "recipes"
-PRECISIONS = ("fp32", "fp16", "bf16")  # those that a bundle can be exported in; nothing quantises
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ def load(name: str) -> Recipe:
 def for_bundle(bundle: Bundle, name: str | None) -> Recipe:
     """The named recipe, or the one of the bundle's own precision; raises InputError if it does not
     fit the bundle."""
-    recipe = load(name or bundle.piece("backbone").precision)
+    recipe = load(name or bundle.piece("backbone").compute)
     for piece in PIECES:
-        wanted, found = recipe.precision[piece], bundle.piece(piece).precision
+        wanted, found = recipe.precision[piece], bundle.piece(piece).compute
         if wanted != found:
             raise InputError(
                 f"recipe {recipe.name} wants {piece} in {wanted}, the bundle has it in {found}. "

@@ -34,7 +34,7 @@ from mimo_edge.export.folders import (
     partial_of,
     take_place,
 )
-from mimo_edge.export.graph import lay_out_weights, simplify
+from mimo_edge.export.graph import count_axes_from_the_front, lay_out_weights, simplify
 from mimo_edge.export.piece import Piece, Port, cast
 from mimo_edge.export.trace import trace
 from mimo_edge.export.weights import (
@@ -45,20 +45,19 @@ from mimo_edge.export.weights import (
 )
 from mimo_edge.mimo_ref.config import AudioTokenizerConfig, LanguageModelConfig
 from mimo_edge.mimo_ref.model import AudioTokenizer, LanguageModel
-from mimo_edge.mimo_ref.weights import (
-    TensorFiles,
-    check_names,
-    read_config,
-    upstream_tensors,
-)
+from mimo_edge.mimo_ref.tensor_files import TensorFiles
+from mimo_edge.mimo_ref.weights import check_names, read_config, upstream_tensors
+from mimo_edge.runtime.bundle.dtypes import PRECISIONS
 from mimo_edge.runtime.bundle.errors import (
     DISK_FULL,
     MALFORMED,
     InputError,
     ResourceError,
 )
+from mimo_edge.runtime.bundle.family import SPEECH_PIECES, Member, member
 from mimo_edge.runtime.bundle.files import hash_file, write_text
 from mimo_edge.runtime.bundle.manifest import (
+    COMPONENTS,
     MANIFEST,
     PIECES,
     SCHEMA,
@@ -67,10 +66,13 @@ from mimo_edge.runtime.bundle.manifest import (
     ModelSpec,
     PieceSpec,
     TensorSpec,
+    WeightScheme,
 )
+from mimo_edge.runtime.chat.protocol import protocol
 from mimo_edge.runtime.chat.text_tokenizer import TextTokenizer, tokenizer_files
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES: dict[str, torch.dtype] = {n: getattr(torch, d.name) for n, d in PRECISIONS.items()}
+EXACT = ("mel", "codebooks")  # components that stay in float32 in every bundle
 TRACE_BYTES = 1 << 30  # memory that torch and a traced graph take, whatever the weights
 TOOLS = ("mimo-edge", "torch", "onnx", "onnxscript", "onnx-ir")
 CODE = ("export/*.py", "mimo_ref/*.py", "runtime/bundle/stream_sizes.py")  # what makes a piece
@@ -128,8 +130,20 @@ class Sources:
             done += spec.bytes
         return digest.hexdigest()
 
-    def piece_builders(self, dtype: torch.dtype) -> dict[str, Callable[[], Piece]]:
-        """How to build each piece; to be called where tensors are fake."""
+    @property
+    def member(self) -> Member:
+        """Which model of the family the checkpoint is of."""
+        return member(self.language_model.architecture)
+
+    def exports_speech(self, asked: bool) -> bool:
+        """Whether what makes speech is exported: always, but of a model that only listens."""
+        return asked or not self.member.listens_only
+
+    def piece_builders(
+        self, dtype: torch.dtype, speech: bool = True
+    ) -> dict[str, Callable[[], Piece]]:
+        """How to build each piece, those that make `speech` too; to be called where tensors are
+        fake."""
 
         def lm() -> LanguageModel:
             empty = self.text_tokenizer.special.empty
@@ -141,7 +155,7 @@ class Sources:
                 cast(piece, dtype)  # the quantiser and the window stay exact in every precision
             return tokenizer
 
-        return {
+        builders = {
             "mel": lambda: mel.piece(self.audio_tokenizer),
             "tokenizer_encoder": lambda: tokenizer_encoder.piece(audio()),
             "patch_encoder": lambda: patch_encoder.piece(lm(), dtype),
@@ -151,12 +165,16 @@ class Sources:
             "mel_stream": lambda: mel_stream.piece(audio(), dtype),
             "vocoder_stream": lambda: vocoder_stream.piece(audio(), dtype),
         }
+        return {n: build for n, build in builders.items() if speech or n not in SPEECH_PIECES}
 
-    def weight_bytes(self, dtype: torch.dtype) -> int:
+    def weight_bytes(self, dtype: torch.dtype, speech: bool = True) -> int:
         """Bytes of weights that the bundle will hold, give or take the small float32 islands."""
         with torch.device("meta"):
-            models = LanguageModel(self.language_model, 0), AudioTokenizer(self.audio_tokenizer)
-        tensors = [t for m in models for p in m.pieces() for t in p.state_dict().values()]
+            lm, audio = LanguageModel(self.language_model, 0), AudioTokenizer(self.audio_tokenizer)
+        pieces = [*lm.pieces(), *audio.pieces()]
+        if not speech:
+            pieces = [p for p in pieces if p not in (lm.patch_decoder, audio.decoder)]
+        tensors = [tensor for piece in pieces for tensor in piece.state_dict().values()]
         return sum(t.numel() for t in tensors) * dtype.itemsize
 
     def memory_bytes(self, dtype: torch.dtype) -> int:
@@ -203,21 +221,24 @@ def export_bundle(
     *,
     resume: bool = False,
     force: bool = False,
+    speech: bool = False,
     on_progress: OnProgress = lambda *_: None,
 ) -> None:
     """Write a bundle. Raises InputError, ResourceError; leaves nothing behind on failure, or with
-    `resume` what the next export can go on with. `force` replaces a bundle that is there."""
+    `resume` what the next export can go on with. `force` replaces a bundle that is there, `speech`
+    exports what makes speech even of a model that was trained to listen only."""
     dtype = DTYPES[dtype_name]
+    speech = sources.exports_speech(speech)
     read = [p.parent for path in sources.files() for p in (path, path.resolve())]
     output = check_output(output, read, force)
-    total = sources.weight_bytes(dtype)
+    total = sources.weight_bytes(dtype, speech)
     with _partial_folder(output, total, resume) as partial:
         files: dict[str, FileSpec] = {}
         pieces: dict[str, PieceSpec] = {}
         done = 0
         source = sources.fingerprint(lambda *bytes: on_progress("hashing the checkpoints", *bytes))
         key = json.dumps([source, dtype_name, tool_versions(), _code_digest()])
-        for name, build in sources.piece_builders(dtype).items():
+        for name, build in sources.piece_builders(dtype, speech).items():
             finished = _read_marker(partial, name, key) if resume else None
             if finished is None:
 
@@ -237,7 +258,19 @@ def export_bundle(
         for path in sources.text_files:
             shutil.copyfile(path, partial / path.name)
             files[path.name] = hash_file(partial / path.name)
-        manifest = Manifest(SCHEMA, sources.model_spec(), pieces, files, tool_versions(), source)
+        states = PRECISIONS[dtype_name].name
+        manifest = Manifest(
+            schema=SCHEMA,
+            architecture=sources.language_model.architecture,
+            activation_dtype=states,
+            cache_dtype=states,
+            model=sources.model_spec(),
+            pieces=pieces,
+            files=files,
+            tools=tool_versions(),
+            source=source,
+            chat=protocol(sources.text_tokenizer),
+        )
         write_text(partial / MANIFEST, manifest.to_json())
         take_place(partial, output)
         for left in (*(_marker(output, name) for name in PIECES), output / MARK):
@@ -340,6 +373,7 @@ def _export_piece(
 ) -> tuple[PieceSpec, dict[str, FileSpec]]:
     piece, model = trace(build)
     simplify(model)
+    count_axes_from_the_front(model)
     regions = plan_regions(model, lay_out_weights(model))
     data_name, graph_name = f"{name}.onnx.data", f"{name}.onnx"
     writer = WeightWriter(sources.tensors, piece)
@@ -351,8 +385,17 @@ def _export_piece(
     onnx.checker.check_model(str(path))
     onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
     files[graph_name] = hash_file(path)
-    precision = "fp32" if name == "mel" else dtype_name
-    spec = PieceSpec(graph_name, precision, _ports(piece.inputs), _ports(piece.outputs))
+    spec = PieceSpec(
+        file=graph_name,
+        data=data_name,
+        compute="fp32" if name == "mel" else dtype_name,
+        weights={
+            component: WeightScheme("fp32" if component in EXACT else dtype_name)
+            for component in COMPONENTS[name]
+        },
+        inputs=_ports(piece.inputs),
+        outputs=_ports(piece.outputs),
+    )
     return spec, files
 
 
@@ -384,9 +427,4 @@ def _read_marker(folder: Path, name: str, key: str) -> tuple[PieceSpec, dict[str
     files = {n: FileSpec(**f) for n, f in raw["files"].items()}
     if not all((folder / n).is_file() and hash_file(folder / n) == f for n, f in files.items()):
         return None
-    piece = raw["piece"]
-    ports = {
-        side: tuple(TensorSpec(p["name"], p["dtype"], tuple(p["axes"])) for p in piece[side])
-        for side in ("inputs", "outputs")
-    }
-    return PieceSpec(piece["file"], piece["precision"], ports["inputs"], ports["outputs"]), files
+    return PieceSpec.from_raw(raw["piece"]), files

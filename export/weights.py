@@ -12,22 +12,22 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import torch
+from mimo_edge.export.finite import check_finite
 from mimo_edge.export.piece import Piece
 from mimo_edge.mimo_ref.errors import CheckpointError
-from mimo_edge.mimo_ref.weights import TensorFiles
+from mimo_edge.mimo_ref.tensor_files import TensorFiles
+from mimo_edge.runtime.bundle.dtypes import DTYPES, PRECISIONS
 from mimo_edge.runtime.bundle.manifest import FileSpec
 from torch import Tensor
 
 SLICE_BYTES = 64 << 20  # how much of a tensor is converted at a time
 ALIGNMENT = 4096  # so that a reader can map each tensor
-TORCH_DTYPES = {
-    ir.DataType.FLOAT: torch.float32,
-    ir.DataType.FLOAT16: torch.float16,
-    ir.DataType.BFLOAT16: torch.bfloat16,
-    ir.DataType.INT64: torch.int64,
-    ir.DataType.BOOL: torch.bool,
+TORCH_DTYPES: dict[ir.DataType, torch.dtype] = {
+    ir.DataType[dtype.onnx]: getattr(torch, dtype.name) for dtype in DTYPES.values()
 }
-STORED_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+STORED_DTYPES: dict[str, torch.dtype] = {
+    dtype.safetensors: getattr(torch, dtype.name) for dtype in PRECISIONS.values()
+}
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,15 @@ class WeightWriter:
             yield torch.from_numpy(self.piece.constants[region.name]()).to(region.dtype).flatten()
             return
         name = self.piece.source(region.name)
-        tensor = map_tensor(next(f.path_of[name] for f in self.files if name in f.path_of), name)
+        path = next(f.path_of[name] for f in self.files if name in f.path_of)
+        tensor = map_tensor(path, name)
         rows = max(1, SLICE_BYTES * region.shape[0] // max(1, region.bytes))
         for start in range(0, region.shape[0], rows):
             stop = start + rows
             part = tensor[:, start:stop].T if region.transposed else tensor[start:stop]
-            yield part.to(region.dtype).contiguous().flatten()
+            part = part.to(region.dtype).contiguous()
+            check_finite(part, tensor, path, name)
+            yield part.flatten()
 
 
 def check_dtypes(files: TensorFiles, names: Iterable[str]) -> None:

@@ -5,17 +5,26 @@ from pathlib import Path
 
 from mimo_edge.export.exporter import DTYPES, Sources, export_bundle
 from mimo_edge.runtime.bundle.engine_folders import INSIDE
+from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.scripts.hub import AUDIO_TOKENIZER, folder_of, is_id
 from mimo_edge.scripts.progress import StageProgress, size
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = (
-        "example:\n  mimo-edge export MiMo-Audio-7B-Instruct "
-        "--audio-tokenizer MiMo-Audio-Tokenizer -o bundle --dtype fp16"
+        "examples:\n  mimo-edge export MiMo-Audio-7B-Instruct "
+        "--audio-tokenizer MiMo-Audio-Tokenizer -o bundle --dtype fp16\n"
+        "  mimo-edge export XiaomiMiMo/MiMo-Audio-7B-Instruct -o bundle --dtype fp16"
     )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="language model folder")
-    parser.add_argument("--audio-tokenizer", metavar="DIR", type=Path, required=True)
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="language model: a folder, or its id on the Hub"
+    )
+    parser.add_argument(
+        "--audio-tokenizer",
+        metavar="DIR",
+        help=f"a folder, or an id on the Hub (default, if CHECKPOINT is an id: {AUDIO_TOKENIZER})",
+    )
     parser.add_argument(
         "--text-tokenizer", metavar="DIR", type=Path, help="default: the CHECKPOINT folder"
     )
@@ -26,14 +35,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="keep finished pieces if this export is interrupted, and take over those of the last",
     )
+    parser.add_argument(
+        "--with-speech",
+        action="store_true",
+        help="export what makes speech, too, of a model that was trained to listen only",
+    )
     parser.add_argument("--force", action="store_true", help="replace BUNDLE if it exists")
 
 
 def run(args: argparse.Namespace) -> int:
     """Export, with progress. Returns the exit code."""
-    text = args.text_tokenizer or args.checkpoint
-    sources = Sources.open(args.checkpoint, args.audio_tokenizer, text)
-    weights = sources.weight_bytes(DTYPES[args.dtype])
+    audio_tokenizer = args.audio_tokenizer
+    if audio_tokenizer is None:
+        if not is_id(args.checkpoint):
+            raise InputError(
+                "say which audio tokenizer belongs to it: --audio-tokenizer DIR, the folder of "
+                "MiMo-Audio-Tokenizer"
+            )
+        audio_tokenizer = AUDIO_TOKENIZER
+    checkpoint = folder_of(args.checkpoint)
+    text = args.text_tokenizer or checkpoint
+    sources = Sources.open(checkpoint, folder_of(audio_tokenizer), text)
+    speech = sources.exports_speech(args.with_speech)
+    weights = sources.weight_bytes(DTYPES[args.dtype], speech)
     with StageProgress() as progress:
         progress.note(
             f"{size(weights)} of weights in {args.dtype}; needs that much disk, and about "
@@ -51,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
             args.dtype,
             resume=args.resume,
             force=args.force,
+            speech=args.with_speech,
             on_progress=progress.report,
         )
     print(f"{args.output}: bundle with {size(weights)} of weights in {args.dtype}")

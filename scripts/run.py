@@ -19,13 +19,13 @@ from mimo_edge.runtime.audio.codec import (
 from mimo_edge.runtime.audio.play import BothSinks, SystemPlayer
 from mimo_edge.runtime.audio.stateful import LOOKAHEAD
 from mimo_edge.runtime.audio.write import AudioSink, open_sink
-from mimo_edge.runtime.backends.opening import BACKENDS
 from mimo_edge.runtime.bundle.errors import InputError, MimoError
+from mimo_edge.runtime.bundle.family import LANGUAGES
 from mimo_edge.runtime.chat.conversation import read_conversation, read_history, write_history
 from mimo_edge.runtime.chat.presets import PRESETS
 from mimo_edge.runtime.generation.generation import Generation, Result
 from mimo_edge.runtime.tasks import Demonstration, MimoAudio, Options
-from mimo_edge.scripts import engine_options
+from mimo_edge.scripts.backend_arguments import add_backend_arguments, opening, verify
 
 Prepare = Callable[[MimoAudio, argparse.Namespace, Options], Generation]
 
@@ -52,12 +52,10 @@ def run(args: argparse.Namespace) -> int:
     """Run a task: text or JSON to stdout, speech to the file of -o. Returns the exit code."""
     _check(args)
     speaks = PRESETS[args.task].speaks
+    if not args.no_verify:
+        verify(args.bundle)
     with MimoAudio.open(
-        args.bundle,
-        args.backend,
-        threads=args.threads,
-        verify=not args.no_verify,
-        **engine_options.given(args),
+        args.bundle, args.backend, verify=not args.no_verify, **opening(args)
     ) as model:
         if args.task == "asr" and len(args.audio) > 1:
             return _transcribe(model, args)
@@ -94,7 +92,7 @@ def _transcribe(model: MimoAudio, args: argparse.Namespace) -> int:
     def prepared() -> Iterator[Generation]:
         for name in args.audio:
             try:
-                generation = model.asr(name, _options(args))
+                generation = model.asr(name, _options(args), language=args.language)
             except InputError as error:
                 print(f"mimo-edge: {error}", file=sys.stderr)
                 failed.append(error)
@@ -199,11 +197,8 @@ def _common(parser: argparse.ArgumentParser, speaks: bool) -> None:
         parser.add_argument("--play", action="store_true", help="let it be heard as well")
     else:
         parser.set_defaults(output=None, play=False)
-    how = parser.add_argument_group("how it runs")
-    how.add_argument("--backend", choices=BACKENDS, default="ort-cpu", help="default: ort-cpu")
-    how.add_argument("--threads", metavar="N", type=int, help="CPU threads (default: all cores)")
-    engine_options.declare(how)
-    how.add_argument("--no-verify", action="store_true", help="skip hashing files and engines")
+    add_backend_arguments(parser)
+    how = parser.add_argument_group("how it answers")
     how.add_argument("--json", action="store_true", help="one JSON object with text and timings")
     how.add_argument("--stream", action="store_true", help="put out text and sound as they come")
     how.add_argument(
@@ -250,6 +245,9 @@ def _declare_audio(parser: argparse.ArgumentParser) -> None:
 def _declare_asr(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "audio", metavar="AUDIO", nargs="+", help=f"{_SOUND}; several share their steps"
+    )
+    parser.add_argument(
+        "--language", choices=LANGUAGES, help="of the speech; for MiMo-V2.5-ASR only"
     )
     parser.add_argument("--template", help="the instruction (default: one of upstream's, by seed)")
 
@@ -355,7 +353,11 @@ def _in_context(model: MimoAudio, args: argparse.Namespace, options: Options) ->
 
 # name -> (help, arguments, how the answer is prepared)
 TASKS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Prepare]] = {
-    "asr": ("transcribe speech", _declare_asr, lambda m, a, o: m.asr(a.audio[0], o)),
+    "asr": (
+        "transcribe speech",
+        _declare_asr,
+        lambda m, a, o: m.asr(a.audio[0], o, language=a.language),
+    ),
     "tts": ("speak a text", _declare_tts, _tts),
     "understand": (
         "answer a question about audio",

@@ -9,23 +9,36 @@ from pathlib import Path
 
 from mimo_edge.export.exporter import Sources, export_bundle, tool_versions
 from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.dtypes import PRECISIONS
+from mimo_edge.runtime.bundle.family import MIMO_AUDIO
 from mimo_edge.runtime.bundle.files import hash_file, write_text
 from mimo_edge.runtime.bundle.manifest import (
+    COMPONENTS,
     MANIFEST,
     PIECES,
     SCHEMA,
     Manifest,
     ModelSpec,
     PieceSpec,
+    TensorSpec,
+    WeightScheme,
 )
 
+from tests import v25_asr
 from tests.golden import Golden
 
 ROOT = Path(__file__).parent.parent
-CODE = ("mimo_ref/*.py", "export/*.py", "runtime/bundle/manifest.py")
+CODE = (
+    "mimo_ref/*.py",
+    "export/*.py",
+    "runtime/bundle/dtypes.py",
+    "runtime/bundle/manifest.py",
+    "runtime/chat/*.py",
+)
 
 
 NANO = ROOT / "assets" / "nano"
+LOCAL = 4  # width of the patch decoder
 SPEC = ModelSpec(
     group_size=4,
     n_q=2,
@@ -49,16 +62,47 @@ SPEC = ModelSpec(
 
 
 def hollow(folder: Path, precision: str = "fp32") -> Bundle:
-    """A bundle that opens and has no ports, whose graphs are empty files: nothing is traced."""
+    """A bundle that opens, whose graphs are empty files: nothing is traced."""
     folder.mkdir()
-    pieces, files = {}, {}
+    pieces, files, ports = {}, {}, handed_on(SPEC, PRECISIONS[precision].name)
     for number, piece in enumerate(PIECES, start=1):
-        pieces[piece] = PieceSpec(f"{piece}.onnx", "fp32" if piece == "mel" else precision, (), ())
+        weights = {component: WeightScheme(precision) for component in COMPONENTS[piece]}
+        compute = "fp32" if piece == "mel" else precision
+        inputs, outputs = ports.get(piece, ((), ()))
+        pieces[piece] = PieceSpec(
+            f"{piece}.onnx", f"{piece}.onnx.data", compute, weights, inputs, outputs
+        )
         for name, content in ((f"{piece}.onnx", b""), (f"{piece}.onnx.data", bytes(1000 * number))):
             (folder / name).write_bytes(content)
             files[name] = hash_file(folder / name)
-    write_text(folder / MANIFEST, Manifest(SCHEMA, SPEC, pieces, files, {}, "").to_json())
+    states = PRECISIONS[precision].name
+    manifest = Manifest(SCHEMA, MIMO_AUDIO, states, states, SPEC, pieces, files, {}, "", {})
+    write_text(folder / MANIFEST, manifest.to_json())
     return Bundle.open(folder)
+
+
+def handed_on(model: ModelSpec, states: str) -> dict[str, tuple[tuple[TensorSpec, ...], ...]]:
+    """The ports over which pieces meet, and none besides: piece -> inputs, outputs."""
+    mel = TensorSpec("mel", "float32", ("mel_frames", model.n_mels))
+    embeddings = TensorSpec("embeddings", states, ("batch", "time", model.hidden_size))
+    hidden = TensorSpec("local_hidden", states, ("batch", LOCAL))
+    x, following = (TensorSpec(name, states, ("batch", LOCAL)) for name in ("x", "next"))
+    uniforms = TensorSpec("uniforms", "float32", ("batch", model.n_q))
+    logits = TensorSpec("logits", "float32", ("batch", model.vocab_size))
+    codes = TensorSpec("codes", "int64", ("batch", "patches", model.n_q, model.group_size))
+
+    def cache(prefix: str) -> list[TensorSpec]:
+        axes = ("batch", model.kv_heads, "capacity", model.head_dim)
+        names = [f"{prefix}_{kind}_{n}" for kind in ("keys", "values") for n in range(model.layers)]
+        return [TensorSpec(name, states, axes) for name in names]
+
+    return {
+        "mel": ((), (mel,)),
+        "tokenizer_encoder": ((mel,), ()),
+        "patch_encoder": ((codes,), (embeddings,)),
+        "backbone": ((embeddings, *cache("past")), (hidden, logits, *cache("present"))),
+        "patch_decoder": ((x, uniforms), (following,)),
+    }
 
 
 def exported(golden: Golden, lm: str, dtype: str = "fp32") -> Path:
@@ -73,6 +117,12 @@ def exported_nano() -> Path:
     return _exported(lm, NANO / "audio_tokenizer", lm, "fp32")
 
 
+def exported_v25_asr() -> Path:
+    """The bundle of the golden MiMo-V2.5-ASR, with what makes speech: the goldens hold codes."""
+    lm = v25_asr.LANGUAGE_MODEL
+    return _exported(lm, v25_asr.AUDIO_TOKENIZER, lm, "fp32")
+
+
 def _exported(lm: Path, audio_tokenizer: Path, text_tokenizer: Path, dtype: str) -> Path:
     digest = hashlib.sha256(f"{dtype} {tool_versions()}".encode())
     for path in sorted(p for pattern in CODE for p in ROOT.glob(pattern)):
@@ -82,5 +132,5 @@ def _exported(lm: Path, audio_tokenizer: Path, text_tokenizer: Path, dtype: str)
     folder = ROOT / "build" / "test-bundles" / digest.hexdigest()[:16]
     if not (folder / MANIFEST).is_file():
         sources = Sources.open(lm, audio_tokenizer, text_tokenizer)
-        export_bundle(sources, folder, dtype, force=True)
+        export_bundle(sources, folder, dtype, force=True, speech=True)
     return folder

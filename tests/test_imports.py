@@ -15,7 +15,7 @@ CONTRACT = ("runtime.bundle",)
 # package -> what of ours it may import besides itself; a name stands for everything under it
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "mimo_ref": (),
-    "export": ("mimo_ref", *CONTRACT, "runtime.chat.text_tokenizer"),
+    "export": ("mimo_ref", *CONTRACT, "runtime.chat.protocol", "runtime.chat.text_tokenizer"),
     "engines": CONTRACT,
     "runtime": (),
     "parity": tuple(p for p in PACKAGES if p != "scripts"),

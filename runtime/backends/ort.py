@@ -15,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 import onnxruntime as ort
 from mimo_edge.runtime.backends.base import Floats, Ints, Providers
+from mimo_edge.runtime.backends.finite import check_finite
 from mimo_edge.runtime.backends.ort_codec import OrtCodecStates
 from mimo_edge.runtime.backends.ort_memory import Memory
 from mimo_edge.runtime.backends.ort_rows import OrtRowStates
@@ -66,7 +67,7 @@ class OrtBackend:
             raise InputError(
                 f"threads must be 1 to {most} on this machine, not {threads}; leave it out for all"
             )
-        if bundle.piece("backbone").precision == "bf16":  # numpy has no such numbers either
+        if bundle.piece("backbone").compute == "bf16":  # numpy has no such numbers either
             raise EnvironmentProblem(
                 "the bundle is bf16, which the ONNX Runtime backends cannot run. Export it with "
                 "--dtype fp32 or fp16, or build engines and use --backend trt-rtx or trt."
@@ -128,14 +129,16 @@ class OrtBackend:
             session.run_with_iobinding(binding)
 
     def mel(self, wav: Floats) -> Floats:
-        return self.run("mel", {"wav": wav})
+        return check_finite(self.run("mel", {"wav": wav}), "mel")
 
     def encode(self, mel: Floats) -> Ints:
         lengths = np.array([len(mel)], np.int64)
-        return self.run("tokenizer_encoder", {"mel": mel[None], "lengths": lengths})[0]
+        codes = self.run("tokenizer_encoder", {"mel": mel[None], "lengths": lengths})[0]
+        return check_finite(codes, "tokenizer_encoder")
 
     def decode(self, codes: Ints, lengths: Ints) -> Floats:
-        return self.run("tokenizer_decoder", {"codes": codes, "lengths": lengths})
+        wav = self.run("tokenizer_decoder", {"codes": codes, "lengths": lengths})
+        return check_finite(wav, "tokenizer_decoder")
 
     def new_rows(self, rows: int) -> OrtRowStates:
         return OrtRowStates(self, rows)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from mimo_edge.runtime.backends.base import Floats, Ints
 from mimo_edge.runtime.backends.ort_memory import Buffer
-from mimo_edge.runtime.backends.ort_rows import Sessions
+from mimo_edge.runtime.backends.ort_sessions import Sessions
 from mimo_edge.runtime.bundle.manifest import PieceSpec, TensorSpec
 from numpy.typing import NDArray
 

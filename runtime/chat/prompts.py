@@ -72,10 +72,20 @@ class PromptBuilder:
         self.tokenizer = tokenizer
         self.layout = layout
 
-    def asr(self, codes: Codes, *, rng: random.Random, template: str | None = None) -> Grid:
-        """Transcribe speech. The instruction is drawn from `rng` unless `template` gives it."""
-        request = template or asr_template(rng)
-        return self._join([_USER, self._audio(codes), request, _END, *_answer(thinking=False)])
+    def asr(
+        self,
+        codes: Codes,
+        *,
+        rng: random.Random,
+        template: str | None = None,
+        language: str | None = None,
+        tag: str = "",
+    ) -> Grid:
+        """Transcribe speech. The instruction, in `language` if one is named, is drawn from `rng`
+        unless `template` gives it; `tag` opens the answer."""
+        request = template or asr_template(rng, language)
+        answer = [_ASSISTANT, _NO_THOUGHT + tag]
+        return self._join([_USER, self._audio(codes), request, _END, *answer])
 
     def tts(
         self,
@@ -196,13 +206,13 @@ class PromptBuilder:
 
         return np.concatenate([segment(part) for part in parts], axis=1)
 
-    def _audio(self, codes: Codes | None, name: str = "audio") -> Grid:
+    def _audio(self, codes: Codes | None, name: str = "audio") -> Part:
         padded = pad_codes(_given(codes, name, "codes"), self.layout.group_size)
         if padded.shape[1] == 0:
             raise InputError(f"{name}: no frames; pass audio that is not empty")
         return audio_segment(padded, self.layout, self.tokenizer.special)
 
-    def _spoken(self, text: str | None, codes: Codes | None, name: str) -> Grid:
+    def _spoken(self, text: str | None, codes: Codes | None, name: str) -> Part:
         padded = pad_codes(_given(codes, name, "codes"), self.layout.group_size)
         text_ids = self.tokenizer.encode(_given(text, name, "text"))
         return streaming_segment(text_ids, padded, self.layout, self.tokenizer.special)

@@ -198,6 +198,8 @@ class FakeContext:
                 same = self.addresses[name] == self.addresses[present]
                 # TensorRT updates a cache in place, and may write anything else before it has read
                 assert same == (name in self.engine.updated), f"{name} is in place: {same}"
+        written = [self.addresses[n] for n in self.outputs if not n.startswith("present_")]
+        assert not set(written) & {self.addresses[n] for n in self.inputs}, "only caches alias"
         if self.cuda.recording is not None:
             assert self.runs > 0, "TensorRT wants one plain run before a capture"
             if not isinstance(self.engine.trt, FakeClassicTensorRT):
