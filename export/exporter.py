@@ -21,10 +21,12 @@ import torch
 from mimo_edge.export import (
     backbone,
     mel,
+    mel_stream,
     patch_decoder,
     patch_encoder,
     tokenizer_decoder,
     tokenizer_encoder,
+    vocoder_stream,
 )
 from mimo_edge.export.folders import (
     MARK,
@@ -76,7 +78,7 @@ DTYPES: dict[str, torch.dtype] = {n: getattr(torch, d.name) for n, d in PRECISIO
 EXACT = ("mel", "codebooks")  # components that stay in float32 in every bundle
 TRACE_BYTES = 1 << 30  # memory that torch and a traced graph take, whatever the weights
 TOOLS = ("mimo-edge", "torch", "onnx", "onnxscript", "onnx-ir")
-CODE = ("export/*.py", "mimo_ref/*.py")  # what makes a piece, beside the tools
+CODE = ("export/*.py", "mimo_ref/*.py", "runtime/bundle/stream_sizes.py")  # what makes a piece
 
 # (what is being done, steps done, steps in all); steps are bytes of weights
 OnProgress = Callable[[str, int, int], None]
@@ -163,6 +165,8 @@ class Sources:
             "backbone": lambda: backbone.piece(lm(), dtype),
             "patch_decoder": lambda: patch_decoder.piece(lm(), dtype),
             "tokenizer_decoder": lambda: tokenizer_decoder.piece(audio()),
+            "mel_stream": lambda: mel_stream.piece(audio(), dtype),
+            "vocoder_stream": lambda: vocoder_stream.piece(audio(), dtype),
         }
         return {n: build for n, build in builders.items() if speech or n not in SPEECH_PIECES}
 

@@ -10,7 +10,7 @@ from mimo_edge.mimo_ref.errors import CheckpointError, ConfigError
 from mimo_edge.runtime.bundle.errors import DISK_FULL, EnvironmentProblem, MimoError, no_room
 from mimo_edge.runtime.bundle.requirements import install
 from mimo_edge.scripts.signals import code_of, ending_signals
-from mimo_edge.scripts.streams import ReaderGone, check_stdout, tolerant_streams
+from mimo_edge.scripts.standard_streams import ReaderGone, check_stdout, tolerant_streams
 
 # name -> (module, what it does); the order is the order of use
 COMMANDS = {
@@ -22,6 +22,7 @@ COMMANDS = {
     "doctor": ("doctor", "show what this machine can run, and how to get the rest"),
     "demo": ("demo", "a very small model speaks and listens, each stage checked"),
     "score": ("score", "how well a bundle hears and speaks, in word errors"),
+    "streams": ("streams", "what each way of streaming costs in sound and in time"),
     "bench": ("bench", "time the stages of a bundle on this machine"),
 }
 # what the runtime's own dependencies do not bring

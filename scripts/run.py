@@ -10,17 +10,26 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
-from mimo_edge.runtime.audio.codec import LEFT_OVERLAP, RIGHT_OVERLAP, check_overlaps
+from mimo_edge.runtime.audio.codec import (
+    LEFT_OVERLAP,
+    RIGHT_OVERLAP,
+    STATEFUL,
+    STREAMS,
+    WINDOWED,
+    check_overlaps,
+)
+from mimo_edge.runtime.audio.play import BothSinks, SystemPlayer
+from mimo_edge.runtime.audio.stateful import LOOKAHEAD
 from mimo_edge.runtime.audio.write import AudioSink, open_sink
 from mimo_edge.runtime.bundle.errors import InputError, MimoError
 from mimo_edge.runtime.bundle.family import LANGUAGES
 from mimo_edge.runtime.bundle.lock import locked
 from mimo_edge.runtime.chat.conversation import read_conversation, read_history, write_history
 from mimo_edge.runtime.chat.presets import PRESETS
-from mimo_edge.runtime.generation.generation import CHUNK_PATCHES, Generation, Result
+from mimo_edge.runtime.generation.generation import Generation, Result
 from mimo_edge.runtime.tasks import Demonstration, MimoAudio, Options
 from mimo_edge.scripts.backend_arguments import add_backend_arguments, opening, verify
-from mimo_edge.scripts.streams import ReaderGone, stdout_lost
+from mimo_edge.scripts.standard_streams import ReaderGone, stdout_lost
 
 Prepare = Callable[[MimoAudio, argparse.Namespace, Options], Generation]
 
@@ -58,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         if args.task == "asr" and len(args.audio) > 1:
             return _transcribe(model, args)
         # before the long work, so that an output that cannot be written is refused at once
-        sink = open_sink(args.output, model.sampling_rate) if speaks else None
+        sink = _sink(args, model.sampling_rate) if speaks else None
         generation = TASKS[args.task][2](model, args, _options(args))
         if args.stream:
             result = _stream(generation, args, sink)
@@ -87,6 +96,14 @@ def _remark(result: Result, args: argparse.Namespace) -> None:
             f"mimo-edge: the answer was cut after {patches} patches, by {why}; it may go on",
             file=sys.stderr,
         )
+
+
+def _sink(args: argparse.Namespace, rate: int) -> AudioSink:
+    """Where speech goes: to a file, to the player, or to both."""
+    if not args.play:
+        return open_sink(args.output, rate)
+    player = SystemPlayer(rate)
+    return player if args.output is None else BothSinks(open_sink(args.output, rate), player)
 
 
 def _transcribe(model: MimoAudio, args: argparse.Namespace) -> int:
@@ -121,7 +138,11 @@ def _stream(generation: Generation, args: argparse.Namespace, sink: AudioSink | 
     show_text = not args.json and args.output != "-"
     with sink or nullcontext():
         for event in generation.stream(
-            chunk=args.chunk, left=args.left_overlap, right=args.right_overlap
+            kind=args.codec_stream,
+            chunk=args.chunk,
+            lookahead=args.lookahead,
+            left=args.left_overlap,
+            right=args.right_overlap,
         ):
             if event.text and show_text:
                 print(_printable(event.text), end="", flush=True)
@@ -151,7 +172,7 @@ def _as_json(result: Result, args: argparse.Namespace) -> dict[str, object]:
         "text": result.text,
         "answer": result.answer,
         "thinking": result.thinking,
-        "audio": str(args.output) if result.wav is not None else None,
+        "audio": str(args.output) if result.wav is not None and args.output else None,
         "frames": int(result.codes.shape[1]),
         "stopped": result.stopped,
         "seed": result.seed,
@@ -188,8 +209,10 @@ def _inputs(args: argparse.Namespace) -> Iterator[str]:
 
 def _check(args: argparse.Namespace) -> None:
     """What argparse cannot see."""
-    if PRESETS[args.task].speaks and args.output is None:
-        raise InputError("this task answers with speech: say where it goes with -o FILE (or -o -)")
+    if PRESETS[args.task].speaks and args.output is None and not args.play:
+        raise InputError(
+            "this task answers with speech: say where it goes with -o FILE (or -o -), or --play it"
+        )
     given = [name for name in ("history", "conversation") if getattr(args, name, None)]
     if len(given) == 2:
         raise InputError("give --history or --conversation, not both")
@@ -235,23 +258,34 @@ def _common(parser: argparse.ArgumentParser, speaks: bool) -> None:
         parser.add_argument(
             "-o", "--output", metavar="FILE", help=".wav .flac .ogg .opus .mp3, or - for stdout"
         )
+        parser.add_argument("--play", action="store_true", help="let it be heard as well")
     else:
-        parser.set_defaults(output=None)
+        parser.set_defaults(output=None, play=False)
     add_backend_arguments(parser)
     how = parser.add_argument_group("how it answers")
     how.add_argument("--json", action="store_true", help="one JSON object with text and timings")
     how.add_argument("--stream", action="store_true", help="put out text and sound as they come")
     how.add_argument(
-        "--chunk", metavar="N", type=int, default=CHUNK_PATCHES, help="patches between two decodes"
+        "--codec-stream",
+        choices=STREAMS,
+        help=f"how a stream sounds: {STATEFUL} (the default) or {WINDOWED}, as upstream does",
     )
-    how.add_argument("--left-overlap", metavar="FRAMES", type=int, default=LEFT_OVERLAP)
     how.add_argument(
-        "--right-overlap",
+        "--chunk", metavar="N", type=int, help="patches between two decodes (default: by speed)"
+    )
+    how.add_argument(
+        "--lookahead",
         metavar="FRAMES",
         type=int,
-        default=RIGHT_OVERLAP,
-        help=f"40 ms each; default {RIGHT_OVERLAP}, fewer sound sooner",
+        help=f"of the {STATEFUL} stream, 40 ms each; default {LOOKAHEAD}, fewer sound sooner",
     )
+    for side, frames in (("left", LEFT_OVERLAP), ("right", RIGHT_OVERLAP)):
+        how.add_argument(
+            f"--{side}-overlap",
+            metavar="FRAMES",
+            type=int,
+            help=f"of the {WINDOWED} stream, which they choose; default {frames}",
+        )
     what = parser.add_argument_group("what it generates (defaults: the task's own)")
     what.add_argument("--seed", type=int, default=0, help="same seed, same answer; default 0")
     what.add_argument("--max-new", metavar="N", type=int, help="patches at most")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mimo_edge.parity.speech_score import (
     Judge,
+    Streaming,
     UtteranceSet,
     Verdict,
     totals,
@@ -54,8 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_backend_arguments(parser)
     parser.add_argument("--stream", action="store_true", help="judge streamed speech")
-    parser.add_argument("--left-overlap", metavar="N", type=int, default=codec.LEFT_OVERLAP)
-    parser.add_argument("--right-overlap", metavar="N", type=int, default=codec.RIGHT_OVERLAP)
+    parser.add_argument("--codec-stream", choices=codec.STREAMS, help="see `mimo-edge run --help`")
+    for name in ("lookahead", "left-overlap", "right-overlap"):
+        parser.add_argument(f"--{name}", metavar="N", type=int)
     parser.add_argument("--wavs", metavar="DIR", type=Path, help="keep what was spoken")
     parser.add_argument("--record", metavar="FILE", type=Path, help="write the score, to compare")
     parser.add_argument(
@@ -89,7 +91,8 @@ def run(args: argparse.Namespace) -> int:
             MimoAudio.open(args.bundle, args.backend, verify=not args.no_verify, **opening(args))
         )
         progress = held.enter_context(StageProgress())
-        judge = Judge(model, (args.left_overlap, args.right_overlap) if args.stream else None)
+        setting = args.codec_stream, args.lookahead, args.left_overlap, args.right_overlap
+        judge = Judge(model, Streaming(*setting) if args.stream else None)
         for verdict in judge.all(utterances):
             verdicts.append(verdict)
             progress.report("judging", len(verdicts), count, "utterances")

@@ -1,152 +1,138 @@
-"""Standard streams that end, fill up, or were never there.
+"""`mimo-edge streams`: what each way of streaming costs in sound and in time, as a table."""
 
-Progress and messages go to stderr for as long as somebody takes them, and are dropped then: they
-are no reason to end the work. Results go to stdout; what it does not take is dropped too, so that
-files which were asked for are finished all the same, and the command says in the end what became
-of it.
-"""
+import argparse
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-import errno
-import io
-import os
-import select
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import IO, Any
+import numpy as np
+from mimo_edge.parity.speech_score import LONGEST, Judge, UtteranceSet
+from mimo_edge.parity.stream_quality import Quality, Setting, stream
+from mimo_edge.parity.word_errors import WordErrors
+from mimo_edge.runtime.audio import codec
+from mimo_edge.runtime.audio.codec import STATEFUL, WINDOWED
+from mimo_edge.runtime.backends.base import Backend, Ints
+from mimo_edge.runtime.backends.opening import BACKENDS, open_backend
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.tasks import MimoAudio, Options
+from mimo_edge.scripts.progress import StageProgress
+from mimo_edge.scripts.score import UTTERANCES
 
-from mimo_edge.runtime.bundle.errors import DISK_FULL, InputError, ResourceError, no_room
-
-_GONE = (errno.EPIPE, errno.ECONNRESET)  # of an OSError: nobody reads any more
-
-
-class ReaderGone(Exception):
-    """Nobody reads stdout any more, and nothing else was asked for."""
-
-
-class _Tolerant(io.RawIOBase):
-    """A descriptor to write to; the first error is kept, and what comes after it is dropped."""
-
-    def __init__(self, descriptor: int, error: OSError | None = None) -> None:
-        self._descriptor, self.error = descriptor, error
-
-    def writable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return self._descriptor
-
-    def isatty(self) -> bool:
-        return os.isatty(self._descriptor)
-
-    def write(self, content: Any) -> int:
-        whole = memoryview(content).cast("B")
-        rest = whole
-        while self.error is None and len(rest):
-            try:
-                rest = rest[os.write(self._descriptor, rest) :]
-            except BlockingIOError:  # somebody shares it who does not wait
-                select.select([], [self._descriptor], [])
-            except OSError as error:
-                self.error = error
-        return len(whole)
+Row = dict[str, str]
+AHEAD = (0, 2, 4, 8, 40)  # frames
+CHUNKS = (1, 2, 6)  # patches
 
 
-@contextmanager
-def tolerant_streams() -> Iterator[None]:
-    """Put streams that tolerate errors in the place of stdout and stderr while the block runs.
-
-    Streams that are no files, as a program or a test may have put there, are left as they are.
-    """
-    closed = _open_missing()
-    before = sys.stdout, sys.stderr
-    try:
-        # JSON is UTF-8, and an answer in Chinese must not fail in a locale that has no Chinese
-        sys.stdout = _tolerant(sys.stdout, 1, 1 in closed, "utf-8", "backslashreplace")
-        encoding = getattr(sys.stderr, "encoding", "utf-8")
-        sys.stderr = _tolerant(sys.stderr, 2, 2 in closed, encoding, "backslashreplace")
-        yield
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None and stream not in before:
-                stream.flush()
-        sys.stdout, sys.stderr = before
-
-
-def stdout_lost() -> bool:
-    """Whether what is written to stdout reaches nobody."""
-    return _raw(sys.stdout) is not None and _raw(sys.stdout).error is not None
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path)
+    parser.add_argument(
+        "--set", metavar="DIR", type=Path, help="utterances whose texts are spoken and heard back"
+    )
+    parser.add_argument(
+        "--seconds",
+        metavar="N",
+        type=float,
+        help="measure only the time, over so much speech of random codes (for random weights)",
+    )
+    parser.add_argument("--draws", metavar="N", type=int, default=1, help="times a text is spoken")
+    for name, default in (("ahead", AHEAD), ("chunks", CHUNKS)):
+        parser.add_argument(f"--{name}", metavar="N", type=int, nargs="+", default=default)
+    parser.add_argument("--backend", choices=BACKENDS, default="ort-cpu")
+    parser.add_argument("--threads", metavar="N", type=int)
+    parser.add_argument("--json", action="store_true")
 
 
-def check_stdout() -> None:
-    """Say what became of the results on stdout, at the end of a command.
-
-    Nothing if they were taken, or if their reader has left, who has seen what he wanted. Raises
-    InputError if stdout was closed or broke, ResourceError if it has no room.
-    """
-    raw = _raw(sys.stdout)
-    if raw is None:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-        return
-    sys.stdout.flush()
-    error = raw.error
-    if error is None or error.errno in _GONE:
-        return
-    if error.errno in DISK_FULL:
-        raise ResourceError(f"stdout: {error}. {no_room(error)}")
-    if error.errno == errno.EBADF:
-        raise InputError("stdout is closed, so the results went nowhere. Send it to a file.")
-    raise InputError(f"stdout: {error}. Send it to a file, or to another program.")
+def run(args: argparse.Namespace) -> int:
+    """Measure and print. Returns the exit code."""
+    if (args.seconds is not None and args.seconds <= 0) or args.draws < 1:
+        raise InputError("give --seconds above 0, and --draws of 1 or more")
+    settings = [
+        Setting(kind, ahead, chunk)
+        for kind in (WINDOWED, STATEFUL)
+        for ahead in args.ahead
+        for chunk in args.chunks
+    ]
+    rows = _times(args, settings) if args.seconds is not None else _sounds(args, settings)
+    if args.json:
+        print(json.dumps(rows))
+        return 0
+    widths = {key: max(len(key), *(len(str(row[key])) for row in rows)) for key in rows[0]}
+    for row in ({key: key for key in widths}, *rows):
+        print("  ".join(f"{row[key]!s:>{width}}" for key, width in widths.items()))
+    return 0
 
 
-def _raw(stream: Any) -> Any:
-    raw = getattr(getattr(stream, "buffer", None), "raw", None)
-    return raw if isinstance(raw, _Tolerant) else None
+def _times(args: argparse.Namespace, settings: Sequence[Setting]) -> list[Row]:
+    """Seconds of work per second of speech, the faster of two runs."""
+    bundle = Bundle.open(args.bundle, verify=False)
+    model, rng = bundle.model, np.random.default_rng(0)
+    frames = int(args.seconds * model.sampling_rate / model.samples_per_frame)
+    codes = np.stack([rng.integers(0, empty, frames) for empty in model.empty_codes])
+    with open_backend(args.backend, bundle, args.threads) as backend:
+        rows = []
+        for setting in settings:
+            stream(setting, backend, codes[:, : 2 * model.group_size])  # load and warm up
+            took = min(_seconds(setting, backend, codes) for _ in range(2))
+            row: Row = _named(setting, model.group_size)
+            speech = frames * model.samples_per_frame / model.sampling_rate
+            rows.append(row | {"seconds per second": f"{took / speech:.3f}"})
+        return rows
 
 
-def _tolerant(
-    stream: IO[str] | None, descriptor: int, closed: bool, encoding: str, errors: str
-) -> Any:
-    """A stream over the same descriptor; `closed`, over one that its caller had closed."""
-    buffer = getattr(stream, "buffer", None)
-    file = getattr(buffer, "raw", buffer)  # with PYTHONUNBUFFERED there is no buffer around it
-    if stream is not None and not isinstance(file, io.FileIO):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding=encoding, errors=errors)
-        return stream
-    if stream is not None:
-        stream.flush()
-        descriptor = stream.fileno()
-    failed = OSError(errno.EBADF, os.strerror(errno.EBADF)) if closed else None
-    raw = _Lost(descriptor, failed) if closed else _Tolerant(descriptor)
-    # lines to a terminal appear at once, as do those of stderr
-    lines = descriptor == 2 or raw.isatty() or buffer is file
-    buffered = io.BufferedWriter(raw)
-    return io.TextIOWrapper(buffered, encoding, errors, line_buffering=lines)
+def _seconds(setting: Setting, backend: Backend, codes: Ints) -> float:
+    began = time.perf_counter()
+    stream(setting, backend, codes)
+    return time.perf_counter() - began
 
 
-class _Lost(_Tolerant):
-    """A descriptor that was closed; it is no error before something is written."""
+def _sounds(args: argparse.Namespace, settings: Sequence[Setting]) -> list[Row]:
+    utterances = UtteranceSet.open(args.set or UTTERANCES)
+    texts = [*utterances.tts, *(utterance.text for utterance in utterances.dialogue)]
+    with MimoAudio.open(args.bundle, args.backend, threads=args.threads) as model:
+        judge = Judge(model)
+        spoken = _spoken(model, texts, args.draws)
+        group_size = model.backend.bundle.model.group_size
+        found, own = [Quality(setting) for setting in settings], WordErrors()
+        with StageProgress() as progress:
+            for number, (text, codes) in enumerate(spoken, start=1):
+                own.add(judge.transcribe(codec.decode(model.backend, codes)), text)
+                for quality in found:
+                    quality.add(model.backend, text, codes, judge.transcribe)
+                progress.report("streaming", number, len(texts) * args.draws, "utterances")
+    whole: Row = dict.fromkeys(_sound(found[0], group_size), "")
+    whole |= {"stream": "whole decode", "words wrong": f"{own.edits} of {own.words}"}
+    return [whole, *(_sound(quality, group_size) for quality in found)]
 
-    def __init__(self, descriptor: int, error: OSError | None) -> None:
-        super().__init__(descriptor)
-        self._closed_error = error
 
-    def write(self, content: Any) -> int:
-        self.error = self._closed_error
-        return super().write(content)
+def _spoken(model: MimoAudio, texts: Sequence[str], draws: int) -> Iterator[tuple[str, Ints]]:
+    """Each text and the codes that the model speaks it with; silence is left out."""
+    for seed, text in enumerate(text for text in texts for _ in range(draws)):
+        options = Options(seed=seed, max_new=LONGEST)
+        codes = model.tts(text, options=options).result().codes
+        if codes.shape[1]:
+            yield text, codes
 
 
-def _open_missing() -> list[int]:
-    """Standard descriptors that the caller had closed, now open to nothing: the next file that is
-    opened would become one of them, and get the messages of every library."""
-    missing = []
-    for descriptor in (0, 1, 2):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            missing.append(descriptor)
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free, which is this one
-            os.set_inheritable(descriptor, True)
-    return missing
+def _named(setting: Setting, group_size: int) -> Row:
+    return {
+        "stream": setting.kind,
+        "ahead": str(setting.ahead),
+        "chunk": str(setting.chunk),
+        "first sound": str(setting.first_sound(group_size)),
+    }
+
+
+def _sound(quality: Quality, group_size: int) -> Row:
+    def mean(values: Sequence[float], digits: int) -> str:
+        return f"{np.mean(values):.{digits}f}" if values else "-"
+
+    return _named(quality.setting, group_size) | {
+        "words wrong": f"{quality.words.edits} of {quality.words.words}",
+        "SNR dB": mean(quality.snr, 1),
+        "worst": f"{min(quality.snr):.1f}",
+        "log-mel": mean(quality.mel_distance, 4),
+        "seam dB": mean(quality.seam, 1),
+    }

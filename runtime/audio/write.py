@@ -63,6 +63,11 @@ def open_sink(path: str | Path, rate: int) -> AudioSink:
     return _StdoutSink(rate) if str(path) == "-" else _FileSink(Path(path), rate)
 
 
+def pcm16(wav: np.ndarray, name: str) -> np.ndarray:
+    """float32 `[N]` as int16 `[N]`; AudioError, with the sink's name, as `AudioSink.write`."""
+    return _pcm16(_clipped(wav, name))
+
+
 def write_audio(path: str | Path, wav: np.ndarray, rate: int) -> None:
     """Write float32 `[N]` of `rate` Hz to `path`, whole or not at all. Errors as `open_sink`."""
     with open_sink(path, rate) as sink:
@@ -270,7 +275,7 @@ class _StdoutSink:
     def write(self, wav: np.ndarray) -> None:
         if not self._open:
             raise AudioError("cannot write to stdout: write only inside the sink's with block")
-        samples = _pcm16(_clipped(wav, "stdout"))
+        samples = pcm16(wav, "stdout")
         out = sys.stdout.buffer
         if not self._begun:
             out.write(_wav_header(self._rate))

@@ -30,6 +30,8 @@ COMPONENTS: Mapping[str, tuple[str, ...]] = {
     "backbone": ("backbone", "lm_head"),
     "patch_decoder": ("speech_embeddings", "patch_decoder", "speech_heads"),
     "tokenizer_decoder": ("codebooks", "tokenizer_decoder", "vocoder"),
+    "mel_stream": ("codebooks", "tokenizer_decoder"),
+    "vocoder_stream": ("vocoder",),
 }
 PIECES = tuple(COMPONENTS)
 AUDIO_SECONDS = 60  # longer audio is encoded, and longer speech decoded, in parts

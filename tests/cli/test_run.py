@@ -25,18 +25,19 @@ FEW = ("--max-new", 6, "--json")
 CUT = "mimo-edge: the answer was cut after {} patches, by --max-new; it may go on\n"
 KEYS = ["task", "text", "answer", "thinking", "audio", "frames", "stopped", "seed", "timings"]
 
-COMMON = "--backend --threads --no-verify --json --stream --chunk --left-overlap --right-overlap "
+COMMON = "--backend --threads --no-verify --json --stream --codec-stream --chunk --lookahead "
+COMMON += "--left-overlap --right-overlap "
 COMMON += "--seed --max-new --min-new --temperature --top-k --top-p "
 COMMON += "--audio-temperature --audio-top-k --audio-top-p"
 TURN = "INPUT --conversation --history"
 OPTIONS = {
     "asr": "AUDIO --template",
-    "tts": "TEXT --output --instruction --natural --voice --template",
+    "tts": "TEXT --output --play --instruction --natural --voice --template",
     "understand": "AUDIO QUESTION --thinking",
-    "dialogue": f"{TURN} --output --system-prompt --voice",
+    "dialogue": f"{TURN} --output --play --system-prompt --voice",
     "speech-to-text": f"{TURN} --thinking",
     "chat": f"{TURN} --thinking",
-    "in-context": "AUDIO --output --instruction --example IN OUT TEXT",
+    "in-context": "AUDIO --output --play --instruction --example IN OUT TEXT",
 }
 
 
