@@ -45,7 +45,9 @@ def two_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two pieces that are quick to trace, which is enough to fail in between."""
     real = Sources.piece_builders
 
-    def two(self: Sources, dtype: torch.dtype) -> dict[str, Callable[[], Piece]]:
+    def two(
+        self: Sources, dtype: torch.dtype, speech: bool = True
+    ) -> dict[str, Callable[[], Piece]]:
         return dict.fromkeys(TWO, real(self, dtype)["mel"])
 
     monkeypatch.setattr(Sources, "piece_builders", two)
@@ -136,7 +138,9 @@ def test_resume(
     """What was finished is kept, and the bundle is that of an export without interruption."""
     real = Sources.piece_builders
 
-    def two(self: Sources, dtype: torch.dtype) -> dict[str, Callable[[], Piece]]:
+    def two(
+        self: Sources, dtype: torch.dtype, speech: bool = True
+    ) -> dict[str, Callable[[], Piece]]:
         return {name: build for name, build in real(self, dtype).items() if name in TWO}
 
     monkeypatch.setattr(Sources, "piece_builders", two)
