@@ -1,8 +1,8 @@
 """From two checkpoints to a bundle: trace, stream, check, and only then give it its name.
 
-Everything is written into `<bundle>.partial` (`export/folders.py`). It is removed when the export
-fails, unless the caller asked to resume: then finished pieces stay and the next export takes them
-over.
+Everything is written into `<bundle>.partial` (`runtime/bundle/unfinished.py`). It is removed when
+the export fails, unless the caller asked to resume: then finished pieces stay and the next export
+takes them over.
 """
 
 import dataclasses
@@ -10,8 +10,7 @@ import hashlib
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,12 +24,6 @@ from mimo_edge.export import (
     patch_encoder,
     tokenizer_decoder,
     tokenizer_encoder,
-)
-from mimo_edge.export.folders import (
-    MARK,
-    check_output,
-    partial_of,
-    take_place,
 )
 from mimo_edge.export.graph import lay_out_weights, simplify
 from mimo_edge.export.piece import Piece, Port, cast
@@ -49,22 +42,23 @@ from mimo_edge.mimo_ref.weights import (
     read_config,
     upstream_tensors,
 )
-from mimo_edge.runtime.bundle.errors import (
-    DISK_FULL,
-    MALFORMED,
-    InputError,
-    ResourceError,
-)
+from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.bundle.files import hash_file, write_text
+from mimo_edge.runtime.bundle.folders import check_output
 from mimo_edge.runtime.bundle.manifest import (
     MANIFEST,
-    PIECES,
     SCHEMA,
     FileSpec,
     Manifest,
     ModelSpec,
     PieceSpec,
     TensorSpec,
+)
+from mimo_edge.runtime.bundle.unfinished import (
+    finish,
+    partial_folder,
+    read_marker,
+    write_marker,
 )
 from mimo_edge.runtime.chat.text_tokenizer import TextTokenizer, tokenizer_files
 
@@ -207,14 +201,14 @@ def export_bundle(
     read = [p.parent for path in sources.files() for p in (path, path.resolve())]
     output = check_output(output, read, force)
     total = sources.weight_bytes(dtype)
-    with _partial_folder(output, total, resume) as partial:
+    with partial_folder(output, total, resume) as partial:
         files: dict[str, FileSpec] = {}
         pieces: dict[str, PieceSpec] = {}
         done = 0
         source = sources.fingerprint(lambda *bytes: on_progress("hashing the checkpoints", *bytes))
         key = json.dumps([source, dtype_name, tool_versions(), _code_digest()])
         for name, build in sources.piece_builders(dtype).items():
-            finished = _read_marker(partial, name, key) if resume else None
+            finished = read_marker(partial, name, key) if resume else None
             if finished is None:
 
                 def on_write(count: int, name: str = name) -> None:
@@ -224,7 +218,7 @@ def export_bundle(
 
                 on_progress(f"tracing {name}", done, max(total, done))
                 finished = _export_piece(sources, partial, name, build, dtype_name, on_write)
-                _write_marker(partial, name, key, finished)
+                write_marker(partial, name, key, finished)
             else:
                 done += sum(spec.bytes for spec in finished[1].values())
                 on_progress(f"kept {name}", done, max(total, done))
@@ -235,9 +229,7 @@ def export_bundle(
             files[path.name] = hash_file(partial / path.name)
         manifest = Manifest(SCHEMA, sources.model_spec(), pieces, files, tool_versions(), source)
         write_text(partial / MANIFEST, manifest.to_json())
-        take_place(partial, output)
-        for left in (*(_marker(output, name) for name in PIECES), output / MARK):
-            left.unlink(missing_ok=True)
+        finish(partial, output)
     on_progress("done", total, total)
 
 
@@ -290,42 +282,6 @@ def _joined(numbers: Iterable[int]) -> str:
     return "-".join(map(str, numbers))
 
 
-@contextmanager
-def _partial_folder(output: Path, total: int, resume: bool) -> Iterator[Path]:
-    partial = partial_of(output)
-    new = [folder for folder in partial.parents if not folder.exists()]
-    if partial.exists() and not resume:
-        shutil.rmtree(partial)
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-        (partial / MARK).touch()
-        (partial / MANIFEST).unlink(missing_ok=True)  # it looks whole no longer
-        _check_disk(partial, total)
-        yield partial
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            raise ResourceError(
-                f"the disk of {output} is full. Free {total / 1e9:.1f} GB, or write elsewhere."
-            ) from error
-        raise
-    finally:
-        if partial.exists() and not resume:
-            shutil.rmtree(partial, ignore_errors=True)
-        for folder in new:
-            with suppress(OSError):  # it is not empty where the export went well
-                folder.rmdir()
-
-
-def _check_disk(partial: Path, total: int) -> None:
-    held = sum(path.stat().st_size for path in partial.iterdir())
-    free = shutil.disk_usage(partial).free + held
-    if free < total:
-        raise ResourceError(
-            f"{partial.parent} has {free / 1e9:.1f} GB free, the bundle needs "
-            f"{total / 1e9:.1f} GB. Free some, write elsewhere, or choose a smaller --dtype."
-        )
-
-
 def _export_piece(
     sources: Sources,
     folder: Path,
@@ -354,35 +310,3 @@ def _export_piece(
 
 def _ports(ports: tuple[Port, ...]) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(p.name, str(p.dtype).removeprefix("torch."), p.axes) for p in ports)
-
-
-def _marker(folder: Path, name: str) -> Path:
-    return folder / f"{name}.finished.json"
-
-
-def _write_marker(
-    folder: Path, name: str, key: str, finished: tuple[PieceSpec, dict[str, FileSpec]]
-) -> None:
-    spec, files = finished
-    raw = {"key": key, "piece": dataclasses.asdict(spec)}
-    raw["files"] = {n: dataclasses.asdict(f) for n, f in files.items()}
-    write_text(_marker(folder, name), json.dumps(raw))
-
-
-def _read_marker(folder: Path, name: str, key: str) -> tuple[PieceSpec, dict[str, FileSpec]] | None:
-    """A piece that an earlier export finished from the same sources, or None."""
-    try:
-        raw = json.loads(_marker(folder, name).read_text())
-        if raw["key"] != key:  # before the rest: another version may write it otherwise
-            return None
-    except (OSError, *MALFORMED):
-        return None
-    files = {n: FileSpec(**f) for n, f in raw["files"].items()}
-    if not all((folder / n).is_file() and hash_file(folder / n) == f for n, f in files.items()):
-        return None
-    piece = raw["piece"]
-    ports = {
-        side: tuple(TensorSpec(p["name"], p["dtype"], tuple(p["axes"])) for p in piece[side])
-        for side in ("inputs", "outputs")
-    }
-    return PieceSpec(piece["file"], piece["precision"], ports["inputs"], ports["outputs"]), files

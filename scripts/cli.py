@@ -14,6 +14,8 @@ from mimo_edge.runtime.bundle.errors import DISK_FULL, EnvironmentProblem, MimoE
 COMMANDS = {
     "make-checkpoint": ("make_checkpoint", "write a random checkpoint pair, to try all else"),
     "export": ("export", "turn a checkpoint pair into a bundle of ONNX graphs"),
+    "quantize": ("quantize", "turn a float bundle into a quantised one, without torch"),
+    "recipe": ("recipe", "the recipes: what each means, and what it will weigh"),
     "build": ("build", "build TensorRT engines from a bundle, with or without a GPU"),
     "run": ("run", "transcribe, speak, understand, talk: every task of the model"),
     "inspect": ("inspect", "show what is in a bundle"),
@@ -23,10 +25,20 @@ COMMANDS = {
     "bench": ("bench", "time the stages of a bundle on this machine"),
 }
 # what the runtime's own dependencies do not bring
-OPTIONAL = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "tensorrt_rtx", "cuda")
+OPTIONAL = (
+    "torch",
+    "onnx",
+    "ml_dtypes",
+    "onnx_ir",
+    "onnxscript",
+    "safetensors",
+    "tensorrt_rtx",
+    "cuda",
+)
 EXPORT = '`pip install "mimo-edge[export]"`'
 INSTALL = {  # command -> how to get what it needs, if it is not EXPORT
-    "build": '`pip install "mimo-edge[trt]"`, or where classic TensorRT is, `pip install onnx`'
+    "quantize": '`pip install "mimo-edge[quantize]"`',
+    "build": '`pip install "mimo-edge[trt]"`, or where classic TensorRT is, `pip install onnx`',
 }
 EPILOG = """exit codes: 0 ok, 2 usage or unusable input, 3 something is not installed or not there,
 4 out of memory or disk, 5 parity failed, 6 engine incompatible, 130 interrupted.

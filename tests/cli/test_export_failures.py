@@ -14,8 +14,8 @@ import pytest
 import torch
 from mimo_edge.export import exporter
 from mimo_edge.export.exporter import Sources
-from mimo_edge.export.folders import MARK
 from mimo_edge.export.piece import Piece
+from mimo_edge.runtime.bundle.folders import MARK
 from mimo_edge.runtime.bundle.manifest import MANIFEST
 
 from tests.cli.conftest import Outcome, process
