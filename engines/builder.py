@@ -3,13 +3,13 @@
 import importlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
-from mimo_edge.engines.build_log import BuildLog, logger_of
+from mimo_edge.engines.build_log import MEMORY, BuildLog, logger_of
 from mimo_edge.engines.lowering import lower
 from mimo_edge.engines.ports import (
     Ports,
@@ -17,8 +17,8 @@ from mimo_edge.engines.ports import (
     graph_ports,
     network_ports,
 )
-from mimo_edge.engines.profiles import Range
 from mimo_edge.engines.target import Target
+from mimo_edge.runtime.bundle.engine import Profile
 from mimo_edge.runtime.bundle.errors import EngineError, EnvironmentProblem, ResourceError
 
 OnProgress = Callable[[str, int, int], None]  # phase, steps done, steps in all
@@ -73,26 +73,30 @@ def build(
     trt: Any,
     target: Target,
     graph: Path,
-    profiles: list[dict[str, Range]],
+    profiles: Sequence[Profile],
     capacity: int,
     on_progress: OnProgress = lambda *_: None,
     timing_cache: bytes = b"",
+    strict: bool = False,
 ) -> Built:
     """Lower, parse and build one ONNX file. Raises EngineError that quotes what TensorRT said.
+
+    `strict` also fails a build on warnings that nobody has looked into; see `build_log`.
 
     TensorRT works in a thread of its own, so that Ctrl-C arrives here at once and never inside a
     callback, where TensorRT would swallow it. It can be stopped only between its steps, of which
     one takes most of the time (minutes for a large piece): the first Ctrl-C is reported as the
     phase INTERRUPTED and waits for that, the second does not wait.
     """
-    monitor = _monitor(trt, on_progress)
+    monitor, log = _monitor(trt, on_progress), BuildLog(strict)
     outcome: list[Built] = []
     failure: list[BaseException] = []
     ended = threading.Event()
 
     def work() -> None:
         try:
-            outcome.append(_build(trt, target, graph, profiles, capacity, monitor, timing_cache))
+            made = _build(trt, target, graph, profiles, capacity, monitor, timing_cache, log)
+            outcome.append(made)
         except BaseException as error:
             failure.append(error)
         finally:
@@ -126,17 +130,18 @@ def _build(
     trt: Any,
     target: Target,
     graph: Path,
-    profiles: list[dict[str, Range]],
+    profiles: Sequence[Profile],
     capacity: int,
     monitor: Any,
     timing_cache: bytes,
+    log: BuildLog,
 ) -> Built:
     if _tainted:
         raise EngineError(
             f"TensorRT did not finish {_tainted[0]} in this process and would build the next piece "
             "for the wrong GPU. Build in a new process."
         )
-    log, start = BuildLog(), time.monotonic()
+    start = time.monotonic()
     logger = logger_of(trt, log)
     builder = _builder(trt, logger, log)
     network = builder.create_network(_network_flags(trt))
@@ -144,7 +149,7 @@ def _build(
     model = lower(onnx.load(graph, load_external_data=False), capacity)
     if not parser.parse(model.SerializeToString(), str(graph)):
         errors = [parser.get_error(i).desc() for i in range(parser.num_errors)]
-        raise _failure(graph, log, errors)
+        raise _failure(graph, log, [*errors, *log.memory])
     _let_attention_decompose(trt, network)
     _stop_at(graph, log)
     inputs = network_ports(network.get_input(i) for i in range(network.num_inputs))
@@ -168,7 +173,7 @@ def _build(
         _tainted.append(graph.name)
     _stop_at(graph, log)
     if plan is None:
-        raise _failure(graph, log, ["no plan came out"])
+        raise _failure(graph, log, ["no plan came out", *log.memory])
     learned = bytes(config.get_timing_cache().serialize()) if measures else None
     return Built(memoryview(plan), log, time.monotonic() - start, inputs, outputs, learned)
 
@@ -190,7 +195,7 @@ def _network_flags(trt: Any) -> int:
     return 0 if flag is None else 1 << int(flag)
 
 
-def _add_profiles(graph: Path, builder: Any, config: Any, profiles: list[dict[str, Range]]) -> None:
+def _add_profiles(graph: Path, builder: Any, config: Any, profiles: Sequence[Profile]) -> None:
     for shapes in profiles:
         profile = builder.create_optimization_profile()
         for name, wanted in shapes.items():
@@ -234,7 +239,7 @@ def _stop_at(graph: Path, log: BuildLog) -> None:
 
 def _failure(graph: Path, log: BuildLog, errors: list[str]) -> Exception:
     said = [*errors, *log.fatal]
-    kind = ResourceError if any("out of memory" in text.lower() for text in said) else EngineError
+    kind = ResourceError if any(MEMORY.search(text) for text in said) else EngineError
     listed = "\n  ".join(text[:300] for text in said[:10])
     return kind(f"TensorRT does not build {graph.name} as it is:\n  {listed}")
 

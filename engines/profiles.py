@@ -4,15 +4,14 @@ from dataclasses import dataclass
 
 from mimo_edge.engines.lowering import CAPACITY
 from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.engine import PREFILL_LENGTHS, Profile, Range
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.bundle.manifest import TensorSpec
 
-PREFILL_CHUNK = 512  # positions at a time, as in the ONNX Runtime backend
+RUN_POSITIONS = 1024  # of all rows, in the largest run that a profile describes
+SMALLEST_CHUNK = 64  # of a prefill, where that makes it more
 AUDIO_PIECES = ("mel", "tokenizer_encoder", "tokenizer_decoder")
 AUDIO_SECONDS = 60  # longer audio is cut by the runtime
-
-# shape -> (min, opt, max)
-Range = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,21 @@ class Limits:
             raise InputError(f"--max-batch {self.max_batch}: choose 1 or more")
 
 
-def profiles(bundle: Bundle, piece: str, limits: Limits) -> list[dict[str, Range]]:
-    """The profile of a piece, input name -> range, in a list of one.
+def prefill_chunk(limits: Limits) -> int:
+    """How many positions a prefill hands over at once.
+
+    A loop sends two kinds of runs: steps, of all rows and one position, and prefills, of one row
+    and many. A profile is a box that holds both, and with them the run that nothing sends, of all
+    rows and many positions; TensorRT plans its scratch memory for that one. So the more rows, the
+    shorter the chunk: the box has RUN_POSITIONS at most, until chunks would be so short that a
+    prefill waited for the weights.
+    """
+    room = max(SMALLEST_CHUNK, RUN_POSITIONS // limits.max_batch)
+    return min(limits.max_seq, max(length for length in PREFILL_LENGTHS if length <= room))
+
+
+def profiles(bundle: Bundle, piece: str, limits: Limits) -> tuple[Profile, ...]:
+    """The profile of a piece, input name -> range, in a tuple of one.
 
     Decode step and prefill share it, tuned for the step: a second profile would make TensorRT for
     RTX keep the weights twice (docs/tensorrt.md).
@@ -44,7 +56,7 @@ def profiles(bundle: Bundle, piece: str, limits: Limits) -> list[dict[str, Range
     mel_frames = AUDIO_SECONDS * model.sampling_rate // model.hop_length
     samples = AUDIO_SECONDS * model.sampling_rate + 2 * model.n_fft
     code_frames = mel_frames // model.mel_per_frame
-    chunk = min(PREFILL_CHUNK, limits.max_seq)
+    chunk = prefill_chunk(limits)
     fixed = {CAPACITY: (limits.max_seq,) * 3, "codebooks": (model.n_q,) * 3}
     audio = {
         "batch": one,
@@ -54,7 +66,7 @@ def profiles(bundle: Bundle, piece: str, limits: Limits) -> list[dict[str, Range
     }
     language = {"batch": rows, "time": (1, 1, chunk), "patches": (1, 1, chunk)}
     axes = fixed | (audio if piece in AUDIO_PIECES else language)
-    return [{port.name: _range(port, axes) for port in bundle.piece(piece).inputs}]
+    return ({port.name: _range(port, axes) for port in bundle.piece(piece).inputs},)
 
 
 def _range(port: TensorSpec, axes: dict[str, tuple[int, int, int]]) -> Range:

@@ -1,25 +1,25 @@
 """The same builds as command lines of NVIDIA's own tool, for those who want to build by hand."""
 
-import os
 import shlex
 from pathlib import Path
 
 import onnx
 from mimo_edge.engines.lowering import lower
-from mimo_edge.engines.profiles import Limits, Range, profiles
+from mimo_edge.engines.profiles import Limits, profiles
 from mimo_edge.engines.target import Target
 from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.engine import Profile
 from mimo_edge.runtime.bundle.manifest import PIECES
 
 TOOLS = {"trt-rtx": "tensorrt_rtx", "trt": "trtexec"}
 
 
-def write_lowered(bundle: Bundle, limits: Limits) -> Path:
+def write_lowered(bundle: Bundle, limits: Limits, home: Path) -> Path:
     """The graphs as TensorRT gets them, beside links to their weights: the tool cannot lower them.
 
-    They lie in the bundle, so that the weights need not be copied.
+    They lie in a folder of `home`.
     """
-    folder = bundle.folder / "engines" / f"lowered-s{limits.max_seq}"
+    folder = home / f"lowered-s{limits.max_seq}"
     folder.mkdir(parents=True, exist_ok=True)
     for piece in PIECES:
         path = bundle.path(piece)
@@ -27,7 +27,7 @@ def write_lowered(bundle: Bundle, limits: Limits) -> Path:
         (folder / path.name).write_bytes(model.SerializeToString(deterministic=True))
         data = folder / f"{path.name}.data"
         if not data.is_symlink():
-            data.symlink_to(os.path.relpath(path.with_name(data.name), folder))
+            data.symlink_to(path.with_name(data.name).resolve())
     return folder
 
 
@@ -39,7 +39,7 @@ def commands(bundle: Bundle, target: Target, limits: Limits, folder: Path) -> li
     ]
 
 
-def _command(target: Target, graph: Path, shapes: dict[str, Range]) -> str:
+def _command(target: Target, graph: Path, shapes: Profile) -> str:
     words = [
         TOOLS[target.product],
         f"--onnx={graph}",

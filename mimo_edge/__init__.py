@@ -16,6 +16,7 @@ from mimo_edge.runtime.backends.base import Providers
 from mimo_edge.runtime.bundle.errors import (
     AudioError,
     BundleError,
+    BusyError,
     ContextError,
     EngineError,
     EnvironmentProblem,
@@ -32,6 +33,7 @@ __version__ = importlib.metadata.version("mimo-edge")
 __all__ = [
     "AudioError",
     "BundleError",
+    "BusyError",
     "ContextError",
     "EngineError",
     "EnvironmentProblem",
@@ -55,14 +57,22 @@ def load(
     providers: Providers | None = None,
     session_options: Mapping[str, str] | None = None,
     threads: int | None = None,
+    slots: int | None = None,
+    reuse: bool = True,
     verify: bool = True,
+    engines: str | Path | None = None,
+    trust_engines: bool = False,
 ) -> MimoAudio:
     """Open a bundle and give the model, ready for every task.
 
     `backend` is one of `mimo_edge.runtime.backends.opening.BACKENDS`. `providers` go to ONNX
     Runtime as they are, in place of the backend's own; `session_options` are its session
     configuration entries by name. `threads` counts CPU threads; None lets the backend choose.
-    `verify` hashes the bundle's files. Raises BundleError, EnvironmentProblem, InputError.
+    `slots` answers share each step (None: 4, or what engines were built for); a prompt that begins
+    as an earlier one did is not computed anew where `reuse` is true. `verify` hashes the bundle's
+    files. TensorRT engines are programs: they are taken from the cache folder of `mimo-edge build`
+    or from the folder `engines`, and from the bundle itself only with `trust_engines`. Raises
+    BundleError, EngineError, EnvironmentProblem, InputError.
     """
     return MimoAudio.open(
         path,
@@ -70,5 +80,9 @@ def load(
         providers=providers,
         session_options=session_options,
         threads=threads,
+        slots=slots,
+        reuse=reuse,
         verify=verify,
+        engines=engines,
+        trust_engines=trust_engines,
     )

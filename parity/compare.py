@@ -19,12 +19,8 @@ from mimo_edge.runtime.audio import codec
 from mimo_edge.runtime.backends.base import Backend
 from mimo_edge.runtime.chat.presets import Sampling
 from mimo_edge.runtime.chat.segments import Grid
-from mimo_edge.runtime.generation.loop import (
-    Request,
-    generate,
-    join_steps,
-    split_grid,
-)
+from mimo_edge.runtime.generation.loop import generate
+from mimo_edge.runtime.generation.request import Request, join_steps, split_grid
 from mimo_edge.runtime.generation.sampling import Noise
 
 T = TypeVar("T")
@@ -96,7 +92,7 @@ def _language_rows(backend: Backend, lm: LanguageModel, prompt: Grid) -> Iterato
 
     (logits, hidden), ref_took = timed(forward)
     states = backend.new_rows(1)
-    ours, took = timed(lambda: states.prefill(0, text, codes))
+    ours, took = timed(lambda: states.extend(0, text, codes))
     gap, allowed = tolerances.difference(ours, logits), tolerances.LM.at(logits)
     yield Row("patch_encoder, backbone", ours.shape, gap, allowed, ref_took, took)
 
@@ -112,7 +108,7 @@ def _language_rows(backend: Backend, lm: LanguageModel, prompt: Grid) -> Iterato
         np.array([HOT.top_k], np.int64),
         np.array([HOT.top_p], np.float32),
     )
-    drawn, took = timed(lambda: states.draw_codes(uniforms, *settings))
+    drawn, took = timed(lambda: states.draw_codes(0, uniforms, *settings))
     yield _equal("patch_decoder", drawn, theirs, ref_took, took)
 
 

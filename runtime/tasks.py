@@ -8,15 +8,16 @@ Each method prepares a `Generation`; `result()` generates it whole, `stream()` a
 """
 
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, overload
 
 import numpy as np
 from mimo_edge.runtime.audio import codec
-from mimo_edge.runtime.audio.read import check_audio, load_audio
+from mimo_edge.runtime.audio.read import audio_from_array, load_audio
 from mimo_edge.runtime.backends.base import Backend, Ints, Providers
 from mimo_edge.runtime.backends.opening import open_backend
 from mimo_edge.runtime.bundle.bundle import Bundle
@@ -26,16 +27,27 @@ from mimo_edge.runtime.chat.presets import PRESETS, Sampling
 from mimo_edge.runtime.chat.prompts import Example, PromptBuilder, Turn
 from mimo_edge.runtime.chat.segments import Grid, PromptLayout
 from mimo_edge.runtime.chat.text_tokenizer import TextTokenizer
-from mimo_edge.runtime.generation.generation import Generation
-from mimo_edge.runtime.generation.loop import Request, check_limits
+from mimo_edge.runtime.generation.generation import Generation, Result, Started
+from mimo_edge.runtime.generation.request import Request, check_limits
+from mimo_edge.runtime.generation.scheduler import Scheduler
 
 
 @dataclass(frozen=True)
 class Options:
-    """What every task takes. None means the task's preset."""
+    """What every task takes. None means what the task's preset says.
+
+    `temperature` and its like change one thing of the preset and keep the rest; `text` and `audio`
+    replace it whole.
+    """
 
     text: Sampling | None = None
     audio: Sampling | None = None
+    temperature: float | None = None  # of text ids; 0 is greedy
+    top_k: int | None = None
+    top_p: float | None = None
+    audio_temperature: float | None = None  # of audio codes
+    audio_top_k: int | None = None
+    audio_top_p: float | None = None
     seed: int = 0
     max_new: int | None = None  # patches: text tokens, and 160 ms pieces of speech
     min_new: int = 0
@@ -43,8 +55,18 @@ class Options:
 
     def __post_init__(self) -> None:
         check_limits(self.max_new, self.min_new, self.seed)
+        for channel in ("text", "audio"):  # a value that cannot be is refused here, not later
+            self.sampling(_GREEDY, channel)
+
+    def sampling(self, preset: Sampling, channel: str) -> Sampling:
+        """How `channel`, text or audio, is drawn where the task's preset is `preset`."""
+        prefix = "" if channel == "text" else "audio_"
+        given = {name: getattr(self, prefix + name) for name in ("temperature", "top_k", "top_p")}
+        base: Sampling = getattr(self, channel) or preset
+        return replace(base, **{name: v for name, v in given.items() if v is not None})
 
 
+_GREEDY = Sampling(0.0)
 Messages = list[Message] | tuple[Message, ...]
 # what the turns of a conversation are made of: task -> role -> fields
 _SAID: dict[str, dict[str, tuple[str, ...]]] = {
@@ -64,14 +86,20 @@ class Demonstration:
 
 
 class MimoAudio:
-    """A bundle on a backend, with one method per task."""
+    """A bundle on a backend, with one method per task.
 
-    def __init__(self, backend: Backend) -> None:
+    It may be used from several threads: `scheduler` does the work of all of them. Audio is a path,
+    the bytes of a file, or an array [N]; an array has the sampling rate that is given with it, or
+    else the model's own (`sampling_rate`).
+    """
+
+    def __init__(self, backend: Backend, slots: int | None = None, *, reuse: bool = True) -> None:
         self.backend = backend
         model = backend.bundle.model
         self.tokenizer = TextTokenizer.from_folder(backend.bundle.folder)
         self.layout = PromptLayout(model.group_size, model.n_q, model.empty_codes)
         self.prompts = PromptBuilder(self.tokenizer, self.layout)
+        self.scheduler = Scheduler(backend, self.tokenizer.special.empty, slots, reuse=reuse)
 
     @classmethod
     def open(
@@ -82,29 +110,40 @@ class MimoAudio:
         providers: Providers | None = None,
         session_options: Mapping[str, str] | None = None,
         threads: int | None = None,
+        slots: int | None = None,
+        reuse: bool = True,
         verify: bool = True,
+        engines: str | Path | None = None,
+        trust_engines: bool = False,
     ) -> Self:
-        """Open a bundle: see `Bundle.open` and `open_backend`."""
+        """Open a bundle: see `Bundle.open`, `open_backend` and `Scheduler`."""
         opened = open_backend(
             backend,
             Bundle.open(bundle, verify=verify),
             threads,
             providers=providers,
             session_options=session_options,
+            engines=None if engines is None else Path(engines),
+            trust_engines=trust_engines,
         )
-        return cls(opened)
+        return cls(opened, slots, reuse=reuse)
 
     @property
     def sampling_rate(self) -> int:
-        """Hz, of every wav that goes in as an array or comes out."""
+        """Hz, of every wav that comes out, and of arrays that come without a rate."""
         return self.backend.bundle.model.sampling_rate
 
-    def encode(self, audio: Audio) -> Ints:
+    def encode(self, audio: Audio, sampling_rate: int | None = None) -> Ints:
         """Audio -> codes [K, T], whole patches. Raises AudioError, and ContextError for what no
         prompt can hold."""
         model = self.backend.bundle.model
         if isinstance(audio, np.ndarray):
-            wav = check_audio(audio, max_seconds=model.max_audio_seconds)
+            rate = model.sampling_rate if sampling_rate is None else sampling_rate
+            wav = audio_from_array(
+                audio, rate, rate=model.sampling_rate, max_seconds=model.max_audio_seconds
+            )
+        elif sampling_rate is not None:
+            raise InputError("a sampling_rate is of an array; a file says its own: leave it out")
         else:
             wav = load_audio(audio, rate=model.sampling_rate, max_seconds=model.max_audio_seconds)
         patches = len(wav) // (model.group_size * model.samples_per_frame)
@@ -113,12 +152,56 @@ class MimoAudio:
                 f"the audio, {len(wav) / model.sampling_rate:.0f} s, is {patches} patches and the "
                 f"context holds {model.context} with the answer. Cut it into parts."
             )
-        return codec.encode(self.backend, wav)
+        return codec.encode(self.scheduler.audio, wav)
 
-    def asr(self, audio: Audio, options: Options = Options()) -> Generation:
+    @overload
+    def transcribe(
+        self, audio: Audio, *, sampling_rate: int | None = None, options: Options = Options()
+    ) -> str: ...
+
+    @overload
+    def transcribe(
+        self, audio: list[Audio], *, sampling_rate: int | None = None, options: Options = Options()
+    ) -> list[str]: ...
+
+    def transcribe(
+        self,
+        audio: Audio | list[Audio],
+        *,
+        sampling_rate: int | None = None,
+        options: Options = Options(),
+    ) -> str | list[str]:
+        """What is said in a recording, or in each of several, which share steps."""
+        if not isinstance(audio, list):
+            return self.asr(audio, options, sampling_rate=sampling_rate).result().answer
+        prepared = (self.asr(one, options, sampling_rate=sampling_rate) for one in audio)
+        return [result.answer for result in self.results(prepared)]
+
+    def results(self, generations: Iterable[Generation]) -> Iterator[Result]:
+        """The answers of several generations, in their order.
+
+        As many as there are slots share steps. Each is prepared only when its turn is near.
+        """
+        started: deque[tuple[Generation, Started]] = deque()
+        try:
+            for generation in generations:
+                if len(started) == self.scheduler.slots:
+                    first, steps = started.popleft()
+                    yield first.result(steps)
+                started.append((generation, generation.start()))
+            while started:
+                first, steps = started.popleft()
+                yield first.result(steps)
+        finally:
+            for _, left in started:
+                left.steps.cancel()
+
+    def asr(
+        self, audio: Audio, options: Options = Options(), *, sampling_rate: int | None = None
+    ) -> Generation:
         """Transcribe speech."""
-        rng = random.Random(options.seed)
-        prompt = self.prompts.asr(self.encode(audio), rng=rng, template=options.template)
+        rng, codes = random.Random(options.seed), self.encode(audio, sampling_rate)
+        prompt = self.prompts.asr(codes, rng=rng, template=options.template)
         return self._generation("asr", prompt, options)
 
     def tts(
@@ -156,10 +239,12 @@ class MimoAudio:
         question: str,
         *,
         thinking: bool = False,
+        sampling_rate: int | None = None,
         options: Options = Options(),
     ) -> Generation:
         """Answer a question about any audio, in text."""
-        prompt = self.prompts.understand(self.encode(audio), question, thinking=thinking)
+        codes = self.encode(audio, sampling_rate)
+        prompt = self.prompts.understand(codes, question, thinking=thinking)
         return self._generation("understand", prompt, options, opened=thinking)
 
     def dialogue(
@@ -169,6 +254,7 @@ class MimoAudio:
         system_prompt: str | None = None,
         voice: Audio | None = None,
         history: Grid | None = None,
+        sampling_rate: int | None = None,
         options: Options = Options(),
     ) -> Generation:
         """Answer speech with speech: one turn, a whole conversation, or the next turn of `history`
@@ -179,7 +265,7 @@ class MimoAudio:
             prompt = self.prompts.dialogue_turns(turns, system_prompt=system_prompt, voice=codes)
         else:
             prompt = self.prompts.dialogue(
-                self.encode(audio),
+                self.encode(audio, sampling_rate),
                 system_prompt=system_prompt,
                 voice=codes,
                 continues=history is not None,
@@ -192,6 +278,7 @@ class MimoAudio:
         *,
         thinking: bool = False,
         history: Grid | None = None,
+        sampling_rate: int | None = None,
         options: Options = Options(),
     ) -> Generation:
         """Answer speech with text: one turn, a conversation, or the next turn of `history`."""
@@ -199,7 +286,9 @@ class MimoAudio:
             turns = self._turns("speech-to-text", audio, history)
             prompt = self.prompts.speech_to_text_turns(turns, thinking=thinking)
         else:
-            prompt = self.prompts.speech_to_text(self.encode(audio), thinking=thinking)
+            prompt = self.prompts.speech_to_text(
+                self.encode(audio, sampling_rate), thinking=thinking
+            )
         return self._generation("speech-to-text", prompt, options, history=history, opened=thinking)
 
     def chat(
@@ -224,13 +313,15 @@ class MimoAudio:
         examples: Sequence[Demonstration],
         audio: Audio,
         options: Options = Options(),
+        *,
+        sampling_rate: int | None = None,
     ) -> Generation:
         """Do to `audio` what the examples show: few-shot speech-to-speech."""
         shown = [
             Example(self.encode(e.input_audio), self.encode(e.output_audio), e.transcript)
             for e in examples
         ]
-        prompt = self.prompts.in_context(instruction, shown, self.encode(audio))
+        prompt = self.prompts.in_context(instruction, shown, self.encode(audio, sampling_rate))
         return self._generation("in-context", prompt, options)
 
     def _turns(self, task: str, messages: Messages, history: Grid | None) -> list[Turn]:
@@ -246,7 +337,7 @@ class MimoAudio:
                         f"out, or give it as {fields[0]}"
                     )
         return [
-            Turn(m.role, m.text, None if m.audio is None else self.encode(m.audio))
+            Turn(m.role, m.text, None if m.audio is None else self.encode(m.audio, m.sampling_rate))
             for m in messages
         ]
 
@@ -286,15 +377,15 @@ class MimoAudio:
             )
         request = Request(
             prompt=prompt,
-            text=options.text or preset.text,
-            audio=options.audio or preset.audio,
+            text=options.sampling(preset.text, "text"),
+            audio=options.sampling(preset.audio, "audio"),
             stop_ids=preset.stop_ids(self.tokenizer.special),
             max_new=options.max_new,
             min_new=options.min_new,
             seed=options.seed,
         )
         return Generation(
-            self.backend,
+            self.scheduler,
             self.tokenizer,
             self.layout,
             request,
@@ -312,4 +403,5 @@ class MimoAudio:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.scheduler.close()
         self.backend.__exit__(kind, error, trace)

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import numpy as np
 from mimo_edge.runtime.audio import codec
+from mimo_edge.runtime.backends.base import Ints, RowStates
 from mimo_edge.runtime.backends.opening import BACKENDS, open_backend
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.chat.presets import Sampling
-from mimo_edge.runtime.generation.loop import Loop, Request
+from mimo_edge.runtime.generation.loop import generate
+from mimo_edge.runtime.generation.request import Request
+from mimo_edge.scripts import engine_options
 
 PROMPT = 64  # patches
 SPEECH_SECONDS = 4
@@ -38,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", type=Path)
     parser.add_argument("--backend", choices=BACKENDS, default="ort-cpu")
     parser.add_argument("--threads", metavar="N", type=int)
+    engine_options.declare(parser)
     parser.add_argument("--rows", metavar="N", type=int, default=1, help="rows that share a step")
     parser.add_argument("--runs", metavar="N", type=int, default=30)
     parser.add_argument("--json", action="store_true")
@@ -50,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"{name} {value} is too small: give 1 or more")
     bundle = Bundle.open(args.bundle, verify=False)
     rate = read_rate()
-    with open_backend(args.backend, bundle, args.threads) as backend:
+    with open_backend(args.backend, bundle, args.threads, **engine_options.given(args)) as backend:
         model, rng = bundle.model, np.random.default_rng(0)
         wav = rng.normal(0, 0.1, SPEECH_SECONDS * model.sampling_rate).astype(np.float32)
         mel, codes = backend.mel(wav), codec.encode(backend, wav)
@@ -60,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         text = np.zeros(PROMPT, np.int64)
         patches = np.resize(codes, (PROMPT, model.n_q, model.group_size)) % min(model.empty_codes)
         for row in range(rows):
-            states.prefill(row, text, patches)
+            states.extend(row, text, patches)
         one = np.zeros(rows, np.int64), patches[:1].repeat(rows, 0), np.zeros(rows, bool)
         patch = (rows, model.group_size, model.n_q)
         uniforms = rng.random(patch, np.float32)
@@ -79,12 +83,12 @@ def run(args: argparse.Namespace) -> int:
             "tokenizer_encoder, 4 s": (read("tokenizer_encoder"), lambda: backend.encode(mel)),
             f"prefill, {PROMPT} patches": (
                 read(*language, positions=PROMPT),
-                lambda: backend.new_rows(1).prefill(0, text, patches),
+                lambda: _prefill(backend.new_rows(1), text, patches),
             ),
-            f"step, {rows} rows": (read(*language, positions=rows), lambda: states.step(*one)),
+            f"step, {rows} rows": (read(*language, positions=rows), lambda: states.step(0, *one)),
             f"patch_decoder, {rows} rows": (
                 read("patch_decoder"),
-                lambda: states.draw_codes(uniforms, *settings),
+                lambda: states.draw_codes(0, uniforms, *settings),
             ),
             "tokenizer_decoder, 4 s": (
                 read("tokenizer_decoder"),
@@ -133,6 +137,11 @@ def _seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def _prefill(states: RowStates, text_ids: Ints, codes: Ints) -> None:
+    states.extend(0, text_ids, codes)
+    states.close()
+
+
 def weights_read(bundle: Bundle, piece: str, positions: int) -> int:
     """Bytes of weights that one call of a piece must read.
 
@@ -155,8 +164,7 @@ def _overhead(backend, runs: int) -> float:  # type: ignore[no-untyped-def]
     grid = np.zeros((1 + model.n_q, 8 * model.group_size), np.int64)
     hot = Sampling(0.9, top_p=0.95)
     # no text id is the empty id: every patch is text, the worst case for our share
-    loop = Loop(backend, empty_id=-1)
-    loop.add(Request(grid, hot, hot, max_new=runs + 1))
-    steps = [step for _ in range(runs + 1) for step in loop.step()][1:]
+    request = Request(grid, hot, hot, max_new=runs + 1)
+    steps = list(generate(backend, request, empty_id=-1))[1:]
     took = sum(s.seconds for s in steps)
     return 1 - sum(s.backend_seconds for s in steps) / took

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from mimo_edge.engines import recipe
-from mimo_edge.engines.build import build_engines, identity_of
+from mimo_edge.engines.build import build_engines, engine_home, identity_of
 from mimo_edge.engines.builder import INTERRUPTED, StillBuilding, load_module
 from mimo_edge.engines.planner import Estimate, estimate
 from mimo_edge.engines.profiles import Limits
@@ -45,6 +45,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-seq", metavar="N", type=int, help="patches a row can hold (default: the context)"
     )
     parser.add_argument("--max-batch", metavar="N", type=int, default=1, help="rows (default: 1)")
+    parser.add_argument(
+        "--engines", metavar="DIR", type=Path, help="where engines lie (default: the cache folder)"
+    )
+    parser.add_argument(
+        "--in-bundle",
+        action="store_true",
+        help="put them into the bundle; `run` uses those only with --trust-engines",
+    )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="fail on every warning of TensorRT that is not known to be harmless",
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be built, and stop")
     parser.add_argument(
         "--print-trtexec",
@@ -77,19 +90,20 @@ def _run(args: argparse.Namespace) -> int:
         context = bundle.model.context
         limits = Limits(context if args.max_seq is None else args.max_seq, args.max_batch)
         limits.check(context)
+        home = engine_home(bundle, args.engines, args.in_bundle)
         if args.print_trtexec:
-            folder = write_lowered(bundle, limits)
+            folder = write_lowered(bundle, limits, home)
             progress.note(f"the graphs that these commands read are in {folder}")
             print("\n".join(commands(bundle, target, limits, folder)))
             return 0
-        plan = estimate(bundle)
+        estimates = estimate(bundle)
         if args.dry_run:
-            _print_plan(plan, target, limits, chosen.name, args.json)
+            _print_plan(estimates, target, limits, chosen.name, args.json)
             return 0
         trt = load_module(target)
         if target.product == "trt":
             target = target.on_gpu(_capability_here())
-        largest, memory = max(plan, key=lambda row: row.memory_bytes), memory_bytes()
+        largest, memory = max(estimates, key=lambda row: row.memory_bytes), memory_bytes()
         if memory is not None and largest.memory_bytes > memory:
             progress.note(
                 f"{largest.piece} needs about {size(largest.memory_bytes)} of memory to build, "
@@ -108,14 +122,22 @@ def _run(args: argparse.Namespace) -> int:
                 verb = "kept" if phase == "kept" else "building"
                 progress.report(f"{verb} {piece}", done, total, "steps")
 
-        folder, manifest = build_engines(bundle, identity, target, trt, limits, report)
+        folder, manifest = build_engines(
+            bundle, identity, target, trt, limits, home, report, strict=args.strict
+        )
+        for piece, plan in manifest.plans.items():
+            if plan.warnings:
+                progress.note(
+                    f"TensorRT warned of {piece}; {folder / piece}.log has what it said "
+                    f"({plan.warnings} messages that are not known to be harmless)"
+                )
     if args.json:
         print(manifest.to_json(), end="")
         return 0
     print(folder)
     print(f"{'piece':18} {'engine':>9} {'build':>8}")
-    for piece, spec in manifest.plans.items():
-        print(f"{piece:18} {size(spec.bytes):>9} {manifest.seconds[piece]:6.1f} s")
+    for piece, made in manifest.plans.items():
+        print(f"{piece:18} {size(made.file.bytes):>9} {made.seconds:6.1f} s")
     return 0
 
 

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from mimo_edge.export.exporter import DTYPES, Sources, export_bundle
+from mimo_edge.runtime.bundle.engine_folders import INSIDE
 from mimo_edge.scripts.progress import StageProgress, size
 
 
@@ -38,6 +39,12 @@ def run(args: argparse.Namespace) -> int:
             f"{size(weights)} of weights in {args.dtype}; needs that much disk, and about "
             f"{size(sources.memory_bytes(DTYPES[args.dtype]))} of memory"
         )
+        engines = args.output / INSIDE
+        if args.force and engines.is_dir():
+            progress.note(
+                f"{engines} goes with the bundle that is replaced. Engines in the cache folder "
+                "stay; those of pieces that do not change are taken over by the next build"
+            )
         export_bundle(
             sources,
             args.output,

@@ -3,9 +3,12 @@
 import argparse
 import dataclasses
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.engine_folders import INSIDE, finished, home_of
+from mimo_edge.runtime.bundle.errors import EnvironmentProblem
 from mimo_edge.runtime.bundle.manifest import PieceSpec, TensorSpec
 from mimo_edge.scripts.progress import size
 
@@ -58,9 +61,17 @@ def run(args: argparse.Namespace) -> int:
         held = sum(manifest.files[f].bytes for f in files if f in manifest.files)
         print(f"{name:18} {piece.precision:9} {size(held):>8}  {_ports(piece)}")
     print(FLOW)
-    for engine in sorted((bundle.folder / "engines").glob("*/engine.json")):
-        print(f"engines: {engine.parent.name}")
+    _print_engines(bundle)
     return 0
+
+
+def _print_engines(bundle: Bundle) -> None:
+    """Where engines of the bundle lie; none of them is loaded."""
+    with suppress(EnvironmentProblem):  # without a home folder there is no cache folder
+        for folder in finished(home_of(bundle)):
+            print(f"engines: {folder}")
+    for folder in finished(bundle.folder / INSIDE):
+        print(f"engines: {folder} (in the bundle: used only with --trust-engines)")
 
 
 def _ports(piece: PieceSpec) -> str:

@@ -5,23 +5,25 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
 from mimo_edge.runtime.audio.codec import LEFT_OVERLAP, RIGHT_OVERLAP
 from mimo_edge.runtime.audio.write import AudioSink, open_sink
 from mimo_edge.runtime.backends.opening import BACKENDS
-from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.bundle.errors import InputError, MimoError
 from mimo_edge.runtime.chat.conversation import read_conversation, read_history, write_history
-from mimo_edge.runtime.chat.presets import PRESETS, Sampling
+from mimo_edge.runtime.chat.presets import PRESETS
 from mimo_edge.runtime.generation.generation import CHUNK_PATCHES, Generation, Result
 from mimo_edge.runtime.tasks import Demonstration, MimoAudio, Options
+from mimo_edge.scripts import engine_options
 
 Prepare = Callable[[MimoAudio, argparse.Namespace, Options], Generation]
 
 EXAMPLES = """examples:
   mimo-edge run asr bundle question.wav
+  mimo-edge run asr bundle *.wav
   mimo-edge run tts bundle "Hello there." -o hello.wav --stream
   mimo-edge run tts bundle "Hello there." -o hello.wav --instruction "happily" --voice me.wav
   mimo-edge run dialogue bundle question.wav -o answer.wav --history talk.npz --json"""
@@ -43,8 +45,14 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     speaks = PRESETS[args.task].speaks
     with MimoAudio.open(
-        args.bundle, args.backend, threads=args.threads, verify=not args.no_verify
+        args.bundle,
+        args.backend,
+        threads=args.threads,
+        verify=not args.no_verify,
+        **engine_options.given(args),
     ) as model:
+        if args.task == "asr" and len(args.audio) > 1:
+            return _transcribe(model, args)
         # before the long work, so that an output that cannot be written is refused at once
         sink = open_sink(args.output, model.sampling_rate) if speaks else None
         generation = TASKS[args.task][2](model, args, _options(args))
@@ -59,6 +67,31 @@ def run(args: argparse.Namespace) -> int:
     if getattr(args, "history", None):
         write_history(args.history, result.history)
     return 0
+
+
+def _transcribe(model: MimoAudio, args: argparse.Namespace) -> int:
+    """Several recordings that share steps: a line for each, in their order. One that cannot be
+    read is told of, and the others are transcribed. Returns the exit code."""
+    failed: list[MimoError] = []
+    names: list[str] = []
+
+    def prepared() -> Iterator[Generation]:
+        for name in args.audio:
+            try:
+                generation = model.asr(name, _options(args))
+            except InputError as error:
+                print(f"mimo-edge: {error}", file=sys.stderr)
+                failed.append(error)
+                continue
+            names.append(name)
+            yield generation
+
+    for number, result in enumerate(model.results(prepared())):
+        if args.json:
+            print(json.dumps({"input": names[number]} | _as_json(result, args), ensure_ascii=False))
+        else:
+            print(f"{names[number]}\t{_printable(result.answer or result.text)}")
+    return failed[0].exit_code if failed else 0
 
 
 def _stream(generation: Generation, args: argparse.Namespace, sink: AudioSink | None) -> Result:
@@ -82,21 +115,25 @@ def _stream(generation: Generation, args: argparse.Namespace, sink: AudioSink | 
 
 def _print(result: Result, args: argparse.Namespace) -> None:
     if args.json:
-        raw = {
-            "task": args.task,
-            "text": result.text,
-            "answer": result.answer,
-            "thinking": result.thinking,
-            "audio": str(args.output) if result.wav is not None else None,
-            "frames": int(result.codes.shape[1]),
-            "stopped": result.stopped,
-            "seed": result.seed,
-            "timings": dataclasses.asdict(result.timings),
-        }
+        raw = _as_json(result, args)
         out = sys.stderr if getattr(args, "output", None) == "-" else sys.stdout
         print(json.dumps(raw, ensure_ascii=False), file=out)
     elif not args.stream and getattr(args, "output", None) != "-":
         print(_printable(result.answer or result.text))
+
+
+def _as_json(result: Result, args: argparse.Namespace) -> dict[str, object]:
+    return {
+        "task": args.task,
+        "text": result.text,
+        "answer": result.answer,
+        "thinking": result.thinking,
+        "audio": str(args.output) if result.wav is not None else None,
+        "frames": int(result.codes.shape[1]),
+        "stopped": result.stopped,
+        "seed": result.seed,
+        "timings": dataclasses.asdict(result.timings),
+    }
 
 
 def _printable(text: str) -> str:
@@ -118,6 +155,8 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"{history} cannot be written: there is no such folder; create it first")
     if history and not os.access(Path(history).parent, os.W_OK):
         raise InputError(f"{history} cannot be written: its folder allows no writing; name another")
+    if args.task == "asr" and len(args.audio) > 1 and args.stream:
+        raise InputError("--stream is of one recording; give one, or leave it out")
     if args.task in ("dialogue", "speech-to-text", "chat"):
         conversation = getattr(args, "conversation", None) is not None
         if conversation == (args.input is not None):
@@ -125,21 +164,9 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _options(args: argparse.Namespace) -> Options:
-    preset = PRESETS[args.task]
-
-    def sampling(default: Sampling, prefix: str) -> Sampling:
-        names = ("temperature", "top_k", "top_p")
-        given = {n: getattr(args, f"{prefix}{n}") for n in names}
-        return dataclasses.replace(default, **{n: v for n, v in given.items() if v is not None})
-
-    return Options(
-        text=sampling(preset.text, ""),
-        audio=sampling(preset.audio, "audio_"),
-        seed=args.seed,
-        max_new=args.max_new,
-        min_new=args.min_new,
-        template=getattr(args, "template", None),
-    )
+    names = ["seed", "max_new", "min_new", "template"]
+    names += (f"{p}{n}" for p in ("", "audio_") for n in ("temperature", "top_k", "top_p"))
+    return Options(**{name: getattr(args, name) for name in names if hasattr(args, name)})
 
 
 def _common(parser: argparse.ArgumentParser, speaks: bool) -> None:
@@ -152,6 +179,7 @@ def _common(parser: argparse.ArgumentParser, speaks: bool) -> None:
     how = parser.add_argument_group("how it runs")
     how.add_argument("--backend", choices=BACKENDS, default="ort-cpu", help="default: ort-cpu")
     how.add_argument("--threads", metavar="N", type=int, help="CPU threads (default: all cores)")
+    engine_options.declare(how)
     how.add_argument("--no-verify", action="store_true", help="skip hashing files and engines")
     how.add_argument("--json", action="store_true", help="one JSON object with text and timings")
     how.add_argument("--stream", action="store_true", help="put out text and sound as they come")
@@ -176,8 +204,20 @@ def _common(parser: argparse.ArgumentParser, speaks: bool) -> None:
         what.add_argument(f"--{prefix}top-p", type=float)
 
 
+_SOUND = (
+    "a sound file, or - for stdin; channels become one: stereo its mean, surround mixed so that a "
+    "voice in the centre keeps its level"
+)
+
+
+def _declare_audio(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("audio", metavar="AUDIO", help=_SOUND)
+
+
 def _declare_asr(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("audio", metavar="AUDIO", help="a sound file")
+    parser.add_argument(
+        "audio", metavar="AUDIO", nargs="+", help=f"{_SOUND}; several share their steps"
+    )
     parser.add_argument("--template", help="the instruction (default: one of upstream's, by seed)")
 
 
@@ -190,13 +230,15 @@ def _declare_tts(parser: argparse.ArgumentParser) -> None:
 
 
 def _declare_understand(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("audio", metavar="AUDIO")
+    _declare_audio(parser)
     parser.add_argument("question", metavar="QUESTION")
     parser.add_argument("--thinking", action="store_true")
 
 
 def _declare_turn(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", metavar="INPUT", nargs="?", help="this turn's audio or text")
+    parser.add_argument(
+        "input", metavar="INPUT", nargs="?", help="this turn's audio (- for stdin) or text"
+    )
     parser.add_argument("--conversation", metavar="FILE", help="JSON with all turns so far")
     parser.add_argument(
         "--history", metavar="FILE", help="go on from this file if it exists, and write it anew"
@@ -215,7 +257,7 @@ def _declare_written(parser: argparse.ArgumentParser) -> None:
 
 
 def _declare_in_context(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("audio", metavar="AUDIO")
+    _declare_audio(parser)
     parser.add_argument("--instruction", required=True)
     parser.add_argument(
         "--example",
@@ -280,7 +322,7 @@ def _in_context(model: MimoAudio, args: argparse.Namespace, options: Options) ->
 
 # name -> (help, arguments, how the answer is prepared)
 TASKS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Prepare]] = {
-    "asr": ("transcribe speech", _declare_asr, lambda m, a, o: m.asr(a.audio, o)),
+    "asr": ("transcribe speech", _declare_asr, lambda m, a, o: m.asr(a.audio[0], o)),
     "tts": ("speak a text", _declare_tts, _tts),
     "understand": (
         "answer a question about audio",

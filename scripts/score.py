@@ -26,6 +26,7 @@ from mimo_edge.runtime.backends.opening import BACKENDS
 from mimo_edge.runtime.bundle.errors import MALFORMED, InputError, ParityError
 from mimo_edge.runtime.bundle.files import write_text
 from mimo_edge.runtime.tasks import MimoAudio
+from mimo_edge.scripts import engine_options
 from mimo_edge.scripts.progress import StageProgress
 
 Score = dict[str, WordErrors]  # by task
@@ -52,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--backend", choices=BACKENDS, default="ort-cpu")
     parser.add_argument("--threads", metavar="N", type=int)
+    engine_options.declare(parser)
     parser.add_argument("--stream", action="store_true", help="judge streamed speech")
     parser.add_argument("--left-overlap", metavar="N", type=int, default=codec.LEFT_OVERLAP)
     parser.add_argument("--right-overlap", metavar="N", type=int, default=codec.RIGHT_OVERLAP)
@@ -78,7 +80,9 @@ def run(args: argparse.Namespace) -> int:
     count = len(utterances.asr) + len(utterances.tts) + len(utterances.dialogue)
     verdicts: list[Verdict] = []
     with (
-        MimoAudio.open(args.bundle, args.backend, threads=args.threads) as model,
+        MimoAudio.open(
+            args.bundle, args.backend, threads=args.threads, **engine_options.given(args)
+        ) as model,
         StageProgress() as progress,
     ):
         judge = Judge(model, (args.left_overlap, args.right_overlap) if args.stream else None)

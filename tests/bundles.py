@@ -22,7 +22,7 @@ from mimo_edge.runtime.bundle.manifest import (
 from tests.golden import Golden
 
 ROOT = Path(__file__).parent.parent
-CODE = ("mimo_ref/*.py", "export/*.py", "runtime/bundle/*.py")
+CODE = ("mimo_ref/*.py", "export/*.py", "runtime/bundle/manifest.py")
 
 
 NANO = ROOT / "assets" / "nano"

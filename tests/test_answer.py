@@ -10,10 +10,10 @@ from mimo_edge.runtime.chat.answer import (
     answer_text,
     decode_pieces,
     split_answer,
-    split_thinking,
 )
 from mimo_edge.runtime.chat.segments import PromptLayout
 from mimo_edge.runtime.chat.text_tokenizer import SpecialIds, TextTokenizer
+from mimo_edge.runtime.chat.thought import split_thinking
 
 SMALL = PromptLayout(group_size=2, n_q=3, empty_codes=(9, 9, 5))
 SPECIAL = SpecialIds(

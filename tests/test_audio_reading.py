@@ -68,7 +68,7 @@ def test_pipes(tmp_path: Path) -> None:
         writer.join()
 
 
-@pytest.mark.parametrize("channels", [2, 8])
+@pytest.mark.parametrize("channels", [2, 9])
 def test_channels_are_averaged_before_resampling(channels: int) -> None:
     wav = np.random.default_rng(0).uniform(-1, 1, (5000, channels)).astype(np.float32)
     loaded = load_audio(encoded(wav, 44100, subtype="FLOAT"))
@@ -117,7 +117,7 @@ def test_shortest_and_longest() -> None:
         (encoded(np.zeros(0, np.float32)), "holds no samples"),
         (encoded(np.zeros(MIN_SAMPLES - 1, np.float32)), r"too short: 480 samples .* needs 481"),
         (encoded(np.zeros(900, np.float32), 48000), "too short: 450 samples"),
-        (encoded(speech(), format="FLAC")[:20_000], "damaged or cut short after"),
+        (encoded(speech(), format="FLAC")[:20_000], "is cut short: 0.68 of 2.75 s"),
         (
             encoded(np.array([0.0] * 24000 + [np.nan] + [0.0] * 500, np.float32), subtype="FLOAT"),
             "NaN or an infinite sample at 1.000 s",

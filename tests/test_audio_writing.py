@@ -1,5 +1,6 @@
 """Audio out: every format, every refusal, and nothing left behind by a failure."""
 
+import errno
 import io
 import os
 import resource
@@ -74,15 +75,53 @@ def test_failure_leaves_nothing_behind(failure: type[BaseException], tmp_path: P
 
 
 @pytest.mark.parametrize("extension", EXTENSIONS)
-def test_full_disk(extension: str, tmp_path: Path) -> None:
+def test_limit_of_file_sizes(extension: str, tmp_path: Path) -> None:
+    """Wherever it is reached: in the header, midway, or only as the end is written."""
+    write_audio(tmp_path / f"whole{extension}", speech(), 24000)
+    size = (tmp_path / f"whole{extension}").stat().st_size
+    (tmp_path / f"whole{extension}").unlink()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (6000, limits[1]))  # a larger file cannot be written
-    try:
-        with pytest.raises(ResourceError, match=r"disk of .* full"):
-            write_audio(tmp_path / f"out{extension}", speech(), 24000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert os.listdir(tmp_path) == []
+    for most in (10, 6000, size // 2, size - 1):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+        try:
+            with pytest.raises(ResourceError, match=r"may not become so large here \(ulimit -f"):
+                write_audio(tmp_path / f"out{extension}", speech(), 24000)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOSPC, "disk of .* is full; free some space"),
+        (errno.EROFS, "may not be written; choose another folder"),
+        (errno.EIO, "full or gone"),
+    ],
+)
+def test_disk_that_fails_at_the_very_end(
+    number: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "old.wav").write_bytes(b"what was there before")
+
+    def fail(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(ResourceError, match=message):
+        write_audio(tmp_path / "old.wav", speech(), 24000)
+    assert os.listdir(tmp_path) == ["old.wav"]
+    assert (tmp_path / "old.wav").read_bytes() == b"what was there before"
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_no_sound_at_all_is_a_file_that_can_be_read(extension: str, tmp_path: Path) -> None:
+    path = tmp_path / f"empty{extension}"
+    with open_sink(path, 24000) as sink:
+        sink.write(np.zeros(0, np.float32))
+    samples, rate = soundfile.read(path)
+    assert rate == 24000 and samples.shape[0] == (extension != ".wav")
+    assert np.abs(samples).max(initial=0) < 0.001
 
 
 def test_link_stays_a_link(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_package_imports_only_what_it_may(package: str) -> None:
         ("engines", "import torch.onnx as t"),
         ("engines", "from mimo_edge.runtime.generation import loop"),
         ("engines", "from mimo_edge.export.piece import Piece"),
-        ("export", "from mimo_edge.runtime.generation.loop import generate"),
+        ("export", "from mimo_edge.runtime.generation.request import generate"),
         ("export", "import mimo_edge.parity.tolerances"),
         ("parity", "from mimo_edge.scripts.progress import size"),
         ("mimo_ref", "from mimo_edge.runtime.bundle.errors import InputError"),

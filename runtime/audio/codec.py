@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import numpy as np
-from mimo_edge.runtime.backends.base import Backend, Floats, Ints
+from mimo_edge.runtime.backends.base import AudioPieces, Floats, Ints
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.chat.answer import decode_pieces
 from mimo_edge.runtime.chat.segments import pad_codes
@@ -13,7 +13,7 @@ LEFT_OVERLAP = 250  # frames; upstream's defaults
 RIGHT_OVERLAP = 40
 
 
-def encode(backend: Backend, wav: Floats) -> Ints:
+def encode(backend: AudioPieces, wav: Floats) -> Ints:
     """wav [N] at the model's rate -> codes [n_q, T], T a multiple of group_size.
 
     The last frame is repeated to fill its patch, as upstream does.
@@ -24,7 +24,7 @@ def encode(backend: Backend, wav: Floats) -> Ints:
     return pad_codes(np.concatenate(codes, axis=1), model.group_size)
 
 
-def _mel_segments(backend: Backend, wav: Floats, segment: int) -> Iterator[Floats]:
+def _mel_segments(backend: AudioPieces, wav: Floats, segment: int) -> Iterator[Floats]:
     """Log-mel in segments. A segment's frames see the audio around it, so cuts do not show."""
     model = backend.bundle.model
     hop, margin = model.hop_length, -(-model.n_fft // 2 // model.hop_length)  # frames
@@ -39,13 +39,22 @@ def _mel_segments(backend: Backend, wav: Floats, segment: int) -> Iterator[Float
         yield backend.mel(piece)[start - first : stop - first]
 
 
-def decode(backend: Backend, codes: Ints) -> Floats:
+def decode(backend: AudioPieces, codes: Ints) -> Floats:
     """codes [K, T] -> wav [T * samples_per_frame], in independent pieces of a minute."""
     parts = [
         backend.decode(codes[None, :, start:stop], np.array([stop - start], np.int64))[0]
         for start, stop in decode_pieces(codes.shape[1])
     ]
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def check_overlaps(left: int, right: int) -> None:
+    """Raises InputError for overlaps that no stream can have."""
+    if not 0 <= right <= left:
+        raise InputError(
+            f"left overlap {left} and right overlap {right}: the left one must not be the "
+            "smaller, and neither below 0; upstream uses 250 and 40 frames"
+        )
 
 
 class StreamDecoder:
@@ -57,13 +66,9 @@ class StreamDecoder:
     """
 
     def __init__(
-        self, backend: Backend, left: int = LEFT_OVERLAP, right: int = RIGHT_OVERLAP
+        self, backend: AudioPieces, left: int = LEFT_OVERLAP, right: int = RIGHT_OVERLAP
     ) -> None:
-        if not 0 <= right <= left:
-            raise InputError(
-                f"left overlap {left} and right overlap {right}: the left one must not be the "
-                "smaller, and neither below 0; upstream uses 250 and 40 frames"
-            )
+        check_overlaps(left, right)
         self._backend, self.left, self.right = backend, left, right
         self._window = np.zeros((backend.bundle.model.n_q, 0), np.int64)
         self._sounded = 0  # frames of the window that were returned

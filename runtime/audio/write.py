@@ -1,5 +1,7 @@
 """Audio out: a sink for audio that comes in pieces, to a file or to stdout."""
 
+import contextlib
+import errno
 import io
 import os
 import secrets
@@ -11,8 +13,9 @@ from typing import Any, BinaryIO, Protocol, Self
 
 import numpy as np
 import soundfile
+from mimo_edge.runtime.audio.callbacks import SoundFile, raise_kept
 from mimo_edge.runtime.audio.resample import check_rate
-from mimo_edge.runtime.bundle.errors import AudioError, ResourceError
+from mimo_edge.runtime.bundle.errors import DISK_FULL, AudioError, ResourceError
 
 _BLOCK = 1 << 16  # samples encoded at once; libsndfile crashes on a very long Vorbis write
 _FORMATS = {  # extension: libsndfile's format and subtype
@@ -46,13 +49,15 @@ def open_sink(path: str | Path, rate: int) -> AudioSink:
     """A sink for audio of `rate` Hz: a `.wav`, `.flac`, `.ogg`, `.opus` or `.mp3` file, or `-`.
 
     A file appears, or is replaced, only when the `with` block ends well; after an exception
-    (KeyboardInterrupt included) there is no trace of it. `-` streams 16-bit WAV of unknown length
+    (KeyboardInterrupt included) there is no trace of it. If nothing was written, it holds no sound
+    but can be read: WAV without samples, one silent sample in formats that cannot do without. `-`
+    streams 16-bit WAV of unknown length
     to stdout, flushed at each write; there a reader that has gone gives BrokenPipeError.
 
     Nothing is created before the `with` block, so a sink can be checked ahead of long work.
     AudioError for an unknown extension, a missing or read-only folder, a target that is not a file,
     a rate that the format cannot hold, or a terminal as stdout. Writing raises ResourceError when
-    the disk is full.
+    the disk is full, or a limit of file sizes is reached.
     """
     rate = check_rate(rate)
     return _StdoutSink(rate) if str(path) == "-" else _FileSink(Path(path), rate)
@@ -71,6 +76,8 @@ class _FileSink:
         self._rate = rate
         self._name = repr(str(path))
         self._file: Any = None
+        self._target: _Target | None = None
+        self._written = 0  # samples
         if path.suffix.lower() not in _FORMATS:
             raise AudioError(
                 f"cannot write {self._name}: the extension {path.suffix!r} names no known format; "
@@ -105,13 +112,13 @@ class _FileSink:
         if self._subtype == "VORBIS" and self._rate not in _VORBIS_RATES:
             return False
         try:  # only the encoder knows, and it needs no file to say
-            with self._encoder(io.BytesIO()):
+            with self._encoder(_Target(io.BytesIO())):
                 return True
         except soundfile.SoundFileError:
             return False
 
-    def _encoder(self, target: str | BinaryIO) -> Any:
-        return soundfile.SoundFile(
+    def _encoder(self, target: Any) -> Any:
+        return SoundFile(
             target,
             mode="w",
             samplerate=self._rate,
@@ -122,11 +129,13 @@ class _FileSink:
 
     def __enter__(self) -> Self:
         try:
-            self._file = self._encoder(str(self._temporary))
+            self._target = _Target(self._temporary.open("x+b"))
+            self._file = self._encoder(self._target)
+            self._check()
         except BaseException as error:
-            self._temporary.unlink(missing_ok=True)
+            self._discard()
             if isinstance(error, soundfile.SoundFileError | OSError):
-                raise self._failed(error) from error
+                raise self._failed(error) from None
             raise
         return self
 
@@ -137,15 +146,18 @@ class _FileSink:
         trace: TracebackType | None,
     ) -> None:
         try:
-            self._file.close()
             if kind is None:
+                if self._written == 0 and self._format != "WAV":
+                    self.write(np.zeros(1, np.float32))  # libsndfile would leave no header
+                self._file.close()  # libsndfile writes the end, and is silent about its failure
+                self._check()
+                assert self._target is not None
+                self._target.finish()
                 self._temporary.replace(self._path)
         except (soundfile.SoundFileError, OSError) as failure:
-            if kind is None:  # else the first error says more
-                raise self._failed(failure) from failure
+            raise self._failed(failure) from None
         finally:
-            self._file = None
-            self._temporary.unlink(missing_ok=True)  # gone already where all went well
+            self._discard()  # the temporary file is gone already where all went well
 
     def write(self, wav: np.ndarray) -> None:
         if self._file is None:
@@ -156,15 +168,83 @@ class _FileSink:
         try:
             for start in range(0, samples.shape[0], _BLOCK):
                 self._file.write(samples[start : start + _BLOCK])
-            # soundfile only asserts that all was written; a short write is a full disk.
+                self._check()
+            # soundfile only asserts that all was written; a short write has its cause in the target
         except (soundfile.SoundFileError, OSError, AssertionError) as error:
-            raise self._failed(error) from error
+            raise self._failed(error) from None
+        self._written += samples.shape[0]
+
+    def _check(self) -> None:
+        if self._target is not None:
+            raise_kept(self._target)
+
+    def _discard(self) -> None:
+        """Close what is open and delete the temporary file; what fails now has its own error."""
+        file, self._file = self._file, None
+        for opened in (file, self._target):
+            with contextlib.suppress(soundfile.SoundFileError, OSError):
+                if opened is not None:
+                    opened.close()
+        self._target = None
+        self._temporary.unlink(missing_ok=True)
 
     def _failed(self, error: BaseException) -> ResourceError:
+        cause = getattr(self._target, "error", None) or error
+        if not isinstance(cause, Exception):
+            raise cause  # Ctrl-C, while libsndfile was calling
+        number = cause.errno if isinstance(cause, OSError) else None
+        remedy = f"is the disk of {str(self._path.parent)!r} full or gone?"
+        if number == errno.EFBIG:
+            remedy = (
+                "a file may not become so large here (ulimit -f, or the file system: FAT32 ends at "
+                "4 GiB); write it elsewhere or in parts."
+            )
+        elif number in DISK_FULL:
+            remedy = f"the disk of {str(self._path.parent)!r} is full; free some space."
+        elif number in (errno.EROFS, errno.EACCES, errno.EPERM):
+            remedy = f"{str(self._path.parent)!r} may not be written; choose another folder."
         return ResourceError(
-            f"could not write {self._name} ({str(error) or 'short write'}); "
-            f"is the disk of {str(self._path.parent)!r} full or gone? Nothing was left behind"
+            f"could not write {self._name} ({str(cause) or 'short write'}); {remedy} "
+            "Nothing was left behind"
         )
+
+
+class _Target:
+    """The temporary file as libsndfile writes it.
+
+    Its Vorbis, Opus and MP3 encoders do not look at what was written: `error` is the only sign.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: BaseException | None = None
+
+    @property
+    def size(self) -> int:
+        at = self._file.tell()
+        end = self._file.seek(0, os.SEEK_END)
+        self._file.seek(at)
+        return end
+
+    def write(self, data: bytes) -> int:
+        return self._file.write(data)
+
+    def read(self, count: int) -> bytes:
+        return self._file.read(count)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)  # writes what is buffered
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def finish(self) -> None:
+        """All on the disk, not only in its cache: a rename may outlive what it renames."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class _StdoutSink:

@@ -1,8 +1,11 @@
-"""What a backend must do: run the six pieces, and keep the state of the rows it decodes.
+"""What a backend must do: run the pieces, and keep the state of the rows it decodes.
 
 A backend is opened on a bundle and closed; between the two it hands out `RowStates`, the decode
 state of several rows that share each step. Arrays that cross this line are numpy; what a backend
 keeps between calls (states, keys, values) is its own affair.
+
+Neither is thread-safe, except that several threads may ask for pieces at once (`load`): whatever
+decodes for many callers does so in one thread, `generation.scheduler`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +18,7 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
+Bools = NDArray[np.bool_]
 # of ONNX Runtime: names of execution providers, each alone or with its options
 Providers = Sequence[str | tuple[str, Mapping[str, str]]]
 
@@ -22,40 +26,51 @@ Providers = Sequence[str | tuple[str, Mapping[str, str]]]
 class RowStates(Protocol):
     """The language model's state of `rows` rows, each with its own length.
 
-    `lengths` [rows] counts the positions a row holds. A row that is not in use has length 0 and
-    costs its share of a step.
+    `lengths` [rows] counts the positions a row holds. A row may hold positions that nobody goes on
+    with for now: they stay until it is truncated. Scores and codes that a call returns may be views
+    of a buffer: they are valid until the next call of any method.
     """
 
     rows: int
     capacity: int  # positions that a row can hold at most
     lengths: Ints
 
-    def prefill(self, row: int, text_ids: Ints, codes: Ints) -> Floats:
-        """Give a row its prompt: text_ids [P], codes [P, K, G] -> text scores [V].
+    def extend(self, row: int, text_ids: Ints, codes: Ints) -> Floats:
+        """Append positions to a row: text_ids [P], codes [P, K, G] -> text scores [V] of the last.
 
-        The row is emptied first. Raises ResourceError if the cache cannot grow to hold it.
+        Raises ContextError if they do not fit the row, ResourceError if there is no memory for
+        them; the row is then as it was.
         """
 
-    def step(self, text_ids: Ints, codes: Ints, active: NDArray[np.bool_]) -> Floats:
-        """One more patch for the active rows: [rows], [rows, K, G], [rows] -> scores [rows, V]."""
+    def truncate(self, row: int, length: int) -> None:
+        """Forget what a row holds beyond `length` positions, NaN or infinite values included."""
 
-    def draw_codes(self, uniforms: Floats, temperature: Floats, top_k: Ints, top_p: Floats) -> Ints:
-        """Codes [rows, G, K] from the states of the newest positions.
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Let row `target` hold the first `length` positions of row `source`, and nothing else."""
 
-        uniforms [rows, G, K]; the settings are [rows].
+    def step(self, first: int, text_ids: Ints, codes: Ints, active: Bools) -> Floats:
+        """One more patch for the active ones of n rows, from row `first` on.
+
+        text_ids [n], codes [n, K, G], active [n] -> text scores [n, V]. Those of rows that are not
+        active say nothing, and what these rows hold does not change.
         """
 
-    def clear(self, row: int) -> None:
-        """Forget a row."""
+    def draw_codes(
+        self, first: int, uniforms: Floats, temperature: Floats, top_k: Ints, top_p: Floats
+    ) -> Ints:
+        """Codes [n, G, K] from the newest positions of n rows, from row `first` on.
+
+        uniforms [n, G, K]; the settings are [n].
+        """
+
+    def close(self) -> None:
+        """Give the memory back. Nothing else may be called then; a second time does nothing."""
 
 
-class Backend(Protocol):
-    """Runs the pieces of one bundle."""
+class AudioPieces(Protocol):
+    """The pieces that turn audio into codes and back."""
 
     bundle: Bundle
-
-    def load(self, pieces: Sequence[str]) -> None:
-        """Make pieces ready, so that no later call pays for loading them."""
 
     def mel(self, wav: Floats) -> Floats:
         """wav [N] -> log-mel [1 + N // hop, n_mels]"""
@@ -65,6 +80,17 @@ class Backend(Protocol):
 
     def decode(self, codes: Ints, lengths: Ints) -> Floats:
         """codes [B, K, T], lengths [B] -> wav [B, T * samples_per_frame]"""
+
+
+class Backend(AudioPieces, Protocol):
+    """Runs the pieces of one bundle."""
+
+    @property
+    def slots(self) -> int:
+        """Rows that share a step, unless the caller says how many."""
+
+    def load(self, pieces: Sequence[str]) -> None:
+        """Make pieces ready, so that no later call pays for loading them."""
 
     def new_rows(self, rows: int) -> RowStates:
         """Fresh decode state for this many rows."""

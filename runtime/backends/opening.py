@@ -1,9 +1,11 @@
 """The backends by name. What a backend needs is imported only when it is asked for."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from mimo_edge.runtime.backends.base import Backend, Providers
 from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.engine_folders import Trust
 from mimo_edge.runtime.bundle.errors import InputError
 
 BACKENDS = ("ort-cpu", "ort-cuda", "trt-rtx", "trt")
@@ -16,16 +18,22 @@ def open_backend(
     *,
     providers: Providers | None = None,
     session_options: Mapping[str, str] | None = None,
+    engines: Path | None = None,
+    trust_engines: bool = False,
 ) -> Backend:
     """Open a bundle on a backend. `threads` is for the CPU; None lets it choose.
 
     `providers` and `session_options` are ONNX Runtime's own, for its backends only: see
-    `ort.OrtBackend`. Raises InputError for an unknown name or an option of another backend,
-    EnvironmentProblem for what is not installed.
+    `ort.OrtBackend`. `engines` is a folder of TensorRT engines, in place of the cache folder;
+    `trust_engines` lets those run that lie in the bundle. Engines are programs. Raises InputError
+    for an unknown name or an option of another backend, EnvironmentProblem for what is not
+    installed, EngineError where no engine fits.
     """
     if name in ("ort-cpu", "ort-cuda"):
         from mimo_edge.runtime.backends.ort import OrtBackend
 
+        if engines is not None or trust_engines:
+            raise InputError(f"backend {name} runs no engines. Leave out what is said of them.")
         device = name.removeprefix("ort-")
         return OrtBackend(
             bundle, device, threads, providers=providers, session_options=session_options
@@ -38,5 +46,5 @@ def open_backend(
                 f"providers and session options are ONNX Runtime's; backend {name} has none. "
                 "Leave them out, or use ort-cpu or ort-cuda."
             )
-        return TrtBackend(bundle, name)
+        return TrtBackend(bundle, name, trust=Trust(engines, trust_engines))
     raise InputError(f"there is no backend {name!r}; choose one of {', '.join(BACKENDS)}")

@@ -1,12 +1,11 @@
 """ONNX Runtime backend: the CPU by default, CUDA when asked.
 
-Every tensor that lives longer than a call is an OrtValue that is bound once; the key-value cache is
-bound as input and output of the same step, so it is updated in place. On the CPU the cache starts
-small and doubles, because attention computes over the whole capacity.
+Sessions are made when a piece is first needed; `ort_rows` keeps what lives between calls.
 """
 
 import os
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 import onnxruntime as ort
 from mimo_edge.runtime.backends.base import Floats, Ints, Providers
+from mimo_edge.runtime.backends.ort_memory import Memory
 from mimo_edge.runtime.backends.ort_rows import OrtRowStates
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import (
@@ -23,7 +23,7 @@ from mimo_edge.runtime.bundle.errors import (
     InputError,
     ResourceError,
 )
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # float32 is float32: CUDA computes its products in TF32 unless told otherwise
@@ -38,6 +38,8 @@ class OrtBackend:
     its place, first choice first, alone or with their options; `session_options` are session
     configuration entries by ONNX Runtime's own names.
     """
+
+    slots = 4  # rows are cheap beside the weights that a step reads; unused ones take no memory
 
     def __init__(
         self,
@@ -54,8 +56,8 @@ class OrtBackend:
             if provider not in ort.get_available_providers():
                 raise EnvironmentProblem(
                     f"this onnxruntime {ort.__version__} has no {provider}; it has "
-                    f"{', '.join(ort.get_available_providers())}. Install the onnxruntime package "
-                    "that has it (onnxruntime-gpu for CUDA) in place of this one, or use "
+                    f"{', '.join(ort.get_available_providers())}. Install onnxruntime-gpu, or the "
+                    "package that has this provider, in place of onnxruntime, or use "
                     "--backend ort-cpu."
                 )
         most = 4 * (os.cpu_count() or 1)
@@ -76,29 +78,37 @@ class OrtBackend:
         self._options.enable_mem_pattern = False
         for key, value in (session_options or {}).items():
             self._options.add_session_config_entry(key, value)
+        self.memory = Memory(device)
         self._sessions: dict[str, ort.InferenceSession] = {}
+        self._loading = threading.Lock()
 
     def session(self, name: str) -> ort.InferenceSession:
-        """The session of a piece, made at its first use: listening alone loads no vocoder."""
-        if name not in self._sessions:
-            path: Path = self.bundle.path(name)
-            with _telling(f"load {path}"):
-                # its own fallback would go on, slowly, on the CPU, and say so on stdout
-                session = ort.InferenceSession(
-                    str(path),
-                    self._options,
-                    providers=list(self._providers),
-                    provider_options=list(self._providers.values()),
-                    enable_fallback=0,
-                )
-            lacking = [name for name in self._providers if name not in session.get_providers()]
-            if lacking:
-                raise EnvironmentProblem(
-                    f"ONNX Runtime {ort.__version__} did not load {path} with {lacking[0]}. Check "
-                    "the GPU, its driver and CUDA (mimo-edge doctor), or use --backend ort-cpu."
-                )
-            self._sessions[name] = session
-        return self._sessions[name]
+        """The session of a piece, made at its first use: to transcribe loads no vocoder.
+
+        Threads that ask for one at the same time get the same.
+        """
+        with self._loading:
+            if name not in self._sessions:
+                self._sessions[name] = self._load(self.bundle.path(name))
+            return self._sessions[name]
+
+    def _load(self, path: Path) -> ort.InferenceSession:
+        with _telling(f"load {path}"):
+            # its own fallback would go on, slowly, on the CPU, and say so on stdout
+            session = ort.InferenceSession(
+                str(path),
+                self._options,
+                providers=list(self._providers),
+                provider_options=list(self._providers.values()),
+                enable_fallback=0,
+            )
+        lacking = [name for name in self._providers if name not in session.get_providers()]
+        if lacking:
+            raise EnvironmentProblem(
+                f"ONNX Runtime {ort.__version__} did not load {path} with {lacking[0]}. Check "
+                "the GPU, its driver and CUDA (mimo-edge doctor), or use --backend ort-cpu."
+            )
+        return session
 
     def load(self, pieces: Sequence[str]) -> None:
         for name in pieces:
@@ -129,19 +139,6 @@ class OrtBackend:
     def new_rows(self, rows: int) -> OrtRowStates:
         return OrtRowStates(self, rows)
 
-    def value(self, shape: Sequence[int], dtype: DTypeLike) -> ort.OrtValue:
-        """A zeroed tensor on the device."""
-        try:
-            value = ort.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, self.device, 0)
-        except Exception as error:
-            size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-            raise ResourceError(
-                f"cannot allocate {size / 1e6:.0f} MB on {self.device} ({error}). "
-                "Use fewer rows or a shorter context."
-            ) from error
-        value.update_inplace(np.zeros(shape, dtype))
-        return value
-
     def describe(self) -> str:
         return f"ONNX Runtime {ort.__version__} on {self.device}"
 
@@ -155,6 +152,7 @@ class OrtBackend:
         trace: TracebackType | None,
     ) -> None:
         self._sessions.clear()
+        self.memory.close()
 
 
 def _named(providers: Providers) -> dict[str, dict[str, str]]:

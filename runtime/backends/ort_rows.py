@@ -1,27 +1,34 @@
 """Rows on ONNX Runtime: their buffers, and the state of several answers in them.
 
-The key-value cache is bound as input and output of one buffer, so it is updated in place. On the
-CPU it starts small and doubles, because attention computes over the whole capacity.
+Keys and values are one buffer per layer and kind, bound as input and output of the same run, so
+that they are updated in place. A row's part of a buffer is contiguous and is bound by its address:
+a prompt is read where it will be used, and a step costs the busy rows and those between. On the
+CPU buffers start small and double, because attention computes over their whole length.
 """
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
-from mimo_edge.runtime.backends.base import Floats, Ints
+from mimo_edge.runtime.backends.base import Bools, Floats, Ints
+from mimo_edge.runtime.backends.ort_memory import Buffer, Memory
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import ContextError
-from mimo_edge.runtime.bundle.manifest import PieceSpec
+from mimo_edge.runtime.bundle.manifest import TensorSpec
 from numpy.typing import DTypeLike, NDArray
 
 FIRST_CAPACITY = 256  # positions
 PREFILL_CHUNK = 512  # positions at a time: bounds the mask and the attention scores
+KEPT = 4  # sets of neighbouring rows whose bindings are kept
+T = TypeVar("T")
 
 
 class Sessions(Protocol):
     """What rows need of the backend that made them."""
 
     bundle: Bundle
+    memory: Memory
 
     def session(self, name: str) -> Any: ...
 
@@ -29,111 +36,133 @@ class Sessions(Protocol):
 
     def run_bound(self, name: str, binding: Any) -> None: ...
 
-    def value(self, shape: Sequence[int], dtype: DTypeLike) -> Any: ...
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """The newest patch of n neighbouring rows, and the runs that read it."""
+
+    text_ids: Buffer  # [n, 1]
+    codes: Buffer  # [n, 1, K, G]
+    past: Buffer  # [n]
+    logits: Buffer  # [n, V]
+    runs: tuple[tuple[str, Any], ...]  # piece, binding
+    kept: tuple[Buffer, ...]  # a binding has addresses and keeps nothing alive
+
+
+@dataclass(frozen=True, eq=False)
+class _Draw:
+    """What the patch decoder is given for n neighbouring rows, and what it gives."""
+
+    given: tuple[Buffer, ...]  # uniforms, temperature, top_k, top_p
+    codes: Buffer  # [n, G, K]
+    binding: Any
 
 
 class OrtRowStates:
-    """Decode state of several rows; see `mimo_edge.runtime.backends.base.RowStates`."""
+    """Decode state of several rows; see `backends.base.RowStates`."""
 
     def __init__(self, backend: Sessions, rows: int, capacity: int = FIRST_CAPACITY) -> None:
         self.rows = rows
         self.lengths = np.zeros(rows, np.int64)
-        self._backend, model = backend, backend.bundle.model
-        self._model = model
-        self._spec: PieceSpec = backend.bundle.piece("backbone")
-        self._dtype = np.dtype(_port(self._spec.inputs, "embeddings").dtype)
-        self.capacity = model.context
+        self._backend, self._model = backend, backend.bundle.model
+        spec = backend.bundle.piece("backbone")
+        self._dtype = np.dtype(_port(spec.inputs, "embeddings").dtype)
+        self._names = [p.name for p in spec.inputs if p.name.startswith(("past_k", "past_v"))]
+        self.capacity = self._model.context
         self._capacity = min(capacity, self.capacity)
-        value = backend.value
-        self._hidden = value((rows, model.hidden_size), self._dtype)
-        self._logits = value((rows, model.vocab_size), np.float32)
-        self._past = value((rows,), np.int64)
-        self._new = value((rows,), np.int64)
-        self._new.update_inplace(np.ones(rows, np.int64))
-        self._caches = self._new_caches(self._capacity)
-        self._stale = False  # whether an earlier answer may have left something in them
-        # the newest patch, embedded
-        self._text_ids = value((rows, 1), np.int64)
-        self._codes = value((rows, 1, model.n_q, model.group_size), np.int64)
-        self._embeddings = value((rows, 1, model.hidden_size), self._dtype)
-        self._embed = self._bind_embed()
-        self._backbone = self._bind_backbone()
-        # the patch decoder
-        patch = (rows, model.group_size, model.n_q)
-        self._settings = {
-            "uniforms": value(patch, np.float32),
-            "temperature": value((rows,), np.float32),
-            "top_k": value((rows,), np.int64),
-            "top_p": value((rows,), np.float32),
-        }
-        self._drawn = value(patch, np.int64)
-        self._draw: Any = None  # bound at the first speech patch
+        self._touched = np.zeros(rows, np.int64)  # positions of a row that may not be zero
+        self._hidden = self._buffer((rows, self._model.hidden_size), self._dtype)
+        self._width = 1  # rows that the caches have memory for
+        self._caches = self._new_caches(self._width, self._capacity)
+        self._steps: dict[tuple[int, int], _Step] = {}  # by first row and count
+        self._draws: dict[tuple[int, int], _Draw] = {}
 
-    def prefill(self, row: int, text_ids: Ints, codes: Ints) -> Floats:
-        if self.rows > 1:  # the other rows must not pay for the prompt
-            alone = OrtRowStates(self._backend, 1, self._capacity_for(len(text_ids)))
-            logits = alone.prefill(0, text_ids, codes)
-            self._adopt(row, alone)
-            return logits
-        self._reserve(len(text_ids))
-        if self._stale:
-            self._forget()
-        self.lengths[:], self._stale = 0, True
-        for start in range(0, len(text_ids), PREFILL_CHUNK):
-            part = slice(start, start + PREFILL_CHUNK)
-            feed = {"text_ids": text_ids[None, part], "codes": codes[None, part]}
-            self._run_chunk(self._backend.run("patch_encoder", feed))
-        return self._logits.numpy()[0]
+    def extend(self, row: int, text_ids: Ints, codes: Ints) -> Floats:
+        start = int(self.lengths[row])
+        self._reserve(row + 1, start + len(text_ids))
+        self.truncate(row, start)
+        try:
+            for at in range(0, len(text_ids), PREFILL_CHUNK):
+                part = slice(at, at + PREFILL_CHUNK)
+                logits = self._run_chunk(row, text_ids[None, part], codes[None, part])
+        except BaseException:
+            self.lengths[row] = start
+            raise
+        return logits
 
-    def step(self, text_ids: Ints, codes: Ints, active: NDArray[np.bool_]) -> Floats:
-        self._reserve(int(self.lengths.max()) + 1)
-        self._text_ids.update_inplace(text_ids[:, None])
-        self._codes.update_inplace(np.ascontiguousarray(codes[:, None]))
-        self._past.update_inplace(self.lengths)
-        self._backend.run_bound("patch_encoder", self._embed)
-        self._backend.run_bound("backbone", self._backbone)
-        self.lengths += active
-        return self._logits.numpy()
+    def truncate(self, row: int, length: int) -> None:
+        self.lengths[row] = min(length, self.lengths[row])
+        first, last = int(self.lengths[row]), int(self._touched[row])
+        if last > first:  # a mask does not hide what is NaN or infinite
+            for cache in self._caches:
+                cache.zero(row, first, last)
+        self._touched[row] = first
 
-    def draw_codes(self, uniforms: Floats, temperature: Floats, top_k: Ints, top_p: Floats) -> Ints:
-        if self._draw is None:
-            self._draw = self._backend.session("patch_decoder").io_binding()
-            for name, value in {"hidden": self._hidden, **self._settings}.items():
-                self._draw.bind_ortvalue_input(name, value)
-            self._draw.bind_ortvalue_output("codes", self._drawn)
-        given = (uniforms, temperature, top_k, top_p)
-        for value, array in zip(self._settings.values(), given, strict=True):
-            value.update_inplace(np.ascontiguousarray(array))
-        self._backend.run_bound("patch_decoder", self._draw)
-        return self._drawn.numpy()
+    def copy(self, source: int, target: int, length: int) -> None:
+        self._reserve(target + 1, length)
+        self.truncate(target, 0)
+        for cache in self._caches:
+            cache.copy_row(source, target, length, cache)
+        self.lengths[target] = self._touched[target] = length
 
-    def clear(self, row: int) -> None:
-        self.lengths[row] = 0
+    def step(self, first: int, text_ids: Ints, codes: Ints, active: Bools) -> Floats:
+        rows = slice(first, first + len(text_ids))
+        lengths = self.lengths[rows]
+        self._reserve(rows.stop, int(lengths.max()) + 1)
+        step = _known(self._steps, (first, len(text_ids)), self._bind_step)
+        step.text_ids.write(text_ids[:, None])
+        step.codes.write(codes[:, None])
+        step.past.write(lengths)
+        np.maximum(self._touched[rows], lengths + 1, out=self._touched[rows])
+        for piece, binding in step.runs:
+            self._backend.run_bound(piece, binding)
+        self.lengths[rows] += active
+        return step.logits.read()
 
-    def _run_chunk(self, embeddings: NDArray[Any]) -> None:
-        """Append embedded positions [1, T, D] to the only row."""
+    def draw_codes(
+        self, first: int, uniforms: Floats, temperature: Floats, top_k: Ints, top_p: Floats
+    ) -> Ints:
+        draw = _known(self._draws, (first, len(uniforms)), self._bind_draw)
+        given: tuple[NDArray[Any], ...] = (uniforms, temperature, top_k, top_p)
+        for buffer, array in zip(draw.given, given, strict=True):
+            buffer.write(array)
+        self._backend.run_bound("patch_decoder", draw.binding)
+        return draw.codes.read()
+
+    def close(self) -> None:
+        self._steps, self._draws, self._caches = {}, {}, []
+
+    def _run_chunk(self, row: int, text_ids: Ints, codes: Ints) -> Floats:
+        """Append positions [1, T], [1, T, K, G] to a row."""
+        feed = {"text_ids": text_ids, "codes": codes}
+        embeddings = self._backend.run("patch_encoder", feed)
+        past, count = int(self.lengths[row]), text_ids.shape[1]
+        self._touched[row] = max(self._touched[row], past + count)
         binding = self._backend.session("backbone").io_binding()
         binding.bind_cpu_input("embeddings", embeddings)
-        self._past.update_inplace(self.lengths)
-        binding.bind_ortvalue_input("past_lengths", self._past)
-        binding.bind_cpu_input("new_lengths", np.array([embeddings.shape[1]], np.int64))
-        self._bind_state(binding)
+        binding.bind_cpu_input("past_lengths", np.array([past], np.int64))
+        binding.bind_cpu_input("new_lengths", np.array([count], np.int64))
+        logits = self._buffer((1, self._model.vocab_size), np.float32)
+        self._bind_state(binding, row, 1, logits)
         self._backend.run_bound("backbone", binding)
-        self.lengths += embeddings.shape[1]
+        self.lengths[row] += count
+        return logits.read()[0]
 
-    def _adopt(self, row: int, other: "OrtRowStates") -> None:
-        """Take over the only row of another state."""
-        length = int(other.lengths[0])
-        self._reserve(length)
-        for mine, theirs in zip(self._caches, other._caches, strict=True):
-            content = mine.numpy()
-            content[row, :, :length] = theirs.numpy()[0, :, :length]
-            content[row, :, length:] = 0
-            mine.update_inplace(content)
-        hidden = self._hidden.numpy()
-        hidden[row] = other._hidden.numpy()[0]
-        self._hidden.update_inplace(hidden)
-        self.lengths[row] = length
+    def _reserve(self, rows: int, positions: int) -> None:
+        """Memory for this many rows, and this many positions in each."""
+        if rows <= self._width and positions <= self._capacity:
+            return
+        width, capacity = self._width, self._capacity_for(positions)
+        while width < rows:
+            width = min(2 * width, self.rows)
+        # all before any is replaced: should memory not suffice, the rows are as they were
+        caches = self._new_caches(width, capacity)
+        for new, old in zip(caches, self._caches, strict=True):
+            for row in range(self._width):
+                new.copy_row(row, row, int(self.lengths[row]), old)
+        self._caches, self._width, self._capacity = caches, width, capacity
+        self._touched[:] = self.lengths
+        self._steps.clear()  # bound to the addresses of the old ones
 
     def _capacity_for(self, positions: int) -> int:
         if positions > self.capacity:
@@ -141,60 +170,73 @@ class OrtRowStates:
                 f"{positions} positions do not fit the context of {self.capacity}. "
                 "Shorten the prompt, drop old turns, or ask for a shorter answer."
             )
-        capacity = FIRST_CAPACITY
+        capacity = self._capacity
         while capacity < positions:
             capacity *= 2
         return min(capacity, self.capacity)
 
-    def _reserve(self, positions: int) -> None:
-        """Room for this many positions in every row."""
-        if positions <= self._capacity:
-            return
-        capacity = self._capacity_for(positions)
-        # all before any is replaced: should memory not suffice, the rows are as they were
-        caches = self._new_caches(capacity)
-        for new, old in zip(caches, self._caches, strict=True):
-            grown = new.numpy()
-            grown[:, :, : self._capacity] = old.numpy()
-            new.update_inplace(grown)
-        self._caches = caches
-        self._capacity = capacity
-        self._backbone = self._bind_backbone()
+    def _new_caches(self, width: int, capacity: int) -> list[Buffer]:
+        shape = (width, self._model.kv_heads, capacity, self._model.head_dim)
+        return [self._buffer(shape, self._dtype) for _ in self._names]
 
-    def _forget(self) -> None:
-        """Zero the caches: a masked position counts for nothing, unless it is NaN or infinite."""
-        for cache in self._caches:
-            cache.update_inplace(np.zeros(cache.shape(), self._dtype))
+    def _bind_step(self, first: int, count: int) -> _Step:
+        model, buffer = self._model, self._buffer
+        text_ids = buffer((count, 1), np.int64)
+        codes = buffer((count, 1, model.n_q, model.group_size), np.int64)
+        embeddings = buffer((count, 1, model.hidden_size), self._dtype)
+        past, new = buffer((count,), np.int64), buffer((count,), np.int64)
+        new.write(np.ones(count, np.int64))
+        logits = buffer((count, model.vocab_size), np.float32)
 
-    def _new_caches(self, capacity: int) -> list[Any]:
-        model = self._model
-        shape = (self.rows, model.kv_heads, capacity, model.head_dim)
-        return [self._backend.value(shape, self._dtype) for _ in range(2 * model.layers)]
+        embed = self._backend.session("patch_encoder").io_binding()
+        text_ids.as_input(embed, "text_ids")
+        codes.as_input(embed, "codes")
+        embeddings.as_output(embed, "embeddings")
+        backbone = self._backend.session("backbone").io_binding()
+        embeddings.as_input(backbone, "embeddings")
+        past.as_input(backbone, "past_lengths")
+        new.as_input(backbone, "new_lengths")
+        self._bind_state(backbone, first, count, logits)
+        runs = ("patch_encoder", embed), ("backbone", backbone)
+        return _Step(text_ids, codes, past, logits, runs, (embeddings, new))
 
-    def _bind_embed(self) -> Any:
-        binding = self._backend.session("patch_encoder").io_binding()
-        binding.bind_ortvalue_input("text_ids", self._text_ids)
-        binding.bind_ortvalue_input("codes", self._codes)
-        binding.bind_ortvalue_output("embeddings", self._embeddings)
-        return binding
+    def _bind_state(self, binding: Any, row: int, count: int, logits: Buffer) -> None:
+        """Outputs, and the caches of some rows as input and output of the same memory."""
+        self._hidden.rows(row, count).as_output(binding, "hidden")
+        logits.as_output(binding, "logits")
+        for name, cache in zip(self._names, self._caches, strict=True):
+            rows = cache.rows(row, count)
+            rows.as_input(binding, name)
+            rows.as_output(binding, name.replace("past_", "present_"))
 
-    def _bind_backbone(self) -> Any:
-        binding = self._backend.session("backbone").io_binding()
-        binding.bind_ortvalue_input("embeddings", self._embeddings)
-        binding.bind_ortvalue_input("past_lengths", self._past)
-        binding.bind_ortvalue_input("new_lengths", self._new)
-        self._bind_state(binding)
-        return binding
+    def _bind_draw(self, first: int, count: int) -> _Draw:
+        patch = (count, self._model.group_size, self._model.n_q)
+        given = {
+            "uniforms": self._buffer(patch, np.float32),
+            "temperature": self._buffer((count,), np.float32),
+            "top_k": self._buffer((count,), np.int64),
+            "top_p": self._buffer((count,), np.float32),
+        }
+        codes = self._buffer(patch, np.int64)
+        binding = self._backend.session("patch_decoder").io_binding()
+        self._hidden.rows(first, count).as_input(binding, "hidden")
+        for name, buffer in given.items():
+            buffer.as_input(binding, name)
+        codes.as_output(binding, "codes")
+        return _Draw(tuple(given.values()), codes, binding)
 
-    def _bind_state(self, binding: Any) -> None:
-        """Outputs, and the caches as input and output of one buffer each."""
-        binding.bind_ortvalue_output("hidden", self._hidden)
-        binding.bind_ortvalue_output("logits", self._logits)
-        names = [port.name for port in self._spec.inputs if port.name.startswith("past_")][1:]
-        for name, cache in zip(names, self._caches, strict=True):
-            binding.bind_ortvalue_input(name, cache)
-            binding.bind_ortvalue_output(name.replace("past_", "present_"), cache)
+    def _buffer(self, shape: Sequence[int], dtype: DTypeLike) -> Buffer:
+        return self._backend.memory.allocate(shape, dtype)
 
 
-def _port(ports: Sequence[Any], name: str) -> Any:
+def _known(made: dict[tuple[int, int], T], rows: tuple[int, int], make: Callable[..., T]) -> T:
+    """What was made for these rows; of others, a few are kept."""
+    if rows not in made:
+        if len(made) == KEPT:
+            del made[next(iter(made))]
+        made[rows] = make(*rows)
+    return made[rows]
+
+
+def _port(ports: Sequence[TensorSpec], name: str) -> TensorSpec:
     return next(port for port in ports if port.name == name)

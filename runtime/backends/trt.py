@@ -2,10 +2,9 @@
 
 Engines are loaded once. All contexts run on one stream, one after the other, so they share one
 piece of scratch memory. The buffers of a set of rows (`trt_rows`) outlive the answer that they were
-made for: the next answer with as many rows takes them over.
+made for: who asks for as many rows next takes them over.
 """
 
-import weakref
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -16,12 +15,13 @@ from mimo_edge.runtime.backends.cuda import CudaDevice
 from mimo_edge.runtime.backends.trt_context import (
     Context,
     Engine,
+    fitted,
     load_module,
     size_of,
 )
 from mimo_edge.runtime.backends.trt_rows import RowMemory, TrtRowStates
-from mimo_edge.runtime.bundle import engine
 from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.engine_folders import CACHE_ONLY, Trust, Wanted, find
 from mimo_edge.runtime.bundle.errors import InputError, ResourceError
 from mimo_edge.runtime.bundle.manifest import PIECES
 from numpy.typing import NDArray
@@ -30,7 +30,8 @@ AUDIO_PIECES = ("mel", "tokenizer_encoder", "tokenizer_decoder")
 
 
 class TrtBackend:
-    """Runs a bundle's engines. `trt` and `device` are replaced in tests."""
+    """Runs a bundle's engines, of those that `trust` allows. `trt` and `device` are replaced in
+    tests."""
 
     def __init__(
         self,
@@ -38,8 +39,9 @@ class TrtBackend:
         product: str,
         trt: Any = None,
         device: CudaDevice | None = None,
+        trust: Trust = CACHE_ONLY,
     ) -> None:
-        self.bundle, self._product = bundle, product
+        self.bundle, self._product, self._trust = bundle, product, trust
         self._trt = trt or load_module(product)
         self.device = device or CudaDevice()
         self._engines: dict[str, Engine] = {}
@@ -55,20 +57,25 @@ class TrtBackend:
 
     def _open(self) -> None:
         capability = self.device.capability()
-        wanted = engine.Wanted(self._product, self._trt.__version__, capability)
-        folder, manifest = engine.find(self.bundle, wanted)
+        wanted = Wanted(self._product, self._trt.__version__, capability)
+        self.folder, manifest = find(self.bundle, wanted, self._trust)
         self.identity = manifest.identity
         # also a plan for several compute capabilities holds its weights once
-        weights = sum(spec.bytes for spec in manifest.plans.values())
+        weights = sum(plan.file.bytes for plan in manifest.plans.values())
         self.need(weights, "the engines")
         self._logger = self._trt.Logger(self._trt.Logger.WARNING)
         self._runtime = self._trt.Runtime(self._logger)
         for piece in PIECES:
-            path, spec = folder / f"{piece}.plan", self.bundle.piece(piece)
+            path, spec = self.folder / f"{piece}.plan", self.bundle.piece(piece)
             self._engines[piece] = Engine(self._trt, self._runtime, path, spec)
         scratch = max(1, *(loaded.scratch_bytes for loaded in self._engines.values()))
         self.need(scratch, "running the engines")
         self._scratch = self.device.allocate(scratch)
+
+    @property
+    def slots(self) -> int:
+        """Rows that a step holds: what the engines were built for."""
+        return self.identity.max_batch
 
     def load(self, pieces: Sequence[str]) -> None:
         for piece in pieces:
@@ -106,10 +113,7 @@ class TrtBackend:
             self._rows.append(memory)
         else:
             self._idle.remove(memory)
-        states = TrtRowStates(memory)
-        # the Protocol has no end of life: rows are given back when the caller lets go of them
-        weakref.finalize(states, self._give_back, memory).atexit = False
-        return states
+        return TrtRowStates(memory, self._give_back)
 
     def context(self, piece: str, *, captured: bool = False) -> Context:
         """A fresh execution context of a piece; `captured` if it is to be part of a CUDA graph."""
@@ -159,10 +163,10 @@ class TrtBackend:
     def _run(self, piece: str, feed: dict[str, NDArray[Any]]) -> NDArray[Any]:
         """One call of an audio piece: upload, run, download its only output."""
         context, spec = self._audio_context(piece), self.bundle.piece(piece)
-        for name, array in feed.items():
-            address = self._buffers[piece, name]
-            context.bind(name, address, array.shape)
-            self.device.upload(address, array)
+        for port in spec.inputs:
+            address, array = self._buffers[piece, port.name], feed[port.name]
+            context.bind(port.name, address, array.shape)
+            self.device.upload(address, fitted(port, array, array.shape))
         (output,) = spec.outputs
         context.enqueue()
         result = np.zeros(context.shape(output.name), output.dtype)
@@ -173,7 +177,7 @@ class TrtBackend:
         """The piece's context, with buffers for the largest call its engine takes."""
         if piece not in self._contexts:
             context, spec = self.context(piece), self.bundle.piece(piece)
-            ranges = self.identity.profiles[piece][0]
+            ranges = self.identity.pieces[piece].profiles[0]
             for port in spec.inputs:
                 context.reshape(port.name, ranges[port.name][2])
             shapes = {p.name: ranges[p.name][2] for p in spec.inputs}

@@ -5,6 +5,7 @@ kernels on the device when shapes arrive; classic TensorRT has them in the plan.
 """
 
 import importlib
+import math
 import mmap
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from mimo_edge.runtime.bundle.errors import (
     ResourceError,
 )
 from mimo_edge.runtime.bundle.manifest import PieceSpec, TensorSpec
+from numpy.typing import NDArray
 
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8}
 ALIGNMENT = 256  # bytes; what cudaMalloc gives at least, and kernels may count on
@@ -146,4 +148,18 @@ class Context:
 
 def size_of(port: TensorSpec, shape: Sequence[int]) -> int:
     """Bytes of a tensor of this shape."""
-    return int(np.prod(shape, dtype=np.int64)) * ITEM_BYTES[port.dtype]
+    return math.prod(shape) * ITEM_BYTES[port.dtype]
+
+
+def fitted(port: TensorSpec, array: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
+    """An array as a tensor takes it: the device gets bytes, and would read others as numbers too.
+
+    What loses nothing is cast, such as int32 to int64. Raises InputError for the rest, and for
+    another number of elements.
+    """
+    # numpy has no bfloat16, and no tensor that crosses this line is
+    if port.dtype == "bfloat16" or not np.can_cast(array.dtype, port.dtype, "safe"):
+        raise InputError(f"{port.name} is {array.dtype}, and must be {port.dtype}")
+    if array.size != math.prod(shape):
+        raise InputError(f"{port.name} is {list(array.shape)}, and must be {list(shape)}")
+    return array.astype(port.dtype, copy=False).reshape(shape)

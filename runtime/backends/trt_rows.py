@@ -5,15 +5,16 @@ row's part of it is contiguous, so a prompt is prefilled in place: the same engi
 its own, with the addresses of that row alone.
 """
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from mimo_edge.runtime.backends.base import Floats, Ints
+from mimo_edge.runtime.backends.base import Bools, Floats, Ints
 from mimo_edge.runtime.backends.cuda import CudaDevice
-from mimo_edge.runtime.backends.trt_context import ALIGNMENT, Context, size_of
+from mimo_edge.runtime.backends.trt_context import ALIGNMENT, Context, fitted, size_of
 from mimo_edge.runtime.bundle.bundle import Bundle
-from mimo_edge.runtime.bundle.engine import Identity
+from mimo_edge.runtime.bundle.engine import PREFILL_LENGTHS, Identity
 from mimo_edge.runtime.bundle.errors import ContextError, EngineError
 from mimo_edge.runtime.bundle.manifest import TensorSpec
 from numpy.typing import NDArray
@@ -49,8 +50,12 @@ class RowMemory:
 
     def __init__(self, backend: Engines, rows: int) -> None:
         self.rows, self.backend, self.device = rows, backend, backend.device
+        self.used = False  # whether an earlier owner may have left something in it
         self.capacity = backend.identity.max_seq
-        self.chunk: int = backend.identity.profiles["patch_encoder"][0]["text_ids"][2][1]
+        profile = backend.identity.pieces["patch_encoder"].profiles[0]
+        self.chunk: int = profile["text_ids"][2][1]
+        self._run_lengths = (*(n for n in PREFILL_LENGTHS if n < self.chunk), self.chunk)
+        self._ports: dict[str, TensorSpec] = {}
         self._contexts: dict[str, Context] = {}
         self._graphs: dict[str, Any] = {}
         self._address: dict[str, int] = {}
@@ -87,28 +92,57 @@ class RowMemory:
             self._graphs[name] = self.device.capture(work)
 
     def upload(self, name: str, array: NDArray[Any]) -> None:
-        self.device.upload(self._address[name], array)
+        """Into the buffer of a decode step. Raises InputError for another dtype or shape."""
+        port = self._ports[name]
+        shape = self._shape(port, self.rows, {"time": 1, "patches": 1})
+        self.device.upload(self._address[name], fitted(port, array, shape))
 
     def download(self, array: NDArray[Any], name: str) -> None:
+        assert array.dtype == self._ports[name].dtype, f"{name} is {self._ports[name].dtype}"
         self.device.download(array, self._address[name])
 
-    def forget(self, row: int) -> None:
-        """Zero a row's cache: a mask does not hide what is NaN or infinite."""
-        for name in self._address:
-            if name.startswith(_CACHE):
-                self.device.zero(self._row(name, row), self._row_bytes[name])
+    def zero(self, row: int, first: int, last: int) -> None:
+        """Zero positions of a row's caches: a mask does not hide what is NaN or infinite."""
+        for address, size in self._segments(row, first, last):
+            self.device.zero(address, size)
 
-    def prefill_chunk(self, row: int, past: int, text_ids: Ints, codes: Ints) -> None:
-        """Append positions [T], [T, K, G] to a row that holds `past`."""
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Let a row's caches begin with the first positions of another's."""
+        pairs = zip(
+            self._segments(source, 0, length), self._segments(target, 0, length), strict=True
+        )
+        for (start, size), (to, _) in pairs:
+            self.device.copy(to, start, size)
+
+    def prefill_chunk(self, row: int, past: int, text_ids: Ints, codes: Ints) -> int:
+        """Append positions [T], [T, K, G], at least one, to a row that holds `past`.
+
+        They are handed over in runs of few different lengths, for which kernels are compiled once.
+        What is behind the last position is written into the cache, too: the next run overwrites it,
+        and until then no position sees it. Returns how many positions of the row are written.
+        """
+        start = 0
+        while start < len(text_ids):
+            length = run_length(len(text_ids) - start, self.capacity - past, self._run_lengths)
+            part = slice(start, start + length)
+            self._prefill_run(row, past, length, text_ids[part], codes[part])
+            start, past = start + length, past + length
+        return past
+
+    def _prefill_run(self, row: int, past: int, length: int, text_ids: Ints, codes: Ints) -> None:
+        """One run, filled up with its last position: a mask does not hide NaN, and what the model
+        makes of that is as good as the rest."""
         count, spec = len(text_ids), self.backend.bundle.piece
+        axes = {"time": length, "patches": length}
         for name, array in (
-            ("text_ids", text_ids),
-            ("codes", codes),
+            ("text_ids", np.pad(text_ids, (0, length - count), mode="edge")),
+            ("codes", np.pad(codes, ((0, length - count), (0, 0), (0, 0)), mode="edge")),
             ("past_lengths", np.array([past], np.int64)),
             ("new_lengths", np.array([count], np.int64)),
         ):
-            self.upload(f"prefill {name}", array)
-        axes = {"time": count, "patches": count}
+            port = self._ports[f"prefill {name}"]
+            shaped = fitted(port, array, self._shape(port, 1, axes))
+            self.device.upload(self._address[f"prefill {name}"], shaped)
         embed, backbone = (self._contexts[f"prefill {piece}"] for piece, _ in PREFILL_OWN)
         for port in (*spec("patch_encoder").inputs, *spec("patch_encoder").outputs):
             shape = self._shape(port, 1, axes) if port.name != "embeddings" else None
@@ -145,7 +179,7 @@ class RowMemory:
                 name = _buffer_name(piece, port.name)
                 shape = self._shape(port, self.rows, {"time": 1, "patches": 1})
                 self._row_bytes[name] = size_of(port, shape) // self.rows
-                sizes[name] = size_of(port, shape)
+                sizes[name], self._ports[name] = size_of(port, shape), port
         for name in (n for n in sizes if n.startswith(_CACHE)):
             if self.rows > 1 and self._row_bytes[name] % ALIGNMENT:
                 raise EngineError(
@@ -158,7 +192,8 @@ class RowMemory:
             for port in (*spec.inputs, *spec.outputs):
                 if port.name in names:
                     shape = self._shape(port, 1, {"time": self.chunk, "patches": self.chunk})
-                    sizes[f"prefill {port.name}"] = size_of(port, shape)
+                    name = f"prefill {port.name}"
+                    sizes[name], self._ports[name] = size_of(port, shape), port
         return sizes
 
     def _bind_decode(self) -> None:
@@ -179,50 +214,91 @@ class RowMemory:
         own = self._address.get(f"prefill {port}")
         return self._row(_shared_name(port), row) if own is None else own
 
+    def _segments(self, row: int, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Address and bytes of some positions in each cache: one piece for each head."""
+        heads = self.backend.bundle.model.kv_heads
+        for name in (n for n in self._address if n.startswith(_CACHE)):
+            head = self._row_bytes[name] // heads
+            position = head // self.capacity
+            for index in range(heads):
+                start = self._row(name, row) + index * head
+                yield start + first * position, (last - first) * position
+
     def _row(self, name: str, row: int) -> int:
         """The address of a row's part of a buffer."""
         return self._address[name] + row * self._row_bytes[name]
 
 
 class TrtRowStates:
-    """Decode state of several rows; see `mimo_edge.runtime.backends.base.RowStates`."""
+    """Decode state of several rows; see `backends.base.RowStates`.
 
-    def __init__(self, memory: RowMemory) -> None:
+    `give_back` takes the memory when nobody uses these states any more.
+    """
+
+    def __init__(self, memory: RowMemory, give_back: Callable[[RowMemory], None]) -> None:
         self.rows, self.capacity = memory.rows, memory.capacity
         self.lengths = np.zeros(memory.rows, np.int64)
+        # positions of a row that may not be zero: all, of what others have used before
+        self._touched = np.full(memory.rows, memory.capacity if memory.used else 0, np.int64)
+        memory.used = True
         self._memory, self._model = memory, memory.backend.bundle.model
+        # also if the caller forgets to close
+        self._closed = weakref.finalize(self, give_back, memory)
+        self._closed.atexit = False
 
-    def prefill(self, row: int, text_ids: Ints, codes: Ints) -> Floats:
-        if len(text_ids) > self.capacity:
+    def extend(self, row: int, text_ids: Ints, codes: Ints) -> Floats:
+        start = int(self.lengths[row])
+        if start + len(text_ids) > self.capacity:
             raise ContextError(
-                f"{len(text_ids)} positions do not fit the {self.capacity} that the engines hold. "
-                "Shorten the prompt, or build with a larger --max-seq."
+                f"{start + len(text_ids)} positions do not fit the {self.capacity} that the "
+                "engines hold. Shorten the prompt, or build with a larger --max-seq."
             )
-        self._memory.forget(row)  # of answers before this one
-        self.lengths[row] = 0
-        for start in range(0, len(text_ids), self._memory.chunk):
-            part = slice(start, start + self._memory.chunk)
-            past = int(self.lengths[row])
-            self._memory.prefill_chunk(row, past, text_ids[part], codes[part])
-            self.lengths[row] += len(text_ids[part])
+        self.truncate(row, start)
+        try:
+            for at in range(0, len(text_ids), self._memory.chunk):
+                part = slice(at, at + self._memory.chunk)
+                past, count = int(self.lengths[row]), len(text_ids[part])
+                self._touched[row] = self.capacity  # should it fail
+                written = self._memory.prefill_chunk(row, past, text_ids[part], codes[part])
+                self._touched[row] = written
+                self.lengths[row] += count
+        except BaseException:
+            self.lengths[row] = start
+            raise
         logits = np.zeros(self._model.vocab_size, np.float32)
         self._memory.download(logits, "prefill logits")
         return logits
 
-    def step(self, text_ids: Ints, codes: Ints, active: NDArray[np.bool_]) -> Floats:
+    def truncate(self, row: int, length: int) -> None:
+        self.lengths[row] = min(length, self.lengths[row])
+        first, last = int(self.lengths[row]), int(self._touched[row])
+        if last > first:
+            self._memory.zero(row, first, last)
+        self._touched[row] = first
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        self.truncate(target, 0)
+        self._memory.copy(source, target, length)
+        self.lengths[target] = self._touched[target] = length
+
+    def step(self, first: int, text_ids: Ints, codes: Ints, active: Bools) -> Floats:
         if self.lengths.max() + 1 > self.capacity:
             raise ContextError(f"a row has reached the {self.capacity} positions of the engines")
         memory = self._memory
-        memory.upload("text_ids", text_ids)
-        memory.upload("codes", codes)
+        memory.upload("text_ids", self._all_rows(first, text_ids))
+        memory.upload("codes", self._all_rows(first, codes))
         memory.upload("past_lengths", self.lengths)
+        np.maximum(self._touched, self.lengths + 1, out=self._touched)
         memory.run("step")
-        self.lengths += active
+        rows = slice(first, first + len(active))
+        self.lengths[rows] += active
         logits = np.zeros((self.rows, self._model.vocab_size), np.float32)
         memory.download(logits, "logits")
-        return logits
+        return logits[rows]
 
-    def draw_codes(self, uniforms: Floats, temperature: Floats, top_k: Ints, top_p: Floats) -> Ints:
+    def draw_codes(
+        self, first: int, uniforms: Floats, temperature: Floats, top_k: Ints, top_p: Floats
+    ) -> Ints:
         settings: Sequence[tuple[str, NDArray[Any]]] = (
             ("uniforms", uniforms),
             ("temperature", temperature),
@@ -230,14 +306,28 @@ class TrtRowStates:
             ("top_p", top_p),
         )
         for name, array in settings:
-            self._memory.upload(name, array)
+            self._memory.upload(name, self._all_rows(first, array))
         self._memory.run("draw")
         codes = np.zeros((self.rows, self._model.group_size, self._model.n_q), np.int64)
         self._memory.download(codes, "drawn")
-        return codes
+        return codes[first : first + len(uniforms)]
 
-    def clear(self, row: int) -> None:
-        self.lengths[row] = 0
+    def close(self) -> None:
+        self._closed()
+
+    def _all_rows(self, first: int, array: NDArray[Any]) -> NDArray[Any]:
+        """The engines step all rows: those that are not given get zeros."""
+        whole = np.zeros((self.rows, *array.shape[1:]), array.dtype)
+        whole[first : first + len(array)] = array
+        return whole
+
+
+def run_length(count: int, room: int, lengths: Sequence[int]) -> int:
+    """The length of the next run of a prefill, of these: the smallest that holds all positions that
+    are left, or the largest. It must fit the room that is left in the cache, at the end of which
+    positions go in shorter runs, one at a time in the end."""
+    fitting = [length for length in lengths if length <= room]
+    return next((length for length in fitting if length >= count), fitting[-1])
 
 
 def _buffer_name(piece: str, port: str) -> str:

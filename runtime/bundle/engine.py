@@ -1,12 +1,17 @@
-"""engine.json: what an engine folder was built from and for, and whether it fits.
+"""engine.json: what the plans of an engine folder were built from and for.
 
-<bundle>/engines/<product>-<version>-sm<capabilities>-<recipe>-s<max_seq>-b<max_batch>/
-    engine.json, and <piece>.plan, <piece>.log, <piece>.json of every piece
+A plan depends on its own graph, weights and shapes, on the product and its version, on the GPUs it
+is for and on the builder's flags, and on nothing else: another piece of the bundle, or a file of
+its text tokenizer, may change without it. Where the folders lie is in `engine_folders`.
+
+The hashes in engine.json tell damage, not tampering: whoever can change a plan can change them too.
 """
 
 import dataclasses
 import hashlib
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,35 +19,91 @@ from typing import Any
 
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import MALFORMED, EngineError
-from mimo_edge.runtime.bundle.files import hash_file
 from mimo_edge.runtime.bundle.manifest import PIECES, FileSpec
 
 MODULES = {"trt-rtx": "tensorrt_rtx", "trt": "tensorrt"}  # product -> its Python module
 # the bundle's dtypes as TensorRT calls them
 DTYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16", "int64": "INT64"}
-SCHEMA = 2
+# positions that a prefill hands over at once: each is a shape that TensorRT for RTX has to compile,
+# so a prompt is cut and padded to these. Of an engine, those up to the largest of its profile.
+PREFILL_LENGTHS = (1, 16, 64, 128, 256, 512)
+SCHEMA = 3
 MANIFEST = "engine.json"
+MANIFEST_BYTES = 1 << 22  # more is none: that of the 7B has 100 kB
+_NO_WEIGHTS = hashlib.sha256().hexdigest()
+LARGEST = 1 << 31  # of a size in a shape; TensorRT counts a tensor's elements in 31 bits
+
+# shape -> (min, opt, max)
+Range = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+Profile = Mapping[str, Range]  # input -> the shapes that it may have
+
+
+@dataclass(frozen=True)
+class PieceIdentity:
+    """What the plan of one piece was built from."""
+
+    source: str  # sha256 of its graph in the bundle
+    weights: str  # sha256 of its weights
+    graph: str  # sha256 of the graph as TensorRT got it
+    precision: str
+    profiles: tuple[Profile, ...]
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Everything that an engine depends on. Two builds with equal identities are the same build."""
+    """What the engines of a bundle were built from and for."""
 
-    bundle: str  # sha256 over all files of the bundle
-    graphs: Mapping[str, str]  # piece -> sha256 of the graph that TensorRT got and of its weights
-    recipe: str
-    precision: Mapping[str, str]
     product: str  # of MODULES
     version: str  # full version of the product
-    capabilities: tuple[str, ...]  # compute capabilities that it runs on
+    capabilities: tuple[str, ...]  # compute capabilities that they run on
+    flags: tuple[str, ...]  # builder flags
+    recipe: str
     max_seq: int
     max_batch: int
-    profiles: Mapping[str, Any]  # piece -> its profiles
-    flags: tuple[str, ...]  # builder flags
+    pieces: Mapping[str, PieceIdentity]
 
-    @property
-    def key(self) -> str:
-        return hashlib.sha256(_canonical(dataclasses.asdict(self)).encode()).hexdigest()
+    def key(self, piece: str) -> str:
+        """Of one plan: two builds with equal keys are the same build."""
+        own = self.pieces[piece]
+        depends = (
+            own.graph,
+            own.weights,
+            own.profiles,
+            self.product,
+            self.version,
+            self.capabilities,
+            self.flags,
+        )
+        return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class PlanSpec:
+    """One plan of the folder."""
+
+    key: str  # `Identity.key` of its build
+    file: FileSpec
+    seconds: float  # that the build took
+    warnings: int  # of TensorRT, that nobody has looked into; they are in <piece>.log
+
+    def to_raw(self) -> dict[str, Any]:
+        """As it stands in JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_raw(cls, raw: Any) -> "PlanSpec":
+        """Raises one of MALFORMED."""
+        values = _fields(raw, cls, "plan")
+        file = _fields(values["file"], FileSpec, "file")
+        seconds = values["seconds"]
+        if type(seconds) not in (int, float) or not 0 <= seconds < math.inf:
+            raise ValueError(f"seconds is {seconds!r}")
+        return cls(
+            key=_sha(values["key"], "key"),
+            file=FileSpec(_sha(file["sha256"], "sha256"), _size(file["bytes"], "bytes", 1 << 50)),
+            seconds=float(seconds),
+            warnings=_size(values["warnings"], "warnings"),
+        )
 
 
 @dataclass(frozen=True)
@@ -50,136 +111,136 @@ class EngineManifest:
     """The content of engine.json."""
 
     identity: Identity
-    plans: Mapping[str, FileSpec]  # piece -> its plan
-    log_sha256: str
-    seconds: Mapping[str, float]  # piece -> build time
+    plans: Mapping[str, PlanSpec]
+    log_sha256: str  # over the logs of all pieces
 
     def to_json(self) -> str:
         return json.dumps({"schema": SCHEMA} | dataclasses.asdict(self), indent=1) + "\n"
 
 
-def folder_of(bundle: Bundle, identity: Identity) -> Path:
-    """Where engines of this identity lie; recipe and limits in the name keep builds apart."""
-    sm = "_".join(c.replace(".", "") for c in identity.capabilities)
-    name = f"{identity.product}-{identity.version}-sm{sm}-{identity.recipe}"
-    return bundle.folder / "engines" / f"{name}-s{identity.max_seq}-b{identity.max_batch}"
+def piece_hashes(bundle: Bundle, piece: str) -> tuple[str, str]:
+    """sha256 of a piece's graph and of its weights, as the bundle's manifest has them."""
+    files, graph = bundle.manifest.files, bundle.piece(piece).file
+    weights = files.get(f"{graph}.data")
+    return files[graph].sha256, _NO_WEIGHTS if weights is None else weights.sha256
 
 
 def read(folder: Path) -> EngineManifest:
     """Read engine.json. Raises EngineError if it is missing, damaged, or cannot be read."""
     path = folder / MANIFEST
+    again = "Build it again: mimo-edge build BUNDLE --target ..."
     try:
+        if path.stat().st_size > MANIFEST_BYTES or not path.is_file():
+            raise ValueError(f"no file of at most {MANIFEST_BYTES >> 20} MB")
         raw = json.loads(path.read_text(encoding="utf-8"))
-        if raw["schema"] != SCHEMA:
+        if not isinstance(raw, dict):
+            raise ValueError("it holds no object")
+        if _size(raw["schema"], "schema") != SCHEMA:
             raise EngineError(
-                f"{path} has schema {raw['schema']}, this program reads {SCHEMA}. "
-                + _rebuild(folder)
+                f"{path} has schema {raw['schema']}, this program reads {SCHEMA}. {again}"
             )
-        identity = raw["identity"]
-        for name in ("capabilities", "flags"):
-            identity[name] = tuple(identity[name])
-        plans = {name: FileSpec(**spec) for name, spec in raw["plans"].items()}
-        return EngineManifest(Identity(**identity), plans, raw["log_sha256"], raw["seconds"])
+        return _manifest(raw)
     except FileNotFoundError as error:
-        raise EngineError(
-            f"{folder} is no finished engine: no {MANIFEST}. {_rebuild(folder)}"
-        ) from error
+        raise EngineError(f"{folder} is no finished engine: no {MANIFEST}. {again}") from error
     except OSError as error:
-        said = f"{path} cannot be read ({error.strerror})"
-        raise EngineError(f"{said}. {_rebuild(folder)}") from error
+        raise EngineError(f"{path} cannot be read ({error.strerror}). {again}") from error
     except MALFORMED as error:
-        raise EngineError(f"{path} is damaged ({error}). {_rebuild(folder)}") from error
+        raise EngineError(f"{path} is damaged ({error!s:.200}). {again}") from error
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What an engine must be for: the product and the GPU that are here."""
+def _manifest(raw: dict[str, Any]) -> EngineManifest:
+    values = _fields({k: v for k, v in raw.items() if k != "schema"}, EngineManifest, MANIFEST)
+    plans = {
+        _piece(name): PlanSpec.from_raw(spec)
+        for name, spec in _typed(values["plans"], dict, "plans").items()
+    }
+    identity = _identity(values["identity"])
+    for piece, plan in plans.items():
+        if piece not in identity.pieces or plan.key != identity.key(piece):
+            raise ValueError(f"the plan of {piece} is of another build than the identity says")
+    return EngineManifest(identity, plans, _sha(values["log_sha256"], "log_sha256"))
 
-    product: str
-    version: str
-    capability: str
 
-    @property
-    def target(self) -> str:
-        """As the build command names it."""
-        return f"{self.product}:{self.capability}" if self.product == "trt-rtx" else self.product
-
-
-def find(bundle: Bundle, wanted: Wanted) -> tuple[Path, EngineManifest]:
-    """The bundle's engines that fit, checked. Raises EngineError that says why none does.
-
-    Of several, the ones for most rows, and among those the ones with the longest cache. A bundle
-    that was opened without hashing its files has only the sizes of its engines checked.
-    """
-    fitting, reasons = [], []
-    for folder in sorted((bundle.folder / "engines").glob(f"{wanted.product}-[0-9]*")):
-        if not folder.is_dir():  # earlier versions kept the timing cache of classic TensorRT here
-            continue
-        try:
-            manifest = read(folder)
-            _check_identity(folder, manifest, bundle, wanted)
-            fitting.append((folder, manifest))
-        except EngineError as error:
-            reasons.append(str(error))
-
-    def limits(found: tuple[Path, EngineManifest]) -> tuple[int, int]:
-        return found[1].identity.max_batch, found[1].identity.max_seq
-
-    for folder, manifest in sorted(fitting, key=limits, reverse=True):
-        try:
-            # reads the plans: only of those that will be used
-            _check_whole(folder, manifest, bundle.verify)
-            return folder, manifest
-        except EngineError as error:
-            reasons.append(str(error))
-    if reasons:
-        raise EngineError("no engine of this bundle fits here:\n  " + "\n  ".join(reasons))
-    raise EngineError(
-        f"{bundle.folder} has no engines for {wanted.product} {wanted.version}. Build them: "
-        f"mimo-edge build {bundle.folder} --target {wanted.target}"
+def _identity(raw: Any) -> Identity:
+    values = _fields(raw, Identity, "identity")
+    pieces = _typed(values["pieces"], dict, "pieces")
+    return Identity(
+        product=_text(values["product"], "product", "|".join(MODULES)),
+        version=_text(values["version"], "version", r"[0-9][\w.+-]{0,63}"),
+        capabilities=_texts(values["capabilities"], "capabilities", r"[0-9]{1,3}\.[0-9]{1,3}"),
+        flags=_texts(values["flags"], "flags", r"[A-Z0-9_]{1,64}"),
+        recipe=_text(values["recipe"], "recipe", r"[\w.-]{1,64}"),
+        max_seq=_size(values["max_seq"], "max_seq"),
+        max_batch=_size(values["max_batch"], "max_batch"),
+        pieces={_piece(name): _piece_identity(spec) for name, spec in pieces.items()},
     )
 
 
-def _check_identity(folder: Path, manifest: EngineManifest, bundle: Bundle, wanted: Wanted) -> None:
-    identity = manifest.identity
-    for what, built, here in (
-        ("bundle", identity.bundle[:16], bundle.identity[:16]),
-        ("product", identity.product, wanted.product),
-        ("version", identity.version, wanted.version),
+def _piece_identity(raw: Any) -> PieceIdentity:
+    values = _fields(raw, PieceIdentity, "piece")
+    return PieceIdentity(
+        source=_sha(values["source"], "source"),
+        weights=_sha(values["weights"], "weights"),
+        graph=_sha(values["graph"], "graph"),
+        precision=_text(values["precision"], "precision", r"[\w.-]{1,64}"),
+        profiles=tuple(_profile(p) for p in _typed(values["profiles"], list, "profiles")),
+    )
+
+
+def _profile(raw: Any) -> Profile:
+    return {name: _range(shapes) for name, shapes in _typed(raw, dict, "profile").items()}
+
+
+def _range(raw: Any) -> Range:
+    shapes = [
+        tuple(_size(size, "size") for size in _typed(shape, list, "shape"))
+        for shape in _typed(raw, list, "range")
+    ]
+    if len(shapes) != 3 or any(
+        not 1 <= low <= typical <= high for low, typical, high in zip(*shapes, strict=True)
     ):
-        if built != here:
-            raise EngineError(
-                f"{folder} was built for {what} {built}, here is {here}. {_rebuild(folder, wanted)}"
-            )
-    if wanted.capability not in identity.capabilities:
-        raise EngineError(
-            f"{folder} was built for compute capability {', '.join(identity.capabilities)}, this "
-            f"GPU has {wanted.capability}. {_rebuild(folder, wanted)}"
-        )
-    missing = [piece for piece in PIECES if piece not in manifest.plans]
-    if missing:
-        raise EngineError(f"{folder} lacks {', '.join(missing)}. {_rebuild(folder)}")
+        raise ValueError(f"the range {raw!r:.80} is none")
+    return shapes[0], shapes[1], shapes[2]
 
 
-def _check_whole(folder: Path, manifest: EngineManifest, verify: bool) -> None:
-    for piece, spec in manifest.plans.items():
-        path = folder / f"{piece}.plan"
-        if not path.is_file():
-            raise EngineError(f"{path} is missing. {_rebuild(folder)}")
-        try:
-            whole = path.stat().st_size == spec.bytes and (not verify or hash_file(path) == spec)
-        except OSError as error:
-            raise EngineError(
-                f"{path} cannot be read ({error.strerror}). {_rebuild(folder)}"
-            ) from error
-        if not whole:
-            raise EngineError(f"{path} is truncated or altered. {_rebuild(folder)}")
+def _fields(raw: Any, kind: type, what: str) -> dict[str, Any]:
+    """The values of a dataclass, exactly those."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    given = _typed(raw, dict, what)
+    if set(given) != names:
+        raise ValueError(f"{what} has the keys {sorted(given)!r:.120}")
+    return given
 
 
-def _rebuild(folder: Path, wanted: Wanted | None = None) -> str:
-    target = "..." if wanted is None else wanted.target
-    return f"Build it again: mimo-edge build {folder.parent.parent} --target {target}"
+def _typed(raw: Any, kind: type, what: str) -> Any:
+    if type(raw) is not kind:
+        raise ValueError(f"{what} is {raw!r:.80}")
+    return raw
 
 
-def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+def _size(raw: Any, what: str, limit: int = LARGEST) -> int:
+    if type(raw) is not int or not 0 <= raw < limit:
+        raise ValueError(f"{what} is {raw!r:.80}")
+    return raw
+
+
+def _text(raw: Any, what: str, pattern: str) -> str:
+    """A short word: these are shown to people, and some name folders."""
+    if type(raw) is not str or not re.fullmatch(pattern, raw, re.ASCII):
+        raise ValueError(f"{what} is {raw!r:.80}")
+    return raw
+
+
+def _texts(raw: Any, what: str, pattern: str) -> tuple[str, ...]:
+    return tuple(_text(item, what, pattern) for item in _typed(raw, list, what))
+
+
+def _sha(raw: Any, what: str) -> str:
+    return _text(raw, what, "[0-9a-f]{64}")
+
+
+def _piece(name: str) -> str:
+    """It becomes the name of a file."""
+    if name not in PIECES:
+        raise ValueError(f"there is no piece {name!r:.40}")
+    return name

@@ -50,6 +50,10 @@ class ResourceError(MimoError, MemoryError):
     exit_code = 4
 
 
+class BusyError(ResourceError):
+    """Too many requests wait already; the same one may be taken a little later."""
+
+
 class ParityError(MimoError, AssertionError):
     """Two computations that must agree do not."""
 

@@ -69,21 +69,6 @@ def answer_text(text_ids: Iterable[int], tokenizer: TextTokenizer) -> str:
     return text
 
 
-def split_thinking(text: str, *, opened: bool = False) -> tuple[str, str]:
-    """(thinking, answer) of a text such as "<think>why</think>what", both stripped.
-
-    `opened`: the prompt ended with "<think>", so the text starts inside the thought; then a text
-    that never ends it is all thought. Without any tag there is only an answer.
-    """
-    before, tag, rest = text.partition("<think>")
-    if not tag:
-        before, rest = "", text
-    thought, end, after = rest.partition("</think>")
-    if not (tag or end or opened):
-        return "", text.strip()
-    return thought.strip(), (before + after).strip()
-
-
 def decode_pieces(n_frames: int, piece: int = DECODE_PIECE) -> Iterator[tuple[int, int]]:
     """(start, stop) of the pieces in which `n_frames` frames are decoded, each on its own."""
     for start in range(0, n_frames, piece):

@@ -28,7 +28,7 @@ from mimo_edge.runtime.bundle.errors import (
 from mimo_edge.runtime.bundle.files import write_bytes
 from mimo_edge.runtime.chat.segments import Grid
 
-# a path, the bytes of a file, or wav [N] at the model's rate
+# a path, the bytes of a file, or wav [N]
 Audio = str | Path | bytes | Floats
 
 _KEYS = {"role", "text", "audio"}
@@ -41,6 +41,7 @@ class Message:
     role: str  # "user" or "assistant"
     text: str | None = None
     audio: Audio | None = None
+    sampling_rate: int | None = None  # Hz, of audio that is an array; None: the model's own
 
 
 @dataclass(frozen=True)

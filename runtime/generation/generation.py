@@ -1,28 +1,21 @@
-"""A prepared answer: it runs when it is asked for, whole (`result`) or as it comes (`stream`)."""
+"""A prepared answer: it is generated when asked for, whole (`result`) or as it comes (`stream`)."""
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from mimo_edge.runtime.audio import codec
-from mimo_edge.runtime.backends.base import Backend, Floats, Ints
+from mimo_edge.runtime.backends.base import AudioPieces, Floats, Ints
 from mimo_edge.runtime.bundle.errors import InputError
-from mimo_edge.runtime.chat.answer import (
-    DECODE_PIECE,
-    answer_text,
-    split_answer,
-    split_thinking,
-)
+from mimo_edge.runtime.chat.answer import DECODE_PIECE, answer_text, split_answer
 from mimo_edge.runtime.chat.segments import Grid, PromptLayout
 from mimo_edge.runtime.chat.text_tokenizer import IncrementalDecoder, TextTokenizer
-from mimo_edge.runtime.generation.loop import (
-    Request,
-    Step,
-    generate,
-    join_steps,
-)
+from mimo_edge.runtime.chat.thought import ThoughtStream, split_thinking
+from mimo_edge.runtime.generation.request import Request, Step, join_steps
+from mimo_edge.runtime.generation.scheduler import Handle
 
 CHUNK_PATCHES = 6  # about a second of speech between two decodes of a stream
 
@@ -58,11 +51,34 @@ class Result:
 
 @dataclass(frozen=True, eq=False)
 class Event:
-    """What became known: a piece of text, a piece of sound, or, last, the whole result."""
+    """What became known: a piece of the answer's text or of a thought before it, a piece of sound,
+    or, last, the whole result."""
 
     text: str = ""
+    thinking: str = ""
     wav: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
     result: Result | None = None
+
+
+class Source(Protocol):
+    """What generates: see `scheduler.Scheduler`."""
+
+    @property
+    def audio(self) -> AudioPieces: ...
+
+    def submit(self, request: Request) -> Handle: ...
+
+    def generate(self, request: Request) -> Iterator[Step]: ...
+
+    def load(self, pieces: Sequence[str]) -> None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Started:
+    """A generation that is on its way: see `Generation.start`."""
+
+    steps: Handle
+    clock: "_Clock"
 
 
 class Generation:
@@ -74,7 +90,7 @@ class Generation:
 
     def __init__(
         self,
-        backend: Backend,
+        source: Source,
         tokenizer: TextTokenizer,
         layout: PromptLayout,
         request: Request,
@@ -82,18 +98,26 @@ class Generation:
         speaks: bool,
         opened: bool = False,
     ) -> None:
-        self._backend, self._tokenizer, self._layout = backend, tokenizer, layout
+        self._source, self._tokenizer, self._layout = source, tokenizer, layout
         self.request, self.speaks, self._opened = request, speaks, opened
 
     def steps(self) -> Iterator[Step]:
-        """The generated patches, as they come."""
-        return generate(self._backend, self.request, self._tokenizer.special.empty)
+        """The generated patches, as they come. Who stops reading them ends the answer."""
+        return self._source.generate(self.request)
 
-    def result(self, *, upstream_drop_last: bool = False) -> Result:
-        """Generate all, then decode all. For `upstream_drop_last` see `split_answer`."""
+    def start(self) -> Started:
+        """Begin, and do not wait: `result` of what this returns collects the answer.
+
+        Answers that are on their way at the same time share steps.
+        """
         clock = self._ready()
+        return Started(self._source.submit(self.request), clock)
+
+    def result(self, started: Started | None = None, *, upstream_drop_last: bool = False) -> Result:
+        """Generate all, then decode all. For `upstream_drop_last` see `split_answer`."""
+        clock = self._ready() if started is None else started.clock
         steps = []
-        for step in self.steps():
+        for step in self.steps() if started is None else started.steps:
             clock.patch(step)
             steps.append(step)
         return self._finish(steps, clock, None, upstream_drop_last)
@@ -113,16 +137,10 @@ class Generation:
         later, `result` keeps only what follows, as upstream does, and a stream has sounded already.
         After a thought, sound starts where the model opens speech, and at the end if it never does.
         """
-        if chunk < 1:
-            raise InputError(f"chunk must be at least 1 patch, not {chunk}; the default is 6")
-        window = left + chunk * self._layout.group_size
-        if window > DECODE_PIECE:
-            raise InputError(
-                f"left overlap and chunk make {window} frames to decode at once, of at most "
-                f"{DECODE_PIECE}; the defaults are 250 frames and 6 patches of 4 frames"
-            )
-        decoder = codec.StreamDecoder(self._backend, left, right)
+        check_stream(chunk, left, right, self._layout.group_size)
+        decoder = codec.StreamDecoder(self._source.audio, left, right)
         clock, words = self._ready(), IncrementalDecoder(self._tokenizer)
+        said = ThoughtStream(opened=self._opened)
         special = self._tokenizer.special
         speaking, closed = self.speaks and not self._opened, False
         steps: list[Step] = []
@@ -136,6 +154,11 @@ class Generation:
                 clock.sound()
                 yield Event(wav=wav)
 
+        def spoken(text: str) -> Iterator[Event]:
+            for thinking, answer in said.feed(text):
+                if thinking or answer:
+                    yield Event(text=answer, thinking=thinking)
+
         for step in self.steps():
             clock.patch(step)
             steps.append(step)
@@ -144,7 +167,7 @@ class Generation:
             elif step.text_id == special.eostm:
                 speaking, closed = False, True
             if step.text_id not in special.speech_tokens and not step.stopped:
-                yield Event(text=words.feed(step.text_id))
+                yield from spoken(words.feed(step.text_id))
             if step.codes is not None and speaking:
                 waiting.append(step.codes)
             elif step.codes is not None and self.speaks and not closed:
@@ -155,18 +178,20 @@ class Generation:
         for start in range(0, len(held), chunk):  # none came: all of it was speech
             yield from sounded(decoder.push(np.concatenate(held[start : start + chunk], axis=1)))
         yield from sounded(decoder.finish(np.concatenate(waiting, axis=1) if waiting else None))
-        if rest := words.finish():
-            yield Event(text=rest)
-        spoken = np.concatenate(heard) if heard else np.zeros(0, np.float32)
-        yield Event(result=self._finish(steps, clock, spoken, False))
+        yield from spoken(words.finish())
+        thinking, answer = said.finish()
+        if thinking or answer:
+            yield Event(text=answer, thinking=thinking)
+        wav = np.concatenate(heard) if heard else np.zeros(0, np.float32)
+        yield Event(result=self._finish(steps, clock, wav, False))
 
     def _ready(self) -> "_Clock":
         """Load what is needed, then start the clock."""
         pieces = ["patch_encoder", "backbone"]
         if self.speaks:
             pieces += ["patch_decoder", "tokenizer_decoder"]
-        self._backend.load(pieces)
-        return _Clock(self._backend)
+        self._source.load(pieces)
+        return _Clock(self._source.audio.bundle.model.sampling_rate)
 
     def _finish(
         self, steps: list[Step], clock: "_Clock", heard: Floats | None, upstream_drop_last: bool
@@ -177,14 +202,14 @@ class Generation:
         answer = split_answer(
             grid, layout, special, stopped=stopped, upstream_drop_last=upstream_drop_last
         )
-        # upstream's text has a mark's place inside a character that speech has split; ours has not
+        # upstream's text has a token's place inside a character that speech has split; ours has not
         words = self._tokenizer.decode(i for i in answer.text_ids if i not in special.speech_tokens)
         thinking, rest = split_thinking(words, opened=self._opened)
         wav = heard
         if not self.speaks:
             wav = None
         elif wav is None:
-            wav = codec.decode(self._backend, answer.codes)
+            wav = codec.decode(self._source.audio, answer.codes)
             clock.sound()
         return Result(
             text=answer_text(answer.text_ids, self._tokenizer),
@@ -199,9 +224,22 @@ class Generation:
         )
 
 
+def check_stream(chunk: int, left: int, right: int, group_size: int) -> None:
+    """Raises InputError for settings that no stream can have."""
+    if chunk < 1:
+        raise InputError(f"chunk must be at least 1 patch, not {chunk}; the default is 6")
+    codec.check_overlaps(left, right)
+    window = left + chunk * group_size
+    if window > DECODE_PIECE:
+        raise InputError(
+            f"left overlap and chunk make {window} frames to decode at once, of at most "
+            f"{DECODE_PIECE}; the defaults are 250 frames and 6 patches of 4 frames"
+        )
+
+
 class _Clock:
-    def __init__(self, backend: Backend) -> None:
-        self._rate = backend.bundle.model.sampling_rate
+    def __init__(self, sampling_rate: int) -> None:
+        self._rate = sampling_rate
         self._start = time.perf_counter()
         self._first_audio: float | None = None
         self._patches: list[Step] = []

@@ -1,5 +1,6 @@
 """Audio that cannot be used, and audio that only looks so."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +105,18 @@ def test_formats_in(mimo_edge: Run, bundle: Path, tmp_path: Path) -> None:
         assert mimo_edge("run", "asr", bundle, path, "--max-new", 2).code == 0, suffix
 
 
+def test_audio_from_stdin(
+    mimo_edge: Run, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = mimo_edge("run", "asr", bundle, CLIP, "--max-new", 3)
+    with CLIP.open("rb") as stdin:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(stdin))
+        assert mimo_edge("run", "asr", bundle, "-", "--max-new", 3) == named
+    with open("/dev/zero", "rb") as stdin:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(stdin))
+        mimo_edge("run", "asr", bundle, "-").refused(2, "stdin", "not audio", "ffmpeg")
+
+
 @pytest.mark.parametrize("stream", [(), ("--stream",)])
 def test_output_that_cannot_be(
     mimo_edge: Run,
@@ -114,7 +127,7 @@ def test_output_that_cannot_be(
 ) -> None:
     """Refused before the model has worked for minutes in vain."""
     monkeypatch.setattr(
-        "mimo_edge.runtime.generation.generation.generate",
+        "mimo_edge.runtime.generation.scheduler.Scheduler.submit",
         lambda *_: pytest.fail("it has begun to speak"),
     )
     say = ("run", "tts", bundle, "Hello.", *stream)

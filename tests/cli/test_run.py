@@ -13,8 +13,8 @@ from mimo_edge.runtime.bundle.manifest import ModelSpec
 from mimo_edge.runtime.chat.conversation import read_history
 from mimo_edge.runtime.chat.presets import PRESETS
 from mimo_edge.runtime.generation.generation import Timings
-from mimo_edge.runtime.generation.loop import Step
-from mimo_edge.runtime.generation.loop import generate as real_generate
+from mimo_edge.runtime.generation.request import Step
+from mimo_edge.runtime.generation.scheduler import Scheduler
 from mimo_edge.scripts.cli import COMMANDS
 from mimo_edge.scripts.run import TASKS
 
@@ -167,7 +167,7 @@ def test_interrupt_while_speaking(
     """An older file stays as it was, and a history too."""
 
     def interrupted(*words: object) -> Iterator[Step]:
-        for step in real_generate(*words):  # type: ignore[arg-type]
+        for step in real(*words):  # type: ignore[arg-type]
             yield step
             if step.index == 8:
                 raise KeyboardInterrupt
@@ -175,7 +175,8 @@ def test_interrupt_while_speaking(
     history = tmp_path / "talk.npz"
     words = ("run", "dialogue", bundle, CLIP, "-o", tmp_path / name, "--history", history)
     assert mimo_edge(*words, "--max-new", 2).code == 0
-    monkeypatch.setattr("mimo_edge.runtime.generation.generation.generate", interrupted)
+    real = Scheduler.generate
+    monkeypatch.setattr(Scheduler, "generate", interrupted)
     words = (*words, "--max-new", 12, "--min-new", 12, *stream)
     done = mimo_edge(*words)
     assert done.code == 130 and "interrupted" in done.err and not done.changed

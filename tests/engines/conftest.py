@@ -1,9 +1,13 @@
 """Bundles to build engines from, and a backend on a fake GPU."""
 
-from collections.abc import Callable
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from mimo_edge.engines.build import identity_of
 from mimo_edge.engines.profiles import Limits, profiles
@@ -12,8 +16,10 @@ from mimo_edge.engines.target import Target
 from mimo_edge.runtime.backends.cuda import CudaDevice
 from mimo_edge.runtime.backends.trt import TrtBackend
 from mimo_edge.runtime.bundle.bundle import Bundle
-from mimo_edge.runtime.bundle.engine import MANIFEST, EngineManifest, folder_of
+from mimo_edge.runtime.bundle.engine import MANIFEST, EngineManifest, PlanSpec
+from mimo_edge.runtime.bundle.engine_folders import CACHE_ONLY, Trust, home_of, name_of
 from mimo_edge.runtime.bundle.files import hash_file, write_text
+from mimo_edge.runtime.bundle.manifest import MANIFEST as BUNDLE_MANIFEST
 from mimo_edge.runtime.bundle.manifest import PIECES
 
 from tests.bundles import exported
@@ -26,15 +32,34 @@ CAPABILITIES = ("8.6", "8.9")
 MODULES: dict[str, type[FakeTensorRT]] = {"trt-rtx": FakeTensorRT, "trt": FakeClassicTensorRT}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The cache folder of all tests here; the user's own is left alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def bundle_copy(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]:
-    """A bundle that a test may put engines into; the weights are linked, not copied."""
+    """A bundle of its own, weights linked. Its manifest names a graph that no other copy has, so
+    that it shares no engines with them."""
+    made = count()
 
     def copy(lm: str, dtype: str = "fp32") -> Bundle:
         source, folder = exported(golden, lm, dtype), tmp_path_factory.mktemp(f"{lm}-{dtype}")
         for path in source.iterdir():
             if path.is_file():
                 (folder / path.name).hardlink_to(path)
+        graph = onnx.load(folder / "mel.onnx", load_external_data=False)
+        graph.doc_string = f"copy {next(made)}"
+        (folder / "mel.onnx").unlink()
+        onnx.save(graph, folder / "mel.onnx")
+        raw = json.loads((folder / BUNDLE_MANIFEST).read_text(encoding="utf-8"))
+        raw["files"]["mel.onnx"] = dataclasses.asdict(hash_file(folder / "mel.onnx"))
+        (folder / BUNDLE_MANIFEST).unlink()
+        write_text(folder / BUNDLE_MANIFEST, json.dumps(raw))
         return Bundle.open(folder)
 
     return copy
@@ -56,24 +81,27 @@ def fake_engines(
         bundle = bundle or bundle_copy(lm)
         target = Target(product, CAPABILITIES)
         identity = identity_of(bundle, for_bundle(bundle, None), target, MODULES[product], limits)
-        folder, graphs = folder_of(bundle, identity), tmp_path_factory.mktemp("lowered")
+        folder, graphs = home_of(bundle) / name_of(identity), tmp_path_factory.mktemp("lowered")
         folder.mkdir(parents=True)
         plans = {}
         for piece in PIECES:
             ranges = profiles(bundle, piece, limits)
             content = fake_plan(bundle.path(piece), ranges, limits.max_seq, graphs, **plan)
             (folder / f"{piece}.plan").write_bytes(content)
-            plans[piece] = hash_file(folder / f"{piece}.plan")
-        manifest = EngineManifest(identity, plans, "", dict.fromkeys(PIECES, 0.0))
+            file = hash_file(folder / f"{piece}.plan")
+            plans[piece] = PlanSpec(identity.key(piece), file, 0.0, 0)
+        manifest = EngineManifest(identity, plans, "0" * 64)
         write_text(folder / MANIFEST, manifest.to_json())
         return bundle, folder
 
     return make
 
 
-def open_on(bundle: Bundle, cuda: FakeCuda, product: str = "trt-rtx") -> TrtBackend:
+def open_on(
+    bundle: Bundle, cuda: FakeCuda, product: str = "trt-rtx", trust: Trust = CACHE_ONLY
+) -> TrtBackend:
     """A TensorRT backend on a fake GPU; every line of it and of `backends.cuda` is the real one."""
-    return TrtBackend(bundle, product, MODULES[product](cuda), CudaDevice(bindings=cuda))
+    return TrtBackend(bundle, product, MODULES[product](cuda), CudaDevice(bindings=cuda), trust)
 
 
 @pytest.fixture(scope="session")

@@ -22,12 +22,8 @@ from mimo_edge.engines.profiles import profiles
 from mimo_edge.engines.recipe import for_bundle
 from mimo_edge.engines.target import Target
 from mimo_edge.runtime.bundle.bundle import Bundle
-from mimo_edge.runtime.bundle.engine import (
-    EngineManifest,
-    Wanted,
-    find,
-    read,
-)
+from mimo_edge.runtime.bundle.engine import EngineManifest, read
+from mimo_edge.runtime.bundle.engine_folders import Wanted, find, home_of
 from mimo_edge.runtime.bundle.errors import EngineError, EnvironmentProblem, ResourceError
 from mimo_edge.runtime.bundle.manifest import PIECES
 from onnx import TensorProto, helper
@@ -77,7 +73,9 @@ def built(
     identity = identity_of(bundle, for_bundle(bundle, None), TARGET, tensorrt_rtx, LIMITS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build_module, "build", seen)
-        folder, manifest = build_engines(bundle, identity, TARGET, tensorrt_rtx, LIMITS)
+        folder, manifest = build_engines(
+            bundle, identity, TARGET, tensorrt_rtx, LIMITS, home_of(bundle), strict=True
+        )
     return BuiltBundle(bundle=bundle, folder=folder, manifest=manifest, made=made)
 
 
@@ -87,7 +85,8 @@ def test_every_piece_is_built_for_every_gpu(built: BuiltBundle) -> None:
         wanted = Wanted("trt-rtx", tensorrt_rtx.__version__, capability)
         assert find(built.bundle, wanted) == (built.folder, built.manifest)
     for piece, spec in built.manifest.plans.items():
-        assert spec.bytes == (built.folder / f"{piece}.plan").stat().st_size > 1000
+        assert spec.file.bytes == (built.folder / f"{piece}.plan").stat().st_size > 1000
+        assert spec.warnings == 0
         log = (built.folder / f"{piece}.log").read_text().lower()
         assert "unused" not in log and "error" not in log.replace("cuda error", "")
 
@@ -110,9 +109,9 @@ def test_ports_are_the_bundles(built: BuiltBundle) -> None:
 def test_profiles_are_the_bundles(built: BuiltBundle) -> None:
     """Every input has a range, of its rank, that keeps to the axes that are fixed. (The builder
     reads each range back from TensorRT, and stops if it is another.)"""
-    for piece, ranges in built.manifest.identity.profiles.items():
+    for piece, own in built.manifest.identity.pieces.items():
         ports = built.bundle.piece(piece).inputs
-        for profile in ranges:
+        for profile in own.profiles:
             assert set(profile) == {port.name for port in ports}
             for port in ports:
                 for shape in profile[port.name]:
@@ -122,11 +121,19 @@ def test_profiles_are_the_bundles(built: BuiltBundle) -> None:
 
 def test_identity_says_everything(built: BuiltBundle) -> None:
     raw = json.loads((built.folder / "engine.json").read_text())["identity"]
-    assert raw["bundle"] == built.bundle.identity and raw["version"] == tensorrt_rtx.__version__
+    assert raw["version"] == tensorrt_rtx.__version__
     assert raw["capabilities"] == list(TARGET.capabilities) and raw["max_seq"] == LIMITS.max_seq
     assert raw["flags"] == ["STRONGLY_TYPED", "NO_TF32", "REQUIRE_USER_ALLOCATION"]
-    assert set(raw["graphs"]) == set(PIECES) and len(set(raw["graphs"].values())) == len(PIECES)
-    assert built.manifest.identity.key == read(built.folder).identity.key
+    assert set(raw["pieces"]) == set(PIECES)
+    for piece, own in raw["pieces"].items():
+        files, graph = built.bundle.manifest.files, built.bundle.piece(piece).file
+        assert (own["source"], own["weights"]) == (
+            files[graph].sha256,
+            files[f"{graph}.data"].sha256,
+        )
+    keys = {built.manifest.identity.key(piece) for piece in PIECES}
+    assert keys == {plan.key for plan in read(built.folder).plans.values()}
+    assert len(keys) == len(PIECES)
 
 
 def test_a_plan_for_three_gpus_holds_its_weights_once(built: BuiltBundle, golden: Golden) -> None:
@@ -150,10 +157,12 @@ def test_finished_plans_are_kept(built: BuiltBundle, monkeypatch: pytest.MonkeyP
         return real(*args)
 
     monkeypatch.setattr(build_module, "build", count)
-    again, manifest = build_engines(bundle, identity, TARGET, tensorrt_rtx, LIMITS)
+    again, manifest = build_engines(
+        bundle, identity, TARGET, tensorrt_rtx, LIMITS, home_of(bundle), strict=True
+    )
     assert again == folder and seen == ["mel", "tokenizer_encoder"], "only what was damaged"
     assert read(folder) == manifest
-    build_engines(bundle, identity, TARGET, tensorrt_rtx, LIMITS)
+    build_engines(bundle, identity, TARGET, tensorrt_rtx, LIMITS, home_of(bundle), strict=True)
     assert len(seen) == 2, "and then nothing"
 
 
@@ -164,14 +173,16 @@ def test_other_lowering_is_another_engine(
     bundle = bundle_copy(golden.lm_names[0])
     recipe = for_bundle(bundle, None)
     before = identity_of(bundle, recipe, TARGET, tensorrt_rtx, LIMITS)
-    assert before.key == identity_of(bundle, recipe, TARGET, tensorrt_rtx, LIMITS).key
+    again = identity_of(bundle, recipe, TARGET, tensorrt_rtx, LIMITS)
+    assert all(before.key(piece) == again.key(piece) for piece in PIECES)
 
     def other(model: onnx.ModelProto, capacity: int) -> onnx.ModelProto:
         model.graph.node[0].name += "_"
         return model
 
     monkeypatch.setattr(build_module, "lower", other)
-    assert identity_of(bundle, recipe, TARGET, tensorrt_rtx, LIMITS).key != before.key
+    after = identity_of(bundle, recipe, TARGET, tensorrt_rtx, LIMITS)
+    assert all(before.key(piece) != after.key(piece) for piece in PIECES)
 
 
 def test_an_error_in_the_progress_callback_comes_out(tmp_path: Path) -> None:
@@ -203,11 +214,11 @@ def test_a_full_disk(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
         with pytest.raises(ResourceError, match=r"disk of .* is full"):
-            build_engines(bundle, identity, ONE, tensorrt_rtx, LIMITS)
+            build_engines(bundle, identity, ONE, tensorrt_rtx, LIMITS, home_of(bundle))
     usage = SimpleNamespace(free=1)
     monkeypatch.setattr(build_module.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(ResourceError, match="GB free, the engines need"):
-        build_engines(bundle, identity, ONE, tensorrt_rtx, LIMITS)
+        build_engines(bundle, identity, ONE, tensorrt_rtx, LIMITS, home_of(bundle))
 
 
 def attention_graph(path: Path, *, with_lengths: bool) -> Path:
@@ -309,26 +320,6 @@ def test_float32_attention_builds(golden: Golden, bundle_copy: Callable[..., Bun
     assert build(tensorrt_rtx, ONE, path, ranges, LIMITS.max_seq).plan
 
 
-def test_every_severe_message_fails_the_build() -> None:
-    """What is harmless is a short list; what is fatal at any level is said by words."""
-    log = BuildLog()
-    log.add("INFO", "Building for 3 targets")
-    log.add("WARNING", "Make sure input lengths has Int64 binding.")
-    log.add("VERBOSE", "this op is not supported, trying another way")
-    assert not log.fatal and len(log.lines) == 2
-    for severity, message in (
-        ("WARNING", "something new"),
-        ("ERROR", "x"),
-        ("INTERNAL_ERROR", "y"),
-        ("INFO", "Unused Input: lengths"),
-        ("INFO", "falling back to FP32"),
-        ("INFO", "ignoring attribute"),
-    ):
-        before = len(log.fatal)
-        log.add(severity, message)
-        assert len(log.fatal) == before + 1, message
-
-
 def test_ports_that_differ_are_named() -> None:
     wanted = {"x": ("float16", (-1, 4))}
     check_ports("p", "input", wanted, dict(wanted))
@@ -369,14 +360,14 @@ def test_classic_builds_keep_a_timing_cache(
     identity = identity_of(bundle, for_bundle(bundle, None), target, tensorrt_rtx, LIMITS)
 
     def stand_in(trt: Any, target: Target, graph: Path, ranges: Any, *rest: Any) -> Built:
-        given.append(rest[-1])
+        given.append(rest[2])
         spec = bundle.piece(graph.stem)
         ports = [bundle_ports(p, LIMITS.max_seq) for p in (spec.inputs, spec.outputs)]
         return Built(b"plan", BuildLog(), 0.0, *ports, timing_cache=graph.stem.encode())
 
     monkeypatch.setattr(build_module, "build", stand_in)
-    folder, _ = build_engines(bundle, identity, target, tensorrt_rtx, LIMITS)
+    folder, _ = build_engines(bundle, identity, target, tensorrt_rtx, LIMITS, home_of(bundle))
     assert given == [b"", *(piece.encode() for piece in PIECES[:-1])]
     (folder / "mel.plan").unlink()
-    build_engines(bundle, identity, target, tensorrt_rtx, LIMITS)
+    build_engines(bundle, identity, target, tensorrt_rtx, LIMITS, home_of(bundle))
     assert given[-1] == PIECES[-1].encode() and len(given) == len(PIECES) + 1

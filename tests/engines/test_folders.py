@@ -5,6 +5,7 @@ Nothing is traced and no TensorRT builds: bundles are hollow, plans a few bytes.
 
 import dataclasses
 import gc
+import hashlib
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,12 +23,13 @@ from mimo_edge.engines.target import Target
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.engine import (
     MANIFEST,
+    EngineManifest,
     Identity,
-    Wanted,
-    find,
-    folder_of,
+    PieceIdentity,
+    piece_hashes,
     read,
 )
+from mimo_edge.runtime.bundle.engine_folders import Wanted, find, home_of, name_of
 from mimo_edge.runtime.bundle.errors import EngineError, RecipeError, ResourceError
 from mimo_edge.runtime.bundle.files import hash_file
 from mimo_edge.runtime.bundle.manifest import PIECES
@@ -42,19 +44,29 @@ WANTED = Wanted("trt", VERSION, "8.9")
 
 
 def identity_of(bundle: Bundle, max_seq: int = LIMITS.max_seq) -> Identity:
+    """As `build.identity_of` has it: only of the language model do graphs depend on max_seq."""
+
+    def piece_identity(piece: str) -> PieceIdentity:
+        source, weights = piece_hashes(bundle, piece)
+        length = max_seq if piece == "backbone" else 0
+        lowered = hashlib.sha256(f"{source} {length}".encode()).hexdigest()
+        return PieceIdentity(source, weights, lowered, "fp32", ({},))
+
     return Identity(
-        bundle=bundle.identity,
-        graphs=dict.fromkeys(PIECES, ""),
-        recipe="fp32",
-        precision=dict.fromkeys(PIECES, "fp32"),
         product=CLASSIC.product,
         version=VERSION,
         capabilities=CLASSIC.capabilities,
+        flags=(),
+        recipe="fp32",
         max_seq=max_seq,
         max_batch=1,
-        profiles={},
-        flags=(),
+        pieces={piece: piece_identity(piece) for piece in PIECES},
     )
+
+
+def built(bundle: Bundle, max_seq: int = LIMITS.max_seq, **how: Any) -> tuple[Path, EngineManifest]:
+    identity = identity_of(bundle, max_seq)
+    return build_engines(bundle, identity, CLASSIC, None, LIMITS, home_of(bundle), **how)
 
 
 class Builds:
@@ -62,15 +74,19 @@ class Builds:
 
     def __init__(self) -> None:
         self.given: list[bytes] = []
+        self.graphs: list[str] = []
+        self.warnings: list[str] = []
         self.plans: list[weakref.ref[np.ndarray]] = []
 
     def __call__(self, trt: Any, target: Target, graph: Path, *rest: Any) -> Built:
         gc.collect()
         assert all(plan() is None for plan in self.plans), "a finished plan is still in memory"
-        self.given.append(rest[-1])
+        self.graphs.append(graph.stem)
+        self.given.append(rest[3])
         plan = np.frombuffer(graph.stem.encode(), np.uint8).copy()
         self.plans.append(weakref.ref(plan))
-        return Built(memoryview(plan), BuildLog(), 0.0, {}, {}, f"after {graph.stem}".encode())
+        log = BuildLog(warnings=list(self.warnings))
+        return Built(memoryview(plan), log, 0.0, {}, {}, f"after {graph.stem}".encode())
 
 
 @pytest.fixture
@@ -81,41 +97,41 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> Builds:
 
 
 @pytest.fixture
-def bundle(tmp_path: Path) -> Bundle:
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    """With a cache folder of its own: hollow bundles are all alike, and share their engines."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return hollow(tmp_path / "bundle")
 
 
 def test_classic_engines_are_found(bundle: Bundle, builds: Builds) -> None:
     """The timing cache lies apart, and that of an earlier version is passed over."""
-    folder, manifest = build_engines(bundle, identity_of(bundle), CLASSIC, None, LIMITS)
+    folder, manifest = built(bundle)
     assert find(bundle, WANTED) == (folder, manifest)
-    (bundle.folder / "engines" / f"trt-{VERSION}-8.9.timing").write_bytes(b"learned")
+    (folder.parent / f"trt-{VERSION}-8.9.timing").write_bytes(b"learned")
     assert find(bundle, WANTED) == (folder, manifest)
 
 
 def test_the_next_build_is_given_what_the_last_one_measured(bundle: Bundle, builds: Builds) -> None:
     for max_seq in (32, 48):
-        build_engines(bundle, identity_of(bundle, max_seq), CLASSIC, None, LIMITS)
+        built(bundle, max_seq)
     learned = [f"after {piece}".encode() for piece in PIECES]
-    assert builds.given == [b"", *learned, *learned[:-1]]
-    assert {p.name for p in (bundle.folder / "engines").iterdir() if "sm89" not in p.name} == {
-        "timing"
-    }
+    assert builds.given == [b"", *learned[:-1], learned[-1]], "the second builds the backbone alone"
+    assert {p.name for p in home_of(bundle).iterdir() if "sm89" not in p.name} == {"timing"}
 
 
 def test_one_plan_is_in_memory_at_a_time(bundle: Bundle, builds: Builds) -> None:
     """`Builds` looks for the earlier ones; what is on disk is what was built."""
-    folder, manifest = build_engines(bundle, identity_of(bundle), CLASSIC, None, LIMITS)
+    folder, manifest = built(bundle)
     for piece in PIECES:
         assert (folder / f"{piece}.plan").read_bytes() == piece.encode()
-        assert manifest.plans[piece] == hash_file(folder / f"{piece}.plan")
+        assert manifest.plans[piece].file == hash_file(folder / f"{piece}.plan")
 
 
 @pytest.mark.parametrize("name", [MANIFEST, "backbone.plan"])
 def test_what_cannot_be_read_is_refused(
     bundle: Bundle, builds: Builds, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    folder, _ = build_engines(bundle, identity_of(bundle), CLASSIC, None, LIMITS)
+    folder, _ = built(bundle)
     real = Path.open
 
     def broken(self: Path, *args: Any, **more: Any) -> Any:
@@ -125,13 +141,13 @@ def test_what_cannot_be_read_is_refused(
 
     monkeypatch.setattr(Path, "open", broken)
     monkeypatch.setattr(Path, "read_text", lambda self, **kw: broken(self, **kw).read())
-    with pytest.raises(EngineError, match=f"{name} cannot be read.*mimo-edge build"):
+    with pytest.raises(EngineError, match=f"(?s){name} cannot be read.*mimo-edge build"):
         find(bundle, WANTED)
 
 
 def test_hashes_are_skipped_on_demand(bundle: Bundle, builds: Builds) -> None:
     """An altered plan of the same size is refused; a bundle opened without hashing takes it."""
-    found = build_engines(bundle, identity_of(bundle), CLASSIC, None, LIMITS)
+    found = built(bundle)
     (found[0] / "backbone.plan").write_bytes(b"BACKBONE")
     with pytest.raises(EngineError, match=r"backbone\.plan is truncated or altered"):
         find(bundle, WANTED)
@@ -153,8 +169,8 @@ def test_a_build_without_disk_leaves_no_folder(
 ) -> None:
     monkeypatch.setattr(build_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=1))
     with pytest.raises(ResourceError, match="GB free, the engines need"):
-        build_engines(bundle, identity_of(bundle), CLASSIC, None, LIMITS)
-    assert not folder_of(bundle, identity_of(bundle)).parent.exists()
+        built(bundle)
+    assert not home_of(bundle).exists()
 
 
 def test_a_recipe_in_another_precision_than_the_bundle(tmp_path: Path) -> None:
@@ -182,4 +198,4 @@ def test_no_patches_are_refused(bundle: Bundle, capsys: pytest.CaptureFixture[st
 
 def test_identity_names_the_folder(bundle: Bundle) -> None:
     identity = dataclasses.replace(identity_of(bundle), capabilities=("8.6", "12.0"))
-    assert folder_of(bundle, identity).name == f"trt-{VERSION}-sm86_120-fp32-s32-b1"
+    assert name_of(identity) == f"trt-{VERSION}-sm86_120-fp32-s32-b1"

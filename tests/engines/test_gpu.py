@@ -14,8 +14,10 @@ from mimo_edge.runtime.backends.base import Backend
 from mimo_edge.runtime.backends.cuda import CudaDevice
 from mimo_edge.runtime.backends.opening import open_backend
 from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.engine_folders import home_of
 from mimo_edge.runtime.chat.presets import Sampling
-from mimo_edge.runtime.generation.loop import Request, generate, join_steps
+from mimo_edge.runtime.generation.loop import generate
+from mimo_edge.runtime.generation.request import Request, join_steps
 
 from tests import check
 from tests.golden import Golden
@@ -40,7 +42,7 @@ def backend(
         limits, recipe = Limits(max_seq=512, max_batch=2), for_bundle(bundle, None)
         target = target.on_gpu(capability)
         identity = identity_of(bundle, recipe, target, trt, limits)
-        build_engines(bundle, identity, target, trt, limits)
+        build_engines(bundle, identity, target, trt, limits, home_of(bundle))
     return open_backend(request.param, bundle)
 
 

@@ -14,7 +14,7 @@ import pytest
 from mimo_edge.engines.lowering import lower, widen_transposed_convolutions
 from mimo_edge.parity import tolerances
 from mimo_edge.runtime.bundle.bundle import Bundle
-from mimo_edge.runtime.generation.loop import split_grid
+from mimo_edge.runtime.generation.request import split_grid
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 

@@ -16,6 +16,7 @@ from mimo_edge.engines.lowering import fix_capacity, widen_transposed_convolutio
 from mimo_edge.engines.planner import estimate
 from mimo_edge.engines.profiles import Limits, profiles
 from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.engine_folders import home_of
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.bundle.manifest import PIECES
 from mimo_edge.scripts.cli import main
@@ -65,7 +66,7 @@ def test_profiles_cover_what_the_runtime_sends(
             for smallest, typical, largest in shapes.values():
                 assert all(a <= b <= c for a, b, c in zip(smallest, typical, largest, strict=True))
     (shapes,) = profiles(bundle, "backbone", Limits(1000, 3))
-    assert [shape[:2] for shape in shapes["embeddings"]] == [(1, 1), (3, 1), (3, 512)]
+    assert [shape[:2] for shape in shapes["embeddings"]] == [(1, 1), (3, 1), (3, 256)]
     assert {shape[2] for shape in shapes["past_keys_0"]} == {1000}
     with pytest.raises(InputError, match="--max-seq"):
         Limits(10**6).check(bundle.model.context)
@@ -112,7 +113,7 @@ def test_dry_run(
     rows = json.loads(capsys.readouterr().out)
     assert [row["piece"] for row in rows] == list(PIECES)
     assert all(row["engine_bytes"] > 0 and row["seconds"] > 0 for row in rows)
-    assert not (bundle.folder / "engines").exists()
+    assert not (bundle.folder / "engines").exists() and not home_of(bundle).exists()
 
 
 def test_onnx_runtime_has_nothing_to_build(

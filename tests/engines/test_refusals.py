@@ -1,5 +1,6 @@
 """Engines that do not fit are refused with a sentence that names the difference."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,10 @@ from mimo_edge.engines.profiles import Limits
 from mimo_edge.runtime.backends.cuda import CudaDevice
 from mimo_edge.runtime.backends.trt import TrtBackend
 from mimo_edge.runtime.bundle.bundle import Bundle
-from mimo_edge.runtime.bundle.engine import MANIFEST
+from mimo_edge.runtime.bundle.engine import MANIFEST, EngineManifest, read
+from mimo_edge.runtime.bundle.engine_folders import Trust
 from mimo_edge.runtime.bundle.errors import EngineError
+from mimo_edge.runtime.bundle.files import write_text
 from mimo_edge.runtime.bundle.manifest import MANIFEST as BUNDLE_MANIFEST
 
 from tests.engines.conftest import LIMITS, open_on
@@ -22,9 +25,11 @@ from tests.golden import Golden
 
 
 def change(folder: Path, **identity: Any) -> None:
-    raw = json.loads((folder / MANIFEST).read_text())
-    raw["identity"] |= identity
-    (folder / MANIFEST).write_text(json.dumps(raw))
+    """A whole engine, but of another build."""
+    manifest = read(folder)
+    other = dataclasses.replace(manifest.identity, **identity)
+    plans = {p: dataclasses.replace(s, key=other.key(p)) for p, s in manifest.plans.items()}
+    (folder / MANIFEST).write_text(EngineManifest(other, plans, "0" * 64).to_json())
 
 
 def truncate(folder: Path) -> None:
@@ -43,10 +48,23 @@ def forget(folder: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps(raw))
 
 
+def other_weights(folder: Path) -> None:
+    pieces = dict(read(folder).identity.pieces)
+    pieces["backbone"] = dataclasses.replace(pieces["backbone"], weights="0" * 64)
+    change(folder, pieces=pieces)
+
+
+def other_key(folder: Path) -> None:
+    raw = json.loads((folder / MANIFEST).read_text())
+    raw["plans"]["mel"]["key"] = "0" * 64
+    (folder / MANIFEST).write_text(json.dumps(raw))
+
+
 CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     "other version": (lambda f: change(f, version="1.6.0"), r"version 1\.6\.0, here is 1\.7"),
-    "other weights": (lambda f: change(f, bundle="0" * 64), r"bundle 0{16}, here is"),
-    "other GPU": (lambda f: change(f, capabilities=["12.0"]), r"12\.0, this GPU has 8\.9"),
+    "other weights": (other_weights, r"weights 0{16} of backbone, the bundle has"),
+    "other plan": (other_key, r"plan of mel is of another build"),
+    "other GPU": (lambda f: change(f, capabilities=("12.0",)), r"12\.0, this GPU has 8\.9"),
     "truncated plan": (truncate, r"backbone\.plan is truncated"),
     "altered plan": (alter, r"backbone\.plan is truncated or altered"),
     "missing plan": (lambda f: (f / "mel.plan").unlink(), r"mel\.plan is missing"),
@@ -70,7 +88,7 @@ def test_refused(scratch: tuple[Bundle, Path], case: str) -> None:
 
 def test_a_gpu_that_the_engines_are_not_for(scratch: tuple[Bundle, Path]) -> None:
     """The remedy is the command for the GPU that is there."""
-    with pytest.raises(EngineError, match=r"this GPU has 12\.0.*--target trt-rtx:12\.0"):
+    with pytest.raises(EngineError, match=r"(?s)this GPU has 12\.0.*--target trt-rtx:12\.0"):
         open_on(scratch[0], FakeCuda(sm="12.0"))
 
 
@@ -92,7 +110,7 @@ def test_classic_engines_are_for_one_gpu(
     golden: Golden, fake_engines: Callable[..., tuple[Bundle, Path]]
 ) -> None:
     bundle, _ = fake_engines(golden.lm_names[0], "trt")
-    with pytest.raises(EngineError, match=r"this GPU has 9\.0.*--target trt"):
+    with pytest.raises(EngineError, match=r"(?s)this GPU has 9\.0.*--target trt"):
         open_on(bundle, FakeCuda(sm="9.0"), "trt")
 
 
@@ -126,15 +144,30 @@ def test_no_engines(scratch: tuple[Bundle, Path]) -> None:
         open_on(scratch[0], FakeCuda(), "trt")
 
 
-def test_bundle_identity_follows_its_files(scratch: tuple[Bundle, Path]) -> None:
-    """Another weight file is another bundle, and its engines are refused."""
-    bundle, _ = scratch
-    before, path = bundle.identity, bundle.folder / BUNDLE_MANIFEST
+def edited(bundle: Bundle, name: str) -> Bundle:
+    """The same bundle, but for one of its files."""
+    path = bundle.folder / BUNDLE_MANIFEST
     raw = json.loads(path.read_text())
-    raw["files"]["backbone.onnx.data"]["sha256"] = "0" * 64
+    raw["files"][name]["sha256"] = "0" * 64
     path.unlink()  # a hard link
-    path.write_text(json.dumps(raw))
-    altered = Bundle.open(bundle.folder, verify=False)
-    assert altered.identity != before
-    with pytest.raises(EngineError, match=f"bundle {before[:16]}, here is {altered.identity[:16]}"):
+    write_text(path, json.dumps(raw))
+    return Bundle.open(bundle.folder, verify=False)
+
+
+def test_a_tokenizer_file_is_nothing_to_an_engine(scratch: tuple[Bundle, Path]) -> None:
+    bundle, folder = scratch
+    name = next(n for n in bundle.manifest.files if not n.endswith((".onnx", ".data")))
+    altered = edited(bundle, name)
+    assert altered.identity != bundle.identity
+    with open_on(altered, FakeCuda()) as backend:
+        assert backend.folder == folder
+
+
+def test_engines_of_other_weights(scratch: tuple[Bundle, Path]) -> None:
+    """They are not looked for, and refused where they are named."""
+    bundle, folder = scratch
+    altered = edited(bundle, "backbone.onnx.data")
+    with pytest.raises(EngineError, match="has no engines for"):
         open_on(altered, FakeCuda())
+    with pytest.raises(EngineError, match=r"weights .* of backbone, the bundle has 0{16}"):
+        open_on(altered, FakeCuda(), trust=Trust(folder))

@@ -23,7 +23,8 @@ from mimo_edge.engines.builder import (
 )
 from mimo_edge.engines.recipe import for_bundle
 from mimo_edge.runtime.bundle.bundle import Bundle
-from mimo_edge.runtime.bundle.engine import folder_of, read
+from mimo_edge.runtime.bundle.engine import read
+from mimo_edge.runtime.bundle.engine_folders import home_of, name_of
 from mimo_edge.runtime.bundle.errors import EngineError
 from mimo_edge.runtime.bundle.manifest import PIECES
 
@@ -46,8 +47,8 @@ def test_stopped_between_pieces(
 
     monkeypatch.setattr(build_module, "build", stop)
     with pytest.raises(KeyboardInterrupt):
-        build_engines(bundle, identity, TARGET, tensorrt_rtx, LIMITS)
-    folder = folder_of(bundle, identity)
+        build_engines(bundle, identity, TARGET, tensorrt_rtx, LIMITS, home_of(bundle))
+    folder = home_of(bundle) / name_of(identity)
     assert {p.name for p in folder.iterdir()} == {"mel.plan", "mel.log", "mel.json"}
     with pytest.raises(EngineError, match="no finished engine"):
         read(folder)
@@ -80,7 +81,7 @@ def test_ctrl_c_while_tensorrt_works(golden: Golden, bundle_copy: Callable[..., 
     # the second may find an interpreter that is about to end, which it then ends
     assert process.wait() in (130, -signal.SIGINT) and interrupts == 2, said
     assert "mimo-edge: interrupted" in said[-1]
-    (folder,) = (bundle.folder / "engines").iterdir()
+    (folder,) = home_of(bundle).iterdir()
     left = {path.name for path in folder.iterdir()}
     assert {"backbone.plan", "backbone.log", "backbone.json"} <= left
     assert not left & {"engine.json", "patch_decoder.plan"}

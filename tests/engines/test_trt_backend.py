@@ -3,14 +3,17 @@
 import gc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from mimo_edge.engines.profiles import PREFILL_CHUNK
 from mimo_edge.parity import tolerances
 from mimo_edge.runtime.audio import codec
 from mimo_edge.runtime.backends.trt import TrtBackend
+from mimo_edge.runtime.backends.trt_context import Context
+from mimo_edge.runtime.backends.trt_rows import run_length
 from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.engine import PREFILL_LENGTHS
 from mimo_edge.runtime.bundle.errors import (
     ContextError,
     EngineError,
@@ -18,14 +21,8 @@ from mimo_edge.runtime.bundle.errors import (
     ResourceError,
 )
 from mimo_edge.runtime.chat.presets import Sampling
-from mimo_edge.runtime.generation.loop import (
-    Loop,
-    Request,
-    Step,
-    generate,
-    join_steps,
-    split_grid,
-)
+from mimo_edge.runtime.generation.loop import Loop, generate
+from mimo_edge.runtime.generation.request import Request, Step, join_steps, split_grid
 from mimo_edge.runtime.tasks import MimoAudio, Options
 
 from tests import check
@@ -80,8 +77,8 @@ def test_chunked_prefill_of_unequal_rows(
         states = backend.new_rows(2)
         states._memory.chunk = 7
         behind = 2  # the first row's steps are the second's prompt
-        first = states.prefill(0, text[: patches - behind], codes[: patches - behind])
-        logits = states.prefill(1, text[:patches], codes[:patches])
+        first = states.extend(0, text[: patches - behind], codes[: patches - behind])
+        logits = states.extend(1, text[:patches], codes[:patches])
         check.close(logits[None, None], arrays["prefill.text_logits"], tolerances.LM, "prefill")
         assert np.abs(first - logits).max() > tolerances.LM.absolute, "rows are told apart"
         expected = {patches: arrays["prefill.text_logits"][0]} | {
@@ -90,13 +87,113 @@ def test_chunked_prefill_of_unequal_rows(
         }
         for step in range(len(text) - patches):
             here = np.array([patches - behind + step, patches + step])
-            logits = states.step(text[here], codes[here], np.array([True, True]))
+            logits = states.step(0, text[here], codes[here], np.array([True, True]))
             for row, length in enumerate(states.lengths):
                 if int(length) in expected:
                     what = f"row {row} at {length}"
                     wanted = expected[int(length)]
                     check.close(logits[row : row + 1], wanted, tolerances.LM, what)
         assert states.lengths[0] >= patches, "the first row never reaches a golden position"
+
+
+def test_runs_of_a_prefill() -> None:
+    """Few lengths, the shortest that holds what is left, and never beyond the end of the cache."""
+    lengths = (1, 16, 64, 256)
+    assert [run_length(n, 1000, lengths) for n in (1, 2, 16, 17, 70, 300)] == [
+        *(1, 16, 16, 64, 256, 256)
+    ]
+    for room in range(1, 330):
+        for count in (1, 2, 15, 16, 17, room):
+            left, here, runs = min(count, room), room, 0
+            while left > 0:
+                length = run_length(left, here, lengths)
+                assert length in lengths and length <= here
+                left, here, runs = left - length, here - length, runs + 1
+            assert runs <= 1 + 3 + 3 + 15
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_a_padded_prefill(golden: Golden, open_fake: Open, lm_name: str, product: str) -> None:
+    """Whatever is behind the last position of a run, all that follows is the golden's: what a run
+    of 16 wrote beyond a prompt, the next steps overwrite. The shapes are of the few lengths."""
+    arrays = golden.npz(f"{lm_name}.forward.npz")
+    backend, _ = open_fake(lm_name, product)
+    with backend:
+        text, codes = split_grid(arrays["ids"], backend.bundle.model.group_size)
+        patches = int(arrays["prefill_groups"])
+        states = backend.new_rows(2)
+        states.prefill(0, text[:1], codes[:1])  # the other row is as short as can be
+        seen = []
+        bind = Context.bind
+        with pytest.MonkeyPatch.context() as patch:
+
+            def spy(self: Context, name: str, address: int, shape: Any = None) -> None:
+                if name == "text_ids":
+                    seen.append(shape[1])
+                bind(self, name, address, shape)
+
+            patch.setattr(Context, "bind", spy)
+            logits = states.prefill(1, text[:patches], codes[:patches])
+        assert seen and set(seen) <= set(PREFILL_LENGTHS) and sum(seen) > patches
+        check.close(logits[None, None], arrays["prefill.text_logits"], tolerances.LM, "prefill")
+        for step in range(len(text) - patches):
+            here = np.array([0, patches + step])
+            logits = states.step(text[here], codes[here], np.array([False, True]))
+            wanted = arrays[f"step{step}.text_logits"][0]
+            check.close(logits[1:], wanted, tolerances.LM, f"step {step}")
+
+
+def test_a_prompt_that_fills_the_cache(golden: Golden, open_fake: Open) -> None:
+    """At the end of the cache a run must not be longer than the room: the fake would see a write
+    behind the row. In chunks and at once the same scores come out."""
+    lm = golden.lm_names[0]
+    backend, _ = open_fake(lm)
+    with backend:
+        model = backend.bundle.model
+        text, codes = split_grid(golden.npz(f"{lm}.forward.npz")["ids"], model.group_size)
+        states = backend.new_rows(1)
+        many = np.resize(np.arange(len(text)), states.capacity - 1)
+        whole = states.prefill(0, text[many], codes[many])
+        states._memory.chunk = 100
+        assert states.capacity - 300 < 64, "the last chunk has no room for the length above it"
+        parts = states.prefill(0, text[many], codes[many])
+        check.close(parts[None], whole[None], tolerances.LM, "in chunks")
+        states.step(text[:1], codes[:1], np.array([True]))
+        assert states.lengths[0] == states.capacity
+
+
+def test_arrays_of_other_dtypes(golden: Golden, open_fake: Open) -> None:
+    """int32 is cast, not read as int64; what would lose something is refused by name."""
+    lm = golden.lm_names[0]
+    backend, _ = open_fake(lm)
+    with backend:
+        model = backend.bundle.model
+        text, codes = split_grid(golden.npz(f"{lm}.forward.npz")["ids"], model.group_size)
+        small, small_codes = text.astype(np.int32), codes.astype(np.int16)
+        one = np.array([True])
+        states = backend.new_rows(1)
+        expected = states.prefill(0, text[:5], codes[:5]), states.step(text[5:6], codes[5:6], one)
+        got = (
+            states.prefill(0, small[:5], small_codes[:5]),
+            states.step(small[5:6], small_codes[5:6], one),
+        )
+        for wanted, found in zip(expected, got, strict=True):
+            check.equal(found, wanted, "int32")
+        with pytest.raises(InputError, match="codes is float64, and must be int64"):
+            states.step(text[5:6], codes[5:6].astype(np.float64), one)
+        with pytest.raises(InputError, match=r"text_ids is \[2\], and must be \[1, 1\]"):
+            states.step(text[5:7], codes[5:6], one)
+        with pytest.raises(InputError, match="text_ids is float32, and must be int64"):
+            states.prefill(0, text[:5].astype(np.float32), codes[:5])
+        settings = np.ones(1), np.zeros(1, np.int64), np.ones(1, np.float32)
+        uniforms = np.zeros((1, model.group_size, model.n_q), np.float32)
+        with pytest.raises(InputError, match="temperature is float64, and must be float32"):
+            states.draw_codes(uniforms, *settings)
+        spoken = golden.npz("decoder.npz")["long.codes"]
+        wav = codec.decode(backend, spoken)
+        check.equal(codec.decode(backend, spoken.astype(np.int32)), wav, "int32 codes")
+        with pytest.raises(InputError, match="wav is float64, and must be float32"):
+            backend.mel(wav.astype(np.float64))
 
 
 @pytest.mark.parametrize("product", PRODUCTS)
@@ -109,7 +206,7 @@ def test_rows_equal_rows_alone(golden: Golden, open_fake: Open, product: str) ->
     backend, _ = open_fake(lm, product)
     with backend:
         alone = [list(generate(backend, r, golden.empty_id)) for r in requests]
-        loop = Loop(backend, golden.empty_id, rows=2)
+        loop = Loop(backend, golden.empty_id, slots=2)
         request_ids = [loop.add(request) for request in requests]
         together: dict[int, list[Step]] = {request_id: [] for request_id in request_ids}
         while steps := loop.step():
@@ -199,20 +296,20 @@ def test_order_of_calls(golden: Golden, open_fake: Open) -> None:
         model = backend.bundle.model
         text, codes = split_grid(golden.npz(f"{lm}.forward.npz")["ids"], model.group_size)
         states, one = backend.new_rows(1), np.array([True])
-        states.prefill(0, text[:4], codes[:4])
-        states.step(text[4:5], codes[4:5], one)  # plain, then captured
+        states.extend(0, text[:4], codes[:4])
+        states.step(0, text[4:5], codes[4:5], one)  # plain, then captured
         held = backend.device.allocated
         cuda.calls.clear()
-        states.step(text[5:6], codes[5:6], one)
+        states.step(0, text[5:6], codes[5:6], one)
         assert names(cuda) == ["upload"] * 3 + ["launch", "download", "synchronize"]
         assert cuda.calls[3] == ("launch", 2), "patch encoder and backbone in one graph"
         assert cuda.calls[4][2] == 4 * model.vocab_size
 
         settings = np.ones(1, np.float32), np.zeros(1, np.int64), np.ones(1, np.float32)
         uniforms = np.zeros((1, model.group_size, model.n_q), np.float32)
-        states.draw_codes(uniforms, *settings)
+        states.draw_codes(0, uniforms, *settings)
         cuda.calls.clear()
-        states.draw_codes(uniforms, *settings)
+        states.draw_codes(0, uniforms, *settings)
         assert names(cuda) == ["upload"] * 4 + ["launch", "download", "synchronize"]
         assert cuda.calls[5][2] == 8 * model.group_size * model.n_q
         assert backend.device.allocated == held, "a step allocates"
@@ -240,15 +337,15 @@ def test_limits(golden: Golden, open_fake: Open) -> None:
         with pytest.raises(InputError, match="--max-batch 3"):
             backend.new_rows(3)
         states = backend.new_rows(1)
-        assert states.capacity < PREFILL_CHUNK, "a full prompt is one chunk of the whole cache"
+        assert states.capacity < PREFILL_LENGTHS[-1], "a full prompt is one chunk"
         group = backend.bundle.model.group_size
         text, codes = split_grid(golden.npz(f"{lm}.forward.npz")["ids"], group)
         many = np.resize(np.arange(len(text)), states.capacity + 1)
         with pytest.raises(ContextError, match="--max-seq"):
-            states.prefill(0, text[many], codes[many])
-        states.prefill(0, text[many[:-1]], codes[many[:-1]])
+            states.extend(0, text[many], codes[many])
+        states.extend(0, text[many[:-1]], codes[many[:-1]])
         with pytest.raises(ContextError, match="positions"):
-            states.step(text[:1], codes[:1], np.array([True]))
+            states.step(0, text[:1], codes[:1], np.array([True]))
 
 
 def test_out_of_memory_before_work_starts(golden: Golden, open_fake: Open) -> None:

@@ -11,13 +11,8 @@ from mimo_edge.runtime.backends.ort import OrtBackend
 from mimo_edge.runtime.bundle.errors import ContextError, InputError
 from mimo_edge.runtime.chat.presets import Sampling
 from mimo_edge.runtime.chat.segments import Grid
-from mimo_edge.runtime.generation.loop import (
-    Loop,
-    Request,
-    Step,
-    generate,
-    join_steps,
-)
+from mimo_edge.runtime.generation.loop import Loop, generate
+from mimo_edge.runtime.generation.request import Request, Step, join_steps
 from mimo_edge.runtime.generation.sampling import Noise
 
 from tests import check
@@ -72,7 +67,7 @@ def test_rows_join_and_leave(golden: Golden, open_backend: Open, lm_name: str) -
     ]
     alone = [grid_of(backend, list(generate(backend, r, golden.empty_id))) for r in requests]
 
-    loop, waiting = Loop(backend, golden.empty_id, rows=2), list(enumerate(requests))
+    loop, waiting = Loop(backend, golden.empty_id, slots=2), list(enumerate(requests))
     request_ids: dict[int, int] = {}
     seen: dict[int, list[Step]] = {index: [] for index in range(len(requests))}
     while waiting or loop.free < 2:

@@ -6,7 +6,7 @@ import numpy as np
 from mimo_edge.parity import tolerances
 from mimo_edge.runtime.backends.ort import OrtBackend
 from mimo_edge.runtime.backends.ort_rows import OrtRowStates
-from mimo_edge.runtime.generation.loop import split_grid
+from mimo_edge.runtime.generation.request import split_grid
 
 from tests import check
 from tests.golden import Golden
@@ -97,30 +97,30 @@ def test_row_states(golden: Golden, open_backend: Open, lm_name: str) -> None:
     text, codes = split_grid(arrays["ids"], backend.bundle.model.group_size)
     patches = int(arrays["prefill_groups"])
     states = OrtRowStates(backend, 1, capacity=4)
-    logits = states.prefill(0, text[:patches], codes[:patches])
+    logits = states.extend(0, text[:patches], codes[:patches])
     check.close(logits[None, None], arrays["prefill.text_logits"], tolerances.LM, "prefill")
     for step in range(len(text) - patches):
         one = slice(patches + step, patches + step + 1)
-        logits = states.step(text[one], codes[one], np.array([True]))
+        logits = states.step(0, text[one], codes[one], np.array([True]))
         check.close(logits[None], arrays[f"step{step}.text_logits"], tolerances.LM, f"step{step}")
 
     states = OrtRowStates(backend, 1, capacity=4)
-    states.prefill(0, text[:1], codes[:1])
+    states.extend(0, text[:1], codes[:1])
     for patch in range(1, patches):
         one = slice(patch, patch + 1)
-        logits = states.step(text[one], codes[one], np.array([True]))
+        logits = states.step(0, text[one], codes[one], np.array([True]))
     check.close(logits[None], arrays["prefill.text_logits"], tolerances.LM, "steps only")
 
 
 def test_long_prompt(golden: Golden, open_backend: Open, lm_name: str, monkeypatch) -> None:
-    monkeypatch.setattr("mimo_edge.runtime.backends.ort.PREFILL_CHUNK", 100)
+    monkeypatch.setattr("mimo_edge.runtime.backends.ort_rows.PREFILL_CHUNK", 100)
     backend, arrays = open_backend(lm_name), golden.npz(f"{lm_name}.forward.npz")
     grid = arrays["long.ids"].astype(np.int64)
     text, codes = split_grid(grid, backend.bundle.model.group_size)
     states = backend.new_rows(1)
-    logits = states.prefill(0, text[:-1], codes[:-1])
+    logits = states.extend(0, text[:-1], codes[:-1])
     check.close(logits[None, None], arrays["long.text_logits"], tolerances.LM, "long")
-    logits = states.step(text[-1:], codes[-1:], np.array([True]))
+    logits = states.step(0, text[-1:], codes[-1:], np.array([True]))
     check.close(logits[None], arrays["long.step.text_logits"], tolerances.LM, "long.step")
 
 

@@ -1,12 +1,14 @@
 """ONNX Runtime's failures as ours, and rows that are used again."""
 
+import threading
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 import pytest
-from mimo_edge.runtime.backends.ort import OrtBackend
+from mimo_edge.parity import tolerances
+from mimo_edge.runtime.backends.ort import OrtBackend, _named
 from mimo_edge.runtime.backends.ort_rows import FIRST_CAPACITY, OrtRowStates
 from mimo_edge.runtime.bundle.errors import EnvironmentProblem, ResourceError
 
@@ -23,9 +25,7 @@ def prompt_of(golden: Golden, backend: OrtBackend, patches: int) -> tuple[np.nda
 def poison(states: OrtRowStates, row: int) -> None:
     """As an answer leaves the cache in which a component overflowed."""
     for cache in states._caches:
-        content = cache.numpy()
-        content[row] = np.nan
-        cache.update_inplace(content)
+        cache.read()[row, :, : states._touched[row]] = np.nan
 
 
 @pytest.mark.parametrize("rows", [1, 2])
@@ -33,23 +33,74 @@ def test_what_overflowed_stays_in_its_answer(
     golden: Golden, backend: OrtBackend, rows: int
 ) -> None:
     short, longer = (prompt_of(golden, backend, patches) for patches in (5, 9))
-    expected = backend.new_rows(1).prefill(0, *short)
+    expected = backend.new_rows(1).extend(0, *short)
     states = backend.new_rows(rows)
-    states.prefill(rows - 1, *longer)
+    states.extend(rows - 1, *longer)
     poison(states, rows - 1)
-    states.clear(rows - 1)
-    check.equal(states.prefill(rows - 1, *short), expected, "scores")
+    states.truncate(rows - 1, 0)
+    check.equal(states.extend(rows - 1, *short), expected, "scores")
     active = np.arange(rows) == rows - 1
     empty = np.zeros((rows, *short[1].shape[1:]), np.int64)
-    assert np.isfinite(states.step(np.zeros(rows, np.int64), empty, active)[rows - 1]).all()
+    assert np.isfinite(states.step(0, np.zeros(rows, np.int64), empty, active)[rows - 1]).all()
+
+
+def test_a_row_goes_on_from_what_another_holds(golden: Golden, backend: OrtBackend) -> None:
+    """Copied, cut and extended: as if it had been read alone, in one go."""
+    ids, codes = prompt_of(golden, backend, 12)
+    expected = backend.new_rows(1).extend(0, ids, codes).copy()
+    states = backend.new_rows(3)
+    states.extend(0, ids[:9], codes[:9])
+    states.extend(2, ids[:11], codes[:11])
+    poison(states, 2)
+    states.copy(0, 2, 7)
+    check.close(states.extend(2, ids[7:], codes[7:]), expected, tolerances.LM, "copied")
+    states.truncate(0, 5)
+    check.close(states.extend(0, ids[5:], codes[5:]), expected, tolerances.LM, "cut")
+    assert states.lengths.tolist() == [12, 0, 12]
+    # a step of one row, and of those from the first to the last
+    one = ids[:1], codes[:1], np.ones(1, bool)
+    alone = states.step(2, *one).copy()
+    three = np.resize(ids, 3), np.resize(codes, (3, *codes.shape[1:])), np.array([1, 0, 0], bool)
+    together = states.step(0, *three)
+    check.close(together[:1], alone, tolerances.LM, "the same step in two rows")
+    assert states.lengths.tolist() == [13, 0, 13]
+    states.close()
+    states.close()
+
+
+def test_threads_that_ask_for_a_piece_load_it_once(
+    backend: OrtBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh, loads = OrtBackend(backend.bundle), []
+    real = fresh._load
+    monkeypatch.setattr(fresh, "_load", lambda path: loads.append(path) or real(path))
+    threads = [threading.Thread(target=fresh.load, args=(["mel"],)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(loads) == 1
+
+
+def test_options_of_the_provider_pass_through(backend: OrtBackend) -> None:
+    named = [("CPUExecutionProvider", {}), "CPUExecutionProvider"]
+    options = {"session.intra_op.allow_spinning": "0"}
+    made = OrtBackend(backend.bundle, providers=named[:1], session_options=options)
+    assert made.session("mel").get_providers() == ["CPUExecutionProvider"]
+    assert made._options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    with pytest.raises(EnvironmentProblem, match=r"no NoneExecutionProvider; it has .*CPU"):
+        OrtBackend(backend.bundle, providers=["NoneExecutionProvider"])
+    assert _named(["CUDAExecutionProvider"]) == {"CUDAExecutionProvider": {"use_tf32": "0"}}
+    asked = ("CUDAExecutionProvider", {"use_tf32": "1", "device_id": "1"})
+    assert _named([asked])["CUDAExecutionProvider"] == {"use_tf32": "1", "device_id": "1"}
 
 
 def test_a_cache_that_cannot_grow_is_as_it_was(
     golden: Golden, backend: OrtBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids, codes = prompt_of(golden, backend, FIRST_CAPACITY)
-    states, allocate, left = backend.new_rows(1), backend.value, [1]
-    states.prefill(0, ids, codes)
+    states, allocate, left = backend.new_rows(1), backend.memory.allocate, [1]
+    states.extend(0, ids, codes)
 
     def until_memory_ends(shape: Any, dtype: Any) -> Any:
         if not left:
@@ -59,13 +110,13 @@ def test_a_cache_that_cannot_grow_is_as_it_was(
 
     one = ids[:1], codes[:1], np.ones(1, bool)
     with monkeypatch.context() as patch:
-        patch.setattr(backend, "value", until_memory_ends)
+        patch.setattr(backend.memory, "allocate", until_memory_ends)
         with pytest.raises(ResourceError):
-            states.step(*one)
+            states.step(0, *one)
     assert states.lengths[0] == FIRST_CAPACITY
     other = backend.new_rows(1)
-    other.prefill(0, ids, codes)
-    check.equal(states.step(*one), other.step(*one), "the step, tried again")
+    other.extend(0, ids, codes)
+    check.equal(states.step(0, *one), other.step(0, *one), "the step, tried again")
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,13 @@ from mimo_edge.parity import tolerances
 from mimo_edge.runtime.audio import codec
 from mimo_edge.runtime.backends.ort import OrtBackend
 from mimo_edge.runtime.bundle.errors import ContextError, InputError
-from mimo_edge.runtime.chat.answer import answer_text, split_answer, split_thinking
+from mimo_edge.runtime.chat.answer import answer_text, split_answer
 from mimo_edge.runtime.chat.conversation import Message
 from mimo_edge.runtime.chat.presets import Sampling
 from mimo_edge.runtime.chat.segments import Grid
 from mimo_edge.runtime.generation.generation import Result
-from mimo_edge.runtime.generation.loop import (
-    Request,
-    Step,
-    generate,
-    join_steps,
-)
+from mimo_edge.runtime.generation.loop import generate
+from mimo_edge.runtime.generation.request import Request, Step, join_steps
 from mimo_edge.runtime.tasks import Demonstration, MimoAudio, Options
 
 from tests import check
@@ -101,8 +97,8 @@ def test_stream_is_its_offline_definition(model: MimoAudio, right: int, style: s
     assert streamed is not None and streamed.wav is not None and whole.wav is not None
     check.equal(streamed.codes, whole.codes, "codes")
     assert streamed.text == whole.text
-    said = "".join(e.text for e in events)
-    assert split_thinking(said, opened=style is not None) == (whole.thinking, whole.answer)
+    assert "".join(e.text for e in events) == whole.answer
+    assert "".join(e.thinking for e in events) == whole.thinking
     assert whole.codes.shape[1] >= 20, "the seed gives too little speech to test"
     assert len(streamed.wav) == len(whole.wav)
     heard = np.concatenate([e.wav for e in events])
