@@ -33,7 +33,7 @@ lint: $(READY)
 $(READY): pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.11 ...')"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable ".[dev,trt,report]"
+	$(BIN)/python -m pip install --quiet --editable ".[dev,trt,report,cpu]"
 	touch $(READY)
 
 clean:

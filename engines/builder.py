@@ -20,6 +20,7 @@ from mimo_edge.engines.ports import (
 from mimo_edge.engines.target import Target
 from mimo_edge.runtime.bundle.engine import Profile
 from mimo_edge.runtime.bundle.errors import EngineError, EnvironmentProblem, ResourceError
+from mimo_edge.runtime.bundle.requirements import install
 
 OnProgress = Callable[[str, int, int], None]  # phase, steps done, steps in all
 INTERRUPTED = "interrupted"  # phase: Ctrl-C was seen, TensorRT has not stopped yet
@@ -53,7 +54,7 @@ def load_module(target: Target) -> Any:
         return importlib.import_module(target.module)
     except ImportError as error:
         how = (
-            'pip install "mimo-edge[trt]"'
+            install("trt")
             if target.product == "trt-rtx"
             else "it comes with JetPack, or from NVIDIA's own package index"
         )

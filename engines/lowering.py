@@ -4,9 +4,9 @@ The weights stay where they are: a lowered graph points into the bundle's data f
 """
 
 import onnx
+from mimo_edge.engines.profiles import CAPACITY
 from onnx import helper
 
-CAPACITY = "capacity"
 FLOAT, BFLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.BFLOAT16
 
 

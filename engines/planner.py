@@ -4,9 +4,7 @@
     memory = MEMORY_BASE + MEMORY_PER_BYTE * weights
     time   = SECONDS_BASE + SECONDS_PER_GB * weights
 
-The patch decoder is unrolled, and the builder works on every copy of its layers: its weights count
-once in the engine, and once for each sub-step in time and memory, by factors of their own. The
-measurements are in docs/tensorrt.md. They are of ahead-of-time builds on two cores; classic
+The measurements are in docs/tensorrt.md. They are of ahead-of-time builds on two cores; classic
 TensorRT also tries kernels on the GPU, which takes minutes more.
 """
 
@@ -17,10 +15,8 @@ from mimo_edge.runtime.bundle.manifest import PIECES
 
 MEMORY_BASE = 0.3e9  # bytes
 MEMORY_PER_BYTE = 3.1
-MEMORY_PER_UNROLLED_BYTE = 2.2
 SECONDS_BASE = 1.0
 SECONDS_PER_GB = 9.0
-SECONDS_PER_UNROLLED_GB = 22.0
 
 
 @dataclass(frozen=True)
@@ -36,16 +32,10 @@ class Estimate:
 
 def estimate(bundle: Bundle) -> list[Estimate]:
     """Size, memory and time of each piece, in the order in which they are built."""
-    model = bundle.model
     result = []
     for piece in PIECES:
-        weights = bundle.manifest.files[bundle.piece(piece).file + ".data"].bytes
-        if piece == "patch_decoder":
-            touched = weights * (model.group_size + max(model.delays))
-            memory = MEMORY_PER_UNROLLED_BYTE * touched
-            seconds = SECONDS_PER_UNROLLED_GB * touched / 1e9
-        else:
-            memory, seconds = MEMORY_PER_BYTE * weights, SECONDS_PER_GB * weights / 1e9
+        weights = bundle.weights(piece).bytes
+        memory, seconds = MEMORY_PER_BYTE * weights, SECONDS_PER_GB * weights / 1e9
         result.append(
             Estimate(piece, weights, weights, int(MEMORY_BASE + memory), SECONDS_BASE + seconds)
         )

@@ -4,19 +4,16 @@ from collections.abc import Iterable
 from typing import Any
 
 import onnx
-from mimo_edge.runtime.bundle.engine import DTYPES
+from mimo_edge.runtime.bundle.dtypes import DTYPES
 from mimo_edge.runtime.bundle.errors import EngineError
 from mimo_edge.runtime.bundle.manifest import TensorSpec
 
 Ports = dict[str, tuple[str, tuple[int, ...]]]  # name -> dtype, shape (-1 = in a profile)
 
 # the bundle's names of dtypes
-TENSORRT_DTYPES = {theirs: ours for ours, theirs in DTYPES.items()}
+TENSORRT_DTYPES = {dtype.tensorrt: dtype.name for dtype in DTYPES.values()}
 ONNX_DTYPES: dict[int, str] = {
-    onnx.TensorProto.FLOAT: "float32",
-    onnx.TensorProto.FLOAT16: "float16",
-    onnx.TensorProto.BFLOAT16: "bfloat16",
-    onnx.TensorProto.INT64: "int64",
+    onnx.TensorProto.DataType.Value(dtype.onnx): dtype.name for dtype in DTYPES.values()
 }
 
 

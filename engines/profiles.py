@@ -2,16 +2,15 @@
 
 from dataclasses import dataclass
 
-from mimo_edge.engines.lowering import CAPACITY
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.engine import PREFILL_LENGTHS, Profile, Range
 from mimo_edge.runtime.bundle.errors import InputError
-from mimo_edge.runtime.bundle.manifest import TensorSpec
+from mimo_edge.runtime.bundle.manifest import AUDIO_SECONDS, TensorSpec
 
+CAPACITY = "capacity"  # the axis of a cache along which it grows
 RUN_POSITIONS = 1024  # of all rows, in the largest run that a profile describes
 SMALLEST_CHUNK = 64  # of a prefill, where that makes it more
 AUDIO_PIECES = ("mel", "tokenizer_encoder", "tokenizer_decoder")
-AUDIO_SECONDS = 60  # longer audio is cut by the runtime
 
 
 @dataclass(frozen=True)

@@ -7,22 +7,22 @@ import dataclasses
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
-from mimo_edge.engines.components import Matrix, component_of
+from mimo_edge.engines.components import COMPONENTS, EXACT, component_of
 from mimo_edge.engines.quantized_graph import (
     CODE_TYPES,
     matrices,
     quantize_graph,
-    scales_of,
 )
-from mimo_edge.engines.recipe import Form, Recipe
-from mimo_edge.engines.schemes import CHANNEL, SCHEMES, Floats, Read, pack_int4, quantize
-from mimo_edge.engines.weigh import Part, form_bytes
+from mimo_edge.engines.quantized_piece import Plan, is_dynamic, quantized, recorded
+from mimo_edge.engines.recipe import Recipe, check_calibrated
+from mimo_edge.engines.schemes import Floats, Read
+from mimo_edge.engines.weigh import Part
 from mimo_edge.engines.weight_file import (
     Stored,
     is_external,
@@ -34,48 +34,22 @@ from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import RecipeError
 from mimo_edge.runtime.bundle.files import hash_file, write_text
 from mimo_edge.runtime.bundle.folders import check_output
-from mimo_edge.runtime.bundle.manifest import MANIFEST, PIECES, FileSpec, PieceSpec
+from mimo_edge.runtime.bundle.manifest import (
+    MANIFEST,
+    PIECES,
+    FileSpec,
+    PieceSpec,
+)
 from mimo_edge.runtime.bundle.unfinished import (
     finish,
     partial_folder,
     read_marker,
     write_marker,
 )
-from numpy.typing import DTypeLike, NDArray
-
-_PART = 1 << 24  # codes that are laid out for the file at a time
+from numpy.typing import NDArray
 
 # (what is being done, bytes of the float bundle done, bytes in all)
 OnProgress = Callable[[str, int, int], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """One piece: its float graph, and the form of each matrix that is quantised."""
-
-    model: onnx.ModelProto
-    weights: Mapping[str, Matrix]
-    forms: Mapping[str, Form]
-
-    @classmethod
-    def of(cls, model: onnx.ModelProto, recipe: Recipe) -> "Plan":
-        """Raises RecipeError for a recipe that does not fit."""
-        weights = matrices(model)
-        found = {name: recipe.form(weight) for name, weight in weights.items()}
-        return cls(model, weights, {name: form for name, form in found.items() if form})
-
-    @property
-    def bytes(self) -> int:
-        """Of the data file that will come, give or take what aligns it."""
-        total = 0
-        for tensor in self.model.graph.initializer:
-            width = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-            if tensor.name in self.forms:
-                weight = self.weights[tensor.name]
-                total += form_bytes(weight, self.forms[tensor.name], width)
-            elif is_external(tensor):
-                total += int(np.prod(tensor.dims)) * width
-        return total
 
 
 def quantize_bundle(
@@ -111,18 +85,19 @@ def quantize_bundle(
                 on_write = partial(
                     heard, f"quantising {piece}" if plan.forms else f"copying {piece}"
                 )
-                finished = _quantize_piece(bundle, piece, plan, folder, on_write)
+                finished = _quantize_piece(bundle, recipe, piece, plan, folder, on_write)
                 write_marker(folder, piece, key, finished)
             else:
                 heard(f"kept {piece}", _data_file(bundle, piece).stat().st_size)
             pieces[piece] = finished[0]
             files.update(finished[1])
-        taken = {name for spec in bundle.manifest.pieces.values() for name in (spec.file,)}
-        taken |= {f"{name}.data" for name in taken}
+        taken = {n for spec in bundle.manifest.pieces.values() for n in (spec.file, spec.data)}
         for name in bundle.manifest.files.keys() - taken:
             shutil.copyfile(bundle.folder / name, folder / name)
             files[name] = hash_file(folder / name)
-        manifest = dataclasses.replace(bundle.manifest, pieces=pieces, files=files)
+        manifest = dataclasses.replace(
+            bundle.manifest, pieces=pieces, files=files, recipe=recipe.name
+        )
         write_text(folder / MANIFEST, manifest.to_json())
         finish(folder, place)
     on_progress("done", total, total)
@@ -130,6 +105,17 @@ def quantize_bundle(
 
 def check_recipe(bundle: Bundle, recipe: Recipe) -> None:
     """Raises RecipeError for a recipe that cannot be made from this bundle."""
+    own = {component: bundle.piece("backbone").compute for component in COMPONENTS}
+    for piece in PIECES:
+        for component in bundle.piece(piece).weights.keys() & own.keys():
+            own[component] = bundle.piece(piece).compute
+    for component, part in recipe.components.items():
+        if part.compute not in (None, own[component]) and component != EXACT:
+            raise RecipeError(
+                f"recipe {recipe.name} computes {component} in {part.compute}, the bundle has it "
+                f"in {own[component]}. Export the checkpoint with --recipe {recipe.name}."
+            )
+    check_calibrated(recipe)
     if not recipe.quantizes:
         raise RecipeError(
             f"recipe {recipe.name} quantises nothing. Export the checkpoint with --recipe "
@@ -149,7 +135,12 @@ def bundle_parts(bundle: Bundle) -> Iterator[Part]:
 
 
 def _quantize_piece(
-    bundle: Bundle, piece: str, plan: Plan, folder: Path, on_write: Callable[[int], None]
+    bundle: Bundle,
+    recipe: Recipe,
+    piece: str,
+    plan: Plan,
+    folder: Path,
+    on_write: Callable[[int], None],
 ) -> tuple[PieceSpec, dict[str, FileSpec]]:
     spec, data = bundle.piece(piece), _data_file(bundle, piece)
     floats = {tensor.name: tensor for tensor in plan.model.graph.initializer}
@@ -179,36 +170,10 @@ def _quantize_piece(
     path = folder / spec.file
     path.write_bytes(model.SerializeToString(deterministic=True))
     onnx.checker.check_model(str(path))
-    return spec, {data.name: file, spec.file: hash_file(path)}
-
-
-def quantized(
-    weight: Matrix,
-    form: Form,
-    read: Read,
-    scale_dtype: DTypeLike,
-    on_progress: Callable[[int], None] = lambda _: None,
-) -> Iterator[Stored]:
-    """Quantise a matrix, and give its codes and scales as the file holds them."""
-    shape = (weight.outputs, weight.inputs)
-    scheme = SCHEMES[form.scheme]
-    found = quantize(
-        weight.name, shape, read, scheme, form.block, form.method, scale_dtype, on_progress
+    made = dataclasses.replace(
+        spec, weights=recorded(plan, spec.weights), dynamic=is_dynamic(plan, recipe)
     )
-    yield Stored(weight.name, _code_parts(found.codes, weight.table, scheme.bits == 4))
-    scales = found.scales if weight.table or form.block == CHANNEL else found.scales.T
-    yield Stored(scales_of(weight.name), [scales])
-
-
-def _code_parts(codes: NDArray, table: bool, packed: bool) -> Iterator[NDArray]:
-    """Codes [outputs, inputs] in memory order: a table as it is, a layer as [inputs, outputs]."""
-    if table:
-        yield codes
-        return
-    step = max(2, _PART // len(codes) // 2 * 2)  # even: a byte of int4 is not cut in two
-    for start in range(0, codes.shape[1], step):
-        part = np.ascontiguousarray(codes[:, start : start + step].T)
-        yield pack_int4(part) if packed else part
+    return made, {data.name: file, spec.file: hash_file(path)}
 
 
 def _reader(values: NDArray, table: bool) -> Read:
@@ -233,8 +198,7 @@ def _read_graph(bundle: Bundle, piece: str) -> onnx.ModelProto:
 
 
 def _data_file(bundle: Bundle, piece: str) -> Path:
-    path = bundle.path(piece)
-    return path.with_name(f"{path.name}.data")
+    return bundle.folder / bundle.piece(piece).data
 
 
 def _version() -> str:

@@ -121,7 +121,7 @@ def _look_up(weight: Matrix, gather: onnx.NodeProto) -> list[onnx.NodeProto]:
             [codes, scales],
             [output],
             name=f"{output}_dequantized",
-            axis=-1,
+            axis=-1,  # the ids may have any rank
             block_size=weight.inputs,
         ),
     ]

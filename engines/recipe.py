@@ -32,13 +32,14 @@ from typing import Any
 from mimo_edge.engines.components import COMPONENTS, EXACT, TABLES, Matrix
 from mimo_edge.engines.schemes import CHANNEL, METHODS, SCHEMES
 from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.dtypes import PRECISIONS
 from mimo_edge.runtime.bundle.errors import RecipeError
-from mimo_edge.runtime.bundle.manifest import PIECES
+from mimo_edge.runtime.bundle.manifest import PIECES, WeightScheme
 
 FOLDER = Path(__file__).parent / "recipes"
-PRECISIONS = ("fp32", "fp16", "bf16")
 FLOAT = "float"
 ACTIVATIONS = (FLOAT, "dynamic", "int8", "fp8")
+FP8_CAPABILITY = 8.9  # of the oldest GPU that multiplies E4M3
 CALIBRATED = ("int8", "fp8")  # activations whose scales are found before
 
 
@@ -194,27 +195,67 @@ def compute_of(recipe: Recipe, default: str, path: Path | None = None) -> dict[s
     return found | {EXACT: "fp32"}
 
 
+def check_calibrated(recipe: Recipe) -> None:
+    """Raises RecipeError for a recipe whose activations need scales that nothing finds yet."""
+    if recipe.calibrated:
+        raise RecipeError(
+            f"recipe {recipe.name} quantises the activations of {', '.join(recipe.calibrated)}, "
+            "whose scales need calibration, which is not here yet. Choose int8 or int4, or set "
+            "activations to float or dynamic in a recipe of your own."
+        )
+
+
+def check_export(recipe: Recipe, compute: str) -> None:
+    """Raises RecipeError for a recipe that an export in this precision cannot follow."""
+    check_calibrated(recipe)
+    for name, component in recipe.components.items():
+        if name != EXACT and component.compute not in (None, compute):
+            raise RecipeError(
+                f"recipe {recipe.name} computes {name} in {component.compute}, the export all in "
+                f"{compute}. Give --dtype {component.compute}, or leave compute out of the recipe."
+            )
+
+
 @dataclass(frozen=True)
 class BundleRecipe:
-    """What a bundle is made by: the recipe's name, and the precision of each piece."""
+    """What a bundle is made by: the recipe's name, and the precision of each piece in words."""
 
     name: str
     precision: Mapping[str, str]
 
 
 def for_bundle(bundle: Bundle, name: str | None) -> BundleRecipe:
-    """The named recipe, or the one of the bundle's own precision; raises RecipeError if it does not
-    fit the bundle."""
-    chosen = load(name or bundle.piece("backbone").precision)
-    compute = compute_of(chosen, bundle.piece("backbone").precision) | {"mel": "fp32"}
-    for piece in PIECES:  # each is named as the component that most of it is
-        wanted, found = compute[piece], bundle.piece(piece).precision
-        if wanted != found:
-            raise RecipeError(
-                f"recipe {chosen.name} wants {piece} in {wanted}, the bundle has it in {found}. "
-                f"Export the checkpoint with --dtype {wanted}, or choose another recipe."
-            )
-    return BundleRecipe(chosen.name, {piece: compute[piece] for piece in PIECES})
+    """The recipe that a bundle was made by. Raises RecipeError if another is asked for."""
+    own = bundle.manifest.recipe
+    wanted = own if name is None else load(name).name
+    if wanted != own:
+        raise RecipeError(
+            f"{bundle.folder} was made by recipe {own}, not {wanted}. Make one by that: "
+            f"mimo-edge export ... --recipe {wanted}, or of a float bundle mimo-edge quantize."
+        )
+    precision = {}
+    for piece in PIECES:
+        spec = bundle.piece(piece)
+        forms = {_words(w) for w in spec.weights.values() if w.scheme not in PRECISIONS}
+        precision[piece] = " ".join([spec.compute, *sorted(forms)])
+    return BundleRecipe(own, precision)
+
+
+def check_target(bundle: Bundle, capabilities: tuple[str, ...]) -> None:
+    """Raises RecipeError for a bundle that GPUs of these compute capabilities cannot run."""
+    stored = {w.scheme for piece in PIECES for w in bundle.piece(piece).weights.values()}
+    old = [c for c in capabilities if float(c) < FP8_CAPABILITY]
+    if "fp8" in stored and old:
+        raise RecipeError(
+            f"{bundle.folder} holds fp8 weights, which compute capability {', '.join(old)} cannot "
+            f"multiply: that takes {FP8_CAPABILITY} or newer. For older GPUs quantise with the "
+            "recipe int8 or int4."
+        )
+
+
+def _words(weights: WeightScheme) -> str:
+    block = "" if weights.block is None else f"/{weights.block}"
+    return "+".join([f"{weights.scheme}{block}", *weights.also])
 
 
 class _Reader:
@@ -227,7 +268,7 @@ class _Reader:
         self.keys(raw, name, ("compute", "weights", "activations"))
         compute = raw.get("compute")
         if compute is not None:
-            self.choice(compute, PRECISIONS, f"compute of {name}")
+            self.choice(compute, tuple(PRECISIONS), f"compute of {name}")
         activations = raw.get("activations", FLOAT)
         self.choice(activations, ACTIVATIONS, f"activations of {name}")
         weights = self.weights(name, self.table(raw, "weights"))

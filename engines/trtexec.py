@@ -25,7 +25,7 @@ def write_lowered(bundle: Bundle, limits: Limits, home: Path) -> Path:
         path = bundle.path(piece)
         model = lower(onnx.load(path, load_external_data=False), limits.max_seq)
         (folder / path.name).write_bytes(model.SerializeToString(deterministic=True))
-        data = folder / f"{path.name}.data"
+        data = folder / bundle.piece(piece).data
         if not data.is_symlink():
             data.symlink_to(path.with_name(data.name).resolve())
     return folder

@@ -8,18 +8,23 @@ sees; the cache must have room for them.
 from functools import partial
 
 import torch
-from mimo_edge.export.operators import tensor_scatter
+from mimo_edge.export.cache import InPlaceCache, cache_ports
 from mimo_edge.export.piece import Piece, Port
-from mimo_edge.mimo_ref import attention, rotary
+from mimo_edge.mimo_ref import rotary
 from mimo_edge.mimo_ref.backbone import visible_keys
 from mimo_edge.mimo_ref.model import LanguageModel
 from torch import Tensor, nn
 
 
 class BackboneGraph(nn.Module):
+    """The last product is the patch decoder's `hidden_states_downcast`: what a patch starts from
+    is wanted once, and the patch decoder's own graph runs many times for it."""
+
     def __init__(self, model: LanguageModel) -> None:
         super().__init__()
         self.backbone = model.backbone
+        downcast = model.patch_decoder.hidden_states_downcast
+        self.patch_decoder = nn.ModuleDict({"hidden_states_downcast": downcast})
 
     def forward(
         self,
@@ -31,32 +36,21 @@ class BackboneGraph(nn.Module):
         """caches: keys of every layer, then values of every layer, each [B, H_kv, S, D]."""
         shape = self.backbone.config.backbone
         positions = past_lengths[:, None] + torch.arange(embeddings.shape[1])  # [B, T]
-        mask = visible_keys(positions, caches[0].shape[2], shape.window)
-        updated = list(caches)
-
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            keys = tensor_scatter(caches[layer], k, past_lengths)
-            values = tensor_scatter(caches[shape.layers + layer], v, past_lengths)
-            updated[layer], updated[shape.layers + layer] = keys, values
-            return attention.attention(q, keys, values, mask)
-
+        visible = visible_keys(positions, caches[0].shape[2], shape.window)
+        cache = InPlaceCache(caches, past_lengths, visible)
         dtype = embeddings.dtype
         cos, sin = rotary.tables(positions, shape.head_dim, shape.rope_theta, dtype)
-        rotate = partial(lambda x: rotary.rotate(x, cos, sin))
-        states = self.backbone.model(embeddings, rotate, attend)
+        rotate = partial(rotary.rotate, cos=cos, sin=sin)
+        states = self.backbone.model(embeddings, rotate, cache.attend)
         last = (new_lengths - 1)[:, None, None].expand(-1, 1, states.shape[-1])
         hidden = states.gather(1, last)[:, 0]  # [B, D]
-        return (hidden, self.backbone.text_logits(hidden).float(), *updated)
+        local_hidden = self.patch_decoder["hidden_states_downcast"](hidden)
+        return (local_hidden, self.backbone.text_logits(hidden).float(), *cache.updated)
 
 
 def piece(model: LanguageModel, dtype: torch.dtype) -> Piece:
     config, shape = model.config, model.config.backbone
     cache = ("batch", shape.kv_heads, "capacity", shape.head_dim)
-
-    def ports(prefix: str) -> tuple[Port, ...]:
-        names = [f"{prefix}_{kind}_{n}" for kind in ("keys", "values") for n in range(shape.layers)]
-        return tuple(Port(name, dtype, cache) for name in names)
-
     return Piece(
         name="backbone",
         module=BackboneGraph(model),
@@ -64,12 +58,12 @@ def piece(model: LanguageModel, dtype: torch.dtype) -> Piece:
             Port("embeddings", dtype, ("batch", "time", config.hidden_size)),
             Port("past_lengths", torch.int64, ("batch",)),
             Port("new_lengths", torch.int64, ("batch",)),
-            *ports("past"),
+            *cache_ports("past", shape.layers, dtype, cache),
         ),
         outputs=(
-            Port("hidden", dtype, ("batch", config.hidden_size)),
+            Port("local_hidden", dtype, ("batch", config.local_dim)),
             Port("logits", torch.float32, ("batch", config.vocab_size)),
-            *ports("present"),
+            *cache_ports("present", shape.layers, dtype, cache),
         ),
-        owners={"backbone": model.backbone},
+        owners={"backbone": model.backbone, "patch_decoder": model.patch_decoder},
     )

@@ -10,13 +10,21 @@ import hashlib
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import ml_dtypes
+import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
+from mimo_edge.engines.quantized_graph import quantize_graph
+from mimo_edge.engines.quantized_piece import Plan, is_dynamic, quantized, recorded
+from mimo_edge.engines.recipe import Recipe, check_export, load
+from mimo_edge.engines.weigh import as_parts, weigh
+from mimo_edge.engines.weight_file import Stored, point_to, write_weights
 from mimo_edge.export import (
     backbone,
     mel,
@@ -25,16 +33,19 @@ from mimo_edge.export import (
     tokenizer_decoder,
     tokenizer_encoder,
 )
-from mimo_edge.export.graph import lay_out_weights, simplify
+from mimo_edge.export.graph import count_axes_from_the_front, lay_out_weights, simplify
 from mimo_edge.export.piece import Piece, Port, cast
+from mimo_edge.export.shapes import graph_tensors
 from mimo_edge.export.trace import trace
 from mimo_edge.export.weights import (
-    WeightWriter,
+    Region,
+    WeightReader,
     attach,
     check_dtypes,
     plan_regions,
 )
 from mimo_edge.mimo_ref.config import AudioTokenizerConfig, LanguageModelConfig
+from mimo_edge.mimo_ref.errors import ConfigError
 from mimo_edge.mimo_ref.model import AudioTokenizer, LanguageModel
 from mimo_edge.mimo_ref.weights import (
     TensorFiles,
@@ -42,10 +53,12 @@ from mimo_edge.mimo_ref.weights import (
     read_config,
     upstream_tensors,
 )
+from mimo_edge.runtime.bundle.dtypes import PRECISIONS
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.bundle.files import hash_file, write_text
 from mimo_edge.runtime.bundle.folders import check_output
 from mimo_edge.runtime.bundle.manifest import (
+    COMPONENTS,
     MANIFEST,
     SCHEMA,
     FileSpec,
@@ -53,6 +66,7 @@ from mimo_edge.runtime.bundle.manifest import (
     ModelSpec,
     PieceSpec,
     TensorSpec,
+    WeightScheme,
 )
 from mimo_edge.runtime.bundle.unfinished import (
     finish,
@@ -60,12 +74,20 @@ from mimo_edge.runtime.bundle.unfinished import (
     read_marker,
     write_marker,
 )
+from mimo_edge.runtime.chat.protocol import protocol
 from mimo_edge.runtime.chat.text_tokenizer import TextTokenizer, tokenizer_files
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES: dict[str, torch.dtype] = {n: getattr(torch, d.name) for n, d in PRECISIONS.items()}
+SCALE_DTYPES = {
+    torch.float32: np.float32,
+    torch.float16: np.float16,
+    torch.bfloat16: ml_dtypes.bfloat16,
+}
+EXACT = ("mel", "codebooks")  # components that stay in float32 in every bundle
 TRACE_BYTES = 1 << 30  # memory that torch and a traced graph take, whatever the weights
 TOOLS = ("mimo-edge", "torch", "onnx", "onnxscript", "onnx-ir")
-CODE = ("export/*.py", "mimo_ref/*.py")  # what makes a piece, beside the tools
+# what makes a piece, beside the tools
+CODE = ("export/*.py", "mimo_ref/*.py", "engines/quantized_*.py", "engines/schemes.py")
 
 # (what is being done, steps done, steps in all); steps are bytes of weights
 OnProgress = Callable[[str, int, int], None]
@@ -80,6 +102,7 @@ class Sources:
     text_tokenizer: TextTokenizer
     text_files: list[Path]
     tensors: list[TensorFiles]
+    architecture: str  # as the language model's config.json calls it
 
     @classmethod
     def open(cls, checkpoint: Path, audio_tokenizer: Path, text_tokenizer: Path) -> "Sources":
@@ -97,7 +120,8 @@ class Sources:
         for files, shapes in zip(tensors, shapes_of, strict=True):
             check_names(files, shapes)
             check_dtypes(files, shapes)
-        return cls(lm, audio, text, tokenizer_files(text_tokenizer), tensors)
+        architecture = read_config(checkpoint, _architecture)
+        return cls(lm, audio, text, tokenizer_files(text_tokenizer), tensors, architecture)
 
     def files(self) -> list[Path]:
         """Every file that the bundle is made from."""
@@ -149,6 +173,11 @@ class Sources:
         tensors = [t for m in models for p in m.pieces() for t in p.state_dict().values()]
         return sum(t.numel() for t in tensors) * dtype.itemsize
 
+    def stored_bytes(self, dtype_name: str, recipe: Recipe) -> int:
+        """Bytes of weights as a recipe stores them. Raises RecipeError if it does not fit."""
+        parts = as_parts(graph_tensors(self.language_model, self.audio_tokenizer))
+        return sum(share.bytes for share in weigh(recipe, parts, dtype_name))
+
     def memory_bytes(self, dtype: torch.dtype) -> int:
         """Memory that the export takes at its peak: the tracer, and the largest tensor."""
         with torch.device("meta"):
@@ -190,23 +219,30 @@ def export_bundle(
     sources: Sources,
     output: Path,
     dtype_name: str,
+    recipe: Recipe | None = None,
     *,
     resume: bool = False,
     force: bool = False,
     on_progress: OnProgress = lambda *_: None,
 ) -> None:
-    """Write a bundle. Raises InputError, ResourceError; leaves nothing behind on failure, or with
-    `resume` what the next export can go on with. `force` replaces a bundle that is there."""
+    """Write a bundle, computed in `dtype_name` and stored as a recipe says, if one is given.
+
+    Raises InputError, ResourceError; leaves nothing behind on failure, or with `resume` what the
+    next export can go on with. `force` replaces a bundle that is there.
+    """
+    recipe = recipe or load(dtype_name)
+    check_export(recipe, dtype_name)
     dtype = DTYPES[dtype_name]
     read = [p.parent for path in sources.files() for p in (path, path.resolve())]
     output = check_output(output, read, force)
     total = sources.weight_bytes(dtype)
-    with partial_folder(output, total, resume) as partial:
+    with partial_folder(output, sources.stored_bytes(dtype_name, recipe), resume) as partial:
         files: dict[str, FileSpec] = {}
         pieces: dict[str, PieceSpec] = {}
         done = 0
         source = sources.fingerprint(lambda *bytes: on_progress("hashing the checkpoints", *bytes))
-        key = json.dumps([source, dtype_name, tool_versions(), _code_digest()])
+        made_by = dataclasses.asdict(recipe)
+        key = json.dumps([source, dtype_name, made_by, tool_versions(), _code_digest()])
         for name, build in sources.piece_builders(dtype).items():
             finished = read_marker(partial, name, key) if resume else None
             if finished is None:
@@ -217,7 +253,9 @@ def export_bundle(
                     on_progress(f"writing {name}", done, max(total, done))
 
                 on_progress(f"tracing {name}", done, max(total, done))
-                finished = _export_piece(sources, partial, name, build, dtype_name, on_write)
+                finished = _export_piece(
+                    sources, partial, name, build, dtype_name, recipe, on_write
+                )
                 write_marker(partial, name, key, finished)
             else:
                 done += sum(spec.bytes for spec in finished[1].values())
@@ -227,7 +265,20 @@ def export_bundle(
         for path in sources.text_files:
             shutil.copyfile(path, partial / path.name)
             files[path.name] = hash_file(partial / path.name)
-        manifest = Manifest(SCHEMA, sources.model_spec(), pieces, files, tool_versions(), source)
+        states = PRECISIONS[dtype_name].name
+        manifest = Manifest(
+            schema=SCHEMA,
+            architecture=sources.architecture,
+            activation_dtype=states,
+            cache_dtype=states,
+            model=sources.model_spec(),
+            pieces=pieces,
+            files=files,
+            tools=tool_versions(),
+            source=source,
+            chat=protocol(sources.text_tokenizer),
+            recipe=recipe.name,
+        )
         write_text(partial / MANIFEST, manifest.to_json())
         finish(partial, output)
     on_progress("done", total, total)
@@ -243,6 +294,14 @@ def _code_digest() -> str:
     for path in sorted(path for pattern in CODE for path in root.glob(pattern)):
         digest.update(f"{path.name} {hash_file(path).sha256}\n".encode())
     return digest.hexdigest()
+
+
+def _architecture(raw: Mapping[str, Any]) -> str:
+    """The first of `architectures`, which is how a released model says what it is."""
+    match raw.get("architectures"):
+        case [str(name), *_]:
+            return name
+    raise ConfigError('"architectures" names no model: take config.json of the release')
 
 
 def _check_text_fits(
@@ -288,24 +347,61 @@ def _export_piece(
     name: str,
     build: Callable[[], Piece],
     dtype_name: str,
+    recipe: Recipe,
     on_write: Callable[[int], None],
 ) -> tuple[PieceSpec, dict[str, FileSpec]]:
     piece, model = trace(build)
     simplify(model)
+    count_axes_from_the_front(model)
     regions = plan_regions(model, lay_out_weights(model))
     data_name, graph_name = f"{name}.onnx.data", f"{name}.onnx"
-    writer = WeightWriter(sources.tensors, piece)
-    files = {data_name: writer.write(regions, folder / data_name, on_write)}
     attach(model, regions, data_name)
     proto = ir.to_proto(model)
+    plan = Plan.of(proto, recipe)
+    quantize_graph(proto, plan.weights, plan.forms)
+    stored = _stored(WeightReader(sources.tensors, piece), regions, plan, on_write)
+    data, places = write_weights(folder / data_name, stored)
+    point_to(proto, data_name, places)
+    files = {data_name: data}
     path = folder / graph_name
     path.write_bytes(proto.SerializeToString(deterministic=True))
     onnx.checker.check_model(str(path))
     onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
     files[graph_name] = hash_file(path)
-    precision = "fp32" if name == "mel" else dtype_name
-    spec = PieceSpec(graph_name, precision, _ports(piece.inputs), _ports(piece.outputs))
+    spec = PieceSpec(
+        file=graph_name,
+        data=data_name,
+        compute="fp32" if name == "mel" else dtype_name,
+        weights=recorded(
+            plan,
+            {
+                component: WeightScheme("fp32" if component in EXACT else dtype_name)
+                for component in COMPONENTS[name]
+            },
+        ),
+        inputs=_ports(piece.inputs),
+        outputs=_ports(piece.outputs),
+        dynamic=is_dynamic(plan, recipe),
+    )
     return spec, files
+
+
+def _stored(
+    reader: WeightReader, regions: list[Region], plan: Plan, on_write: Callable[[int], None]
+) -> Iterator[Stored]:
+    """The data of every tensor, quantised where the plan says so."""
+    for region in regions:
+        form = plan.forms.get(region.name)
+        if form is None:
+            yield Stored(region.name, reader.parts(region, on_write))
+        else:
+            weight, width = plan.weights[region.name], region.dtype.itemsize
+
+            def heard(count: int, width: int = width) -> None:
+                on_write(count * width)
+
+            scales = SCALE_DTYPES[region.dtype]
+            yield from quantized(weight, form, reader.reader(region), scales, heard)
 
 
 def _ports(ports: tuple[Port, ...]) -> tuple[TensorSpec, ...]:

@@ -7,9 +7,8 @@ from onnxscript.optimizer import optimize
 
 def simplify(model: ir.Model) -> None:
     """Fold constants, merge equal nodes, drop what is unused. Weights have no data and stay."""
-    for initializer in model.graph.initializers.values():
-        initializer.const_value = None
     optimize(model, num_iterations=1, onnx_shape_inference=False, input_size_limit=4096)
+    passes.IdentityEliminationPass()(model)
     passes.CommonSubexpressionEliminationPass()(model)
     passes.RemoveUnusedNodesPass()(model)
     passes.RemoveUnusedOpsetsPass()(model)
@@ -40,6 +39,16 @@ def lay_out_weights(model: ir.Model) -> set[str]:
                 output.replace_all_uses_with(new, replace_graph_outputs=True)
             model.graph.remove(node, safe=True)
     return transposed
+
+
+def count_axes_from_the_front(model: ir.Model) -> None:
+    """Write axis -1 as its number where evaluators stumble over it: onnx.reference does."""
+    for node in model.graph.all_nodes():
+        if node.op_type == "GatherElements" and node.attributes["axis"].as_int() < 0:
+            data = node.inputs[0]
+            assert data is not None and data.shape is not None
+            axis = node.attributes["axis"].as_int() + len(data.shape)
+            node.attributes["axis"] = ir.AttrInt64("axis", axis)
 
 
 def _is_transpose(node: ir.Node) -> bool:

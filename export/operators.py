@@ -31,7 +31,7 @@ def symbolic(
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """RotaryEmbedding: x [B, H, T, D], tables [B or 1, T, D / 2]; the operator wants B rows."""
-    cos, sin = (t.expand(x.shape[0], -1, -1) for t in (cos, sin))
+    cos, sin = (t if t.shape[0] != 1 else t.expand(x.shape[0], -1, -1) for t in (cos, sin))
     return symbolic("RotaryEmbedding", (x, cos, sin), x)
 
 

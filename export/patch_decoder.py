@@ -1,14 +1,15 @@
-"""Piece `patch_decoder`: a backbone state -> the codes of one patch, sampling included.
+"""Piece `patch_decoder`: one sub-step of a patch, sampling included.
 
-The sub-steps are unrolled; randomness comes in as one uniform number per code.
+A patch is `sub_steps` runs. `next` is the following run's x, and the keys and values stay in place;
+randomness comes in as one uniform number per code.
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
+from mimo_edge.export.cache import InPlaceCache, cache_ports
 from mimo_edge.export.piece import Piece, Port
+from mimo_edge.mimo_ref.backbone import visible_keys
 from mimo_edge.mimo_ref.model import LanguageModel
 from mimo_edge.mimo_ref.sampling import sample
 from torch import Tensor, nn
@@ -20,45 +21,82 @@ class PatchDecoderGraph(nn.Module):
         self.patch_decoder = model.patch_decoder
 
     def forward(
-        self, hidden: Tensor, uniforms: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor
+        self,
+        x: Tensor,
+        sub_step: Tensor,
+        uniforms: Tensor,
+        temperature: Tensor,
+        top_k: Tensor,
+        top_p: Tensor,
+        *caches: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """caches: keys of every layer, then values of every layer, each [B, H, S, D].
+
+        Of the codes [B, K] those that the delay pattern does not draw at this sub-step are 0. One
+        that it draws is -1 if its scores are NaN or infinite, and then goes on as code 0.
+        """
+        decoder = self.patch_decoder
+        visible = visible_keys(sub_step[:, None], caches[0].shape[2], None)
+        cache = InPlaceCache(caches, sub_step, visible)
+        finite: list[Tensor] = []  # [B, K]
+
+        def choose(scores: list[Tensor]) -> Tensor:
+            stacked = _stack(scores)
+            finite.append((stacked.abs() <= torch.finfo(torch.float32).max).all(-1))
+            ids = self._draw(stacked, uniforms, temperature, top_k, top_p)
+            return torch.where(finite[0], ids, 0)
+
+        codes, following = decoder.sub_step(x, sub_step, cache.attend, choose)
+        drawn = decoder.schedule.counts(sub_step)
+        codes = torch.where(drawn, torch.where(finite[0], codes, -1), 0)
+        return (codes, following, *cache.updated)
+
+    def _draw(
+        self, scores: Tensor, uniforms: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor
     ) -> Tensor:
-        config = self.patch_decoder.config
+        """All codes in one go: scores [B, K, V], uniforms [B, K], settings [B] -> ids [B, K]."""
+        config, ids = self.patch_decoder.config, torch.arange(scores.shape[-1])
+        padding = ids >= torch.tensor(config.speech_vocab_size)[:, None]  # [K, V]
+        removed = ids == torch.tensor(config.speech_zeroemb_idx)[:, None]
+        scores = scores.masked_fill(padding, -math.inf)
+        temperature, top_k, top_p = (s[:, None] for s in (temperature, top_k, top_p))
+        return sample(scores, uniforms, temperature, top_k, top_p, removed)
 
-        widest = max(config.speech_vocab_size)
 
-        def choose(scores: list[Tensor], draws: list[tuple[int, int]]) -> Sequence[Tensor]:
-            """All codes of a sub-step in one go: rows padded to the widest vocabulary."""
-            rows = [F.pad(s.float(), (0, widest - s.shape[-1]), value=-math.inf) for s in scores]
-            ids = torch.arange(widest)
-            removed = [ids == config.speech_zeroemb_idx[k] for k, _ in draws]
-            n, batch = len(draws), hidden.shape[0]
-            chosen = sample(
-                torch.cat(rows),  # [n * B, V]
-                torch.cat([uniforms[:, g, k] for k, g in draws]),
-                temperature.repeat(n),
-                top_k.repeat(n),
-                top_p.repeat(n),
-                torch.stack(removed)[:, None].expand(n, batch, -1).flatten(0, 1),
-            )
-            return list(chosen.reshape(n, batch).unbind())
-
-        local_hidden = self.patch_decoder.hidden_states_downcast(hidden)
-        return self.patch_decoder(local_hidden, choose)
+def _stack(scores: list[Tensor]) -> Tensor:
+    """Scores [B, V_k] of each head -> float32 [B, K, V]: shorter heads repeat their last score."""
+    sizes = [s.shape[-1] for s in scores]
+    starts = [sum(sizes[:k]) for k in range(len(sizes))]
+    columns = [
+        start + min(column, size - 1)
+        for start, size in zip(starts, sizes, strict=True)
+        for column in range(max(sizes))
+    ]
+    rows = torch.cat(scores, dim=-1).float().index_select(1, torch.tensor(columns))
+    return rows.unflatten(-1, (len(sizes), max(sizes)))
 
 
 def piece(model: LanguageModel, dtype: torch.dtype) -> Piece:
-    config = model.config
-    patch = ("batch", config.group_size, config.audio_channels)
+    config, shape = model.config, model.config.patch_decoder
+    codes = ("batch", config.audio_channels)
+    state = ("batch", config.local_dim)
+    cache = ("batch", shape.kv_heads, model.patch_decoder.schedule.sub_steps, shape.head_dim)
     return Piece(
         name="patch_decoder",
         module=PatchDecoderGraph(model),
         inputs=(
-            Port("hidden", dtype, ("batch", config.hidden_size)),
-            Port("uniforms", torch.float32, patch),
+            Port("x", dtype, state),
+            Port("sub_step", torch.int64, ("batch",)),
+            Port("uniforms", torch.float32, codes),
             Port("temperature", torch.float32, ("batch",)),
             Port("top_k", torch.int64, ("batch",)),
             Port("top_p", torch.float32, ("batch",)),
+            *cache_ports("past", shape.layers, dtype, cache),
         ),
-        outputs=(Port("codes", torch.int64, patch),),
+        outputs=(
+            Port("codes", torch.int64, codes),
+            Port("next", dtype, state),
+            *cache_ports("present", shape.layers, dtype, cache),
+        ),
         owners={"patch_decoder": model.patch_decoder},
     )

@@ -4,6 +4,7 @@ Tracing happens on fake tensors: nothing of the checkpoint is in memory, whateve
 """
 
 import logging
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ import onnx_ir as ir
 import torch
 from mimo_edge.export.operators import OPSET, traced
 from mimo_edge.export.piece import Piece, Port
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.export import Dim
 
 for _name in ("torch.onnx", "onnxscript", "onnx_ir"):  # they warn of what is meant here
@@ -40,9 +41,20 @@ def trace(build: Callable[[], Piece]) -> tuple[Piece, ir.Model]:
         )
     assert exported is not None
     model = exported.model
+    _forget_weights(model)
     _name_axes(model, piece)
     _strip(model)
+    model.graph.name = piece.name
+    model.graph.doc_string = _purpose(piece)
     return piece, model
+
+
+def _forget_weights(model: ir.Model) -> None:
+    """Parameters and buffers are fake and lose what stands for their data; the module's small
+    constants (`torch.tensor` in a forward) are real."""
+    for initializer in model.graph.initializers.values():
+        if isinstance(getattr(initializer.const_value, "raw", None), FakeTensor):
+            initializer.const_value = None
 
 
 def _dynamic_shapes(piece: Piece) -> tuple:
@@ -78,6 +90,12 @@ def _rename_dims(value: ir.Value, names: dict[str, str]) -> None:
         value.shape = ir.Shape(
             names.get(str(d.value)) if isinstance(d, ir.SymbolicDim) else d for d in value.shape
         )
+
+
+def _purpose(piece: Piece) -> str:
+    """What the piece is for: the first line of the module that it is written in."""
+    written = sys.modules[type(piece.module).__module__].__doc__ or ""
+    return written.split("\n", 1)[0]
 
 
 def _strip(model: ir.Model) -> None:

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class DelaySchedule:
@@ -21,3 +24,8 @@ class DelaySchedule:
             for codebook, delay in enumerate(self.delays)
             if 0 <= sub_step - delay < self.group_size
         ]
+
+    def counts(self, sub_step: Tensor) -> Tensor:
+        """sub_step [B] -> bool [B, K]: which codebooks are drawn at it."""
+        frames = sub_step[:, None] - torch.tensor(self.delays, device=sub_step.device)
+        return (frames >= 0) & (frames < self.group_size)

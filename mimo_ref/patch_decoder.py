@@ -7,11 +7,13 @@ import torch
 from mimo_edge.mimo_ref import attention, rotary
 from mimo_edge.mimo_ref.config import LanguageModelConfig
 from mimo_edge.mimo_ref.delay import DelaySchedule
-from mimo_edge.mimo_ref.qwen2 import Qwen2, Rotate
+from mimo_edge.mimo_ref.qwen2 import Attend, Qwen2
 from torch import Tensor, nn
 
 # scores [B, V_k] of each (codebook, frame) of a sub-step -> the ids [B] drawn from each
 Choose = Callable[[list[Tensor], list[tuple[int, int]]], Sequence[Tensor]]
+# scores [B, V_k] of all K heads -> ids [B, K]
+ChooseAll = Callable[[list[Tensor]], Tensor]
 
 
 class PatchCache:
@@ -53,16 +55,26 @@ class PatchDecoder(nn.Module):
         )
 
     def embed(self, codebook: int, ids: Tensor) -> Tensor:
-        embedded = self.speech_embeddings[codebook](ids)
-        if self.speech_embeddings_to_local is None:
-            return embedded
-        return self.speech_embeddings_to_local(embedded)
+        return self._to_local(self.speech_embeddings[codebook](ids))
 
-    def sub_step_rotate(self, sub_step: int, x: Tensor) -> Rotate:
+    def sub_step(
+        self, x: Tensor, sub_step: Tensor, attend: Attend, choose: ChooseAll
+    ) -> tuple[Tensor, Tensor]:
+        """One sub-step: x [B, D_local], sub_step [B] -> codes [B, K] and the next sub-step's x.
+
+        `attend` sees the keys of the sub-steps before it. All heads give scores and `choose` draws
+        from all; only the codes that the delay pattern draws here make the next x.
+        """
         shape = self.config.patch_decoder
-        position = torch.full((1, 1), sub_step, device=x.device)
-        cos, sin = rotary.tables(position, shape.head_dim, shape.rope_theta, x.dtype)
-        return partial(rotary.rotate, cos=cos, sin=sin)
+        cos, sin = rotary.tables(sub_step[:, None], shape.head_dim, shape.rope_theta, x.dtype)
+        rotate = partial(rotary.rotate, cos=cos, sin=sin)
+        state = self.local_transformer(x[:, None], rotate, attend)[:, 0]
+        codes = choose([head(state) for head in self.local_transformer_lm_heads])
+        each = zip(self.speech_embeddings, codes.split(1, dim=1), strict=True)
+        embedded = self._to_local(torch.cat([table(ids) for table, ids in each], dim=1))
+        counts = self.schedule.counts(sub_step)[..., None]
+        parts = torch.where(counts, embedded, 0).split(1, dim=1)  # K x [B, 1, D_local]
+        return codes, sum(parts[1:], parts[0])[:, 0]  # in upstream's order
 
     def forward(self, local_hidden: Tensor, choose: Choose) -> Tensor:
         """local_hidden [B, D_local] = hidden_states_downcast(state) -> codes [B, G, K] int64.
@@ -70,18 +82,28 @@ class PatchDecoder(nn.Module):
         Sub-step 0 sees the backbone's state, every later one the sum of the codes just drawn.
         """
         cache = PatchCache(self.config.local_layers)
-        drawn: dict[tuple[int, int], Tensor] = {}
-        x = local_hidden[:, None]  # [B, 1, D_local]
-        for sub_step in range(self.schedule.sub_steps):
-            rotate = self.sub_step_rotate(sub_step, x)
-            state = self.local_transformer(x, rotate, cache.attend)[:, 0]
-            x = torch.zeros_like(x)
-            draws = self.schedule.draws(sub_step)
-            scores = [self.local_transformer_lm_heads[k](state) for k, _ in draws]
-            for (codebook, frame), ids in zip(draws, choose(scores, draws), strict=True):
-                drawn[codebook, frame] = ids
-                x = x + self.embed(codebook, ids)[:, None]
-        codebooks, frames = range(len(self.schedule.delays)), range(self.schedule.group_size)
-        return torch.stack(
-            [torch.stack([drawn[k, g] for k in codebooks], dim=-1) for g in frames], dim=1
+        batch, x = len(local_hidden), local_hidden
+        patch = torch.zeros(
+            (batch, self.schedule.group_size, len(self.schedule.delays)),
+            dtype=torch.long,
+            device=x.device,
         )
+
+        def choose_drawn(draws: list[tuple[int, int]], scores: list[Tensor]) -> Tensor:
+            """Only what the pattern draws is asked for; the rest stays 0 and is not read."""
+            codes = torch.zeros_like(patch[:, 0])
+            chosen = choose([scores[k] for k, _ in draws], draws)
+            for (codebook, frame), ids in zip(draws, chosen, strict=True):
+                codes[:, codebook] = patch[:, frame, codebook] = ids
+            return codes
+
+        for step in range(self.schedule.sub_steps):
+            now = torch.full((batch,), step, device=x.device)
+            drawn = partial(choose_drawn, self.schedule.draws(step))
+            _, x = self.sub_step(x, now, cache.attend, drawn)
+        return patch
+
+    def _to_local(self, embedded: Tensor) -> Tensor:
+        if self.speech_embeddings_to_local is None:
+            return embedded
+        return self.speech_embeddings_to_local(embedded)

@@ -34,7 +34,10 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype == torch.float32:
             return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
-        return self.weight * F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype)
+        # a traced graph without a weight would make its ones anew in every run
+        ones = torch.ones(self.weight.shape, device=x.device)
+        normal = F.rms_norm(x.float(), self.weight.shape, ones, self.eps)
+        return self.weight * normal.to(x.dtype)
 
 
 class Attention(nn.Module):

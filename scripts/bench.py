@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 from mimo_edge.runtime.audio import codec
 from mimo_edge.runtime.backends.base import Ints, RowStates
-from mimo_edge.runtime.backends.opening import BACKENDS, open_backend
+from mimo_edge.runtime.backends.opening import open_backend
 from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.dtypes import PRECISIONS
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.chat.presets import Sampling
 from mimo_edge.runtime.generation.loop import generate
 from mimo_edge.runtime.generation.request import Request
-from mimo_edge.scripts import engine_options
+from mimo_edge.scripts.backend_arguments import add_backend_arguments, opening
 
 PROMPT = 64  # patches
 SPEECH_SECONDS = 4
@@ -39,9 +40,7 @@ class Stage:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("bundle", metavar="BUNDLE", type=Path)
-    parser.add_argument("--backend", choices=BACKENDS, default="ort-cpu")
-    parser.add_argument("--threads", metavar="N", type=int)
-    engine_options.declare(parser)
+    add_backend_arguments(parser, verify=False)
     parser.add_argument("--rows", metavar="N", type=int, default=1, help="rows that share a step")
     parser.add_argument("--runs", metavar="N", type=int, default=30)
     parser.add_argument("--json", action="store_true")
@@ -54,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"{name} {value} is too small: give 1 or more")
     bundle = Bundle.open(args.bundle, verify=False)
     rate = read_rate()
-    with open_backend(args.backend, bundle, args.threads, **engine_options.given(args)) as backend:
+    with open_backend(args.backend, bundle, **opening(args)) as backend:
         model, rng = bundle.model, np.random.default_rng(0)
         wav = rng.normal(0, 0.1, SPEECH_SECONDS * model.sampling_rate).astype(np.float32)
         mel, codes = backend.mel(wav), codec.encode(backend, wav)
@@ -149,12 +148,12 @@ def weights_read(bundle: Bundle, piece: str, positions: int) -> int:
     every one of its sub-steps. Embeddings of codes are small and count whole.
     """
     model, spec = bundle.model, bundle.piece(piece)
-    stored = bundle.manifest.files[spec.file + ".data"].bytes
+    stored = bundle.weights(piece).bytes
     if piece == "patch_encoder":
-        row = model.hidden_size * (4 if spec.precision == "fp32" else 2)
+        row = model.hidden_size * PRECISIONS[spec.compute].bytes
         return max(0, stored - (model.vocab_size - positions) * row)
     if piece == "patch_decoder":
-        return stored * (model.group_size + max(model.delays))
+        return stored * model.sub_steps
     return stored
 
 

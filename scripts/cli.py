@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import importlib.metadata
 import io
 import os
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 
 from mimo_edge.mimo_ref.errors import CheckpointError, ConfigError
 from mimo_edge.runtime.bundle.errors import DISK_FULL, EnvironmentProblem, MimoError
+from mimo_edge.runtime.bundle.requirements import install
 
 # name -> (module, what it does); the order is the order of use
 COMMANDS = {
@@ -26,20 +28,11 @@ COMMANDS = {
 }
 # what the runtime's own dependencies do not bring
 OPTIONAL = (
-    "torch",
-    "onnx",
-    "ml_dtypes",
-    "onnx_ir",
-    "onnxscript",
-    "safetensors",
-    "tensorrt_rtx",
-    "cuda",
+    *("torch", "onnx", "ml_dtypes", "onnx_ir", "onnxscript", "safetensors"),
+    *("tensorrt_rtx", "cuda"),
 )
-EXPORT = '`pip install "mimo-edge[export]"`'
-INSTALL = {  # command -> how to get what it needs, if it is not EXPORT
-    "quantize": '`pip install "mimo-edge[quantize]"`',
-    "build": '`pip install "mimo-edge[trt]"`, or where classic TensorRT is, `pip install onnx`',
-}
+# command -> the extra that has what it needs, if it is not `export`
+EXTRAS = {"build": "trt", "quantize": "quantize"}
 EPILOG = """exit codes: 0 ok, 2 usage or unusable input, 3 something is not installed or not there,
 4 out of memory or disk, 5 parity failed, 6 engine incompatible, 130 interrupted.
 `mimo-edge COMMAND --help` explains a command. Results go to stdout, progress to stderr."""
@@ -79,6 +72,8 @@ def _dispatch(argv: list[str]) -> int:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    version = importlib.metadata.version("mimo-edge")
+    parser.add_argument("--version", action="version", version=f"mimo-edge {version}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     chosen = argv[0] if argv and argv[0] in COMMANDS else None
     module = None
@@ -100,9 +95,11 @@ def _load(command: str, module: str):  # type: ignore[no-untyped-def]
         package = (error.name or "").split(".")[0]
         if package not in OPTIONAL:
             raise
+        remedy = f"Install it: {install(EXTRAS.get(command, 'export'))}"
+        if command == "build":
+            remedy += ", or where classic TensorRT is, pip install onnx"
         raise EnvironmentProblem(
-            f"`mimo-edge {command}` needs the package {package}. "
-            f"Install it with {INSTALL.get(command, EXPORT)}."
+            f"`mimo-edge {command}` needs the package {package}. {remedy}."
         ) from error
 
 

@@ -10,11 +10,11 @@ import shutil
 import subprocess
 from dataclasses import asdict, dataclass
 
+from mimo_edge.runtime.bundle.requirements import install, onnxruntime_choice
 from mimo_edge.scripts.machine import memory_bytes
 
-# The two packages put their files into one folder, and whatever depends on the runtime brings the
-# CPU's again: first neither, then the one that is wanted, alone.
-ORT_GPU = 'pip uninstall --yes onnxruntime onnxruntime-gpu; pip install "onnxruntime-gpu>=1.26"'
+# Its variants put their files into one folder: first none of them, then the one that is wanted.
+ORT_GPU = f"pip uninstall --yes onnxruntime onnxruntime-gpu; {install('gpu')}"
 GPU_SECONDS = 20  # nvidia-smi wakes a sleeping driver, which takes some
 
 
@@ -49,6 +49,7 @@ def examine() -> list[Finding]:
     return [
         Finding("python", True, f"{platform.python_version()} on {platform.machine()}"),
         _runtime(),
+        *_variants(),
         _provider("CUDAExecutionProvider", "run on the GPU (ort-cuda)"),
         _package("torch", "export a checkpoint", "export"),
         _package("onnx", "write ONNX graphs", "export"),
@@ -62,13 +63,32 @@ def examine() -> list[Finding]:
 
 
 def _runtime() -> Finding:
+    what, variants = "run on the CPU (ort-cpu)", _onnxruntimes()
     try:
         import onnxruntime
-
-        return Finding("run on the CPU (ort-cpu)", True, f"onnxruntime {onnxruntime.__version__}")
     except ImportError as error:
-        remedy = "pip install --force-reinstall onnxruntime"
-        return Finding("run on the CPU (ort-cpu)", False, str(error), remedy)
+        if not variants:
+            return Finding(what, False, "no ONNX Runtime", onnxruntime_choice())
+        return Finding(what, False, str(error), f"pip install --force-reinstall {variants[0]}")
+    return Finding(what, True, f"{' and '.join(variants)} {onnxruntime.__version__}")
+
+
+def _onnxruntimes() -> list[str]:
+    """The packages that are installed and bring the module onnxruntime; more than one is wrong."""
+    named = importlib.metadata.packages_distributions().get("onnxruntime", [])
+    return sorted(set(named))
+
+
+def _variants() -> list[Finding]:
+    """Two variants in one environment: the files are those of whichever came last."""
+    found = _onnxruntimes()
+    if len(found) < 2:
+        return []
+    remedy = f"pip uninstall --yes {' '.join(found)}, then the one that is wanted: "
+    remedy += onnxruntime_choice()
+    return [
+        Finding("one ONNX Runtime", False, f"{' and '.join(found)} overwrite each other", remedy)
+    ]
 
 
 def _provider(name: str, what: str) -> Finding:
@@ -84,9 +104,7 @@ def _provider(name: str, what: str) -> Finding:
 def _package(module: str, what: str, extra: str | None, name: str | None = None) -> Finding:
     name = name or module
     if importlib.util.find_spec(module) is None:
-        remedy = (
-            f'pip install "mimo-edge[{extra}]"' if extra else "comes with JetPack or NVIDIA's index"
-        )
+        remedy = install(extra) if extra else "comes with JetPack or NVIDIA's index"
         return Finding(what, False, f"no {name}", remedy)
     try:
         return Finding(what, True, f"{name} {importlib.metadata.version(name)}")

@@ -10,6 +10,7 @@ from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.engine_folders import INSIDE, finished, home_of
 from mimo_edge.runtime.bundle.errors import EnvironmentProblem
 from mimo_edge.runtime.bundle.manifest import PieceSpec, TensorSpec
+from mimo_edge.scripts.backend_arguments import verify
 from mimo_edge.scripts.progress import size
 
 FLOW = """
@@ -33,18 +34,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", type=Path)
     parser.add_argument("--no-verify", action="store_true", help="skip hashing the files")
     parser.add_argument("--json", action="store_true", help="the manifest as it is")
+    parser.add_argument(
+        "--sample-inputs",
+        metavar="DIR",
+        type=Path,
+        help="write real inputs and ranges of shapes of each piece, for Polygraphy",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the bundle. Returns the exit code."""
+    if not args.no_verify:
+        verify(args.bundle)
     bundle = Bundle.open(args.bundle, verify=not args.no_verify)
+    if args.sample_inputs is not None:
+        from mimo_edge.scripts.sample_inputs import write_sample_inputs  # ONNX Runtime
+
+        print("\n".join(write_sample_inputs(bundle, args.sample_inputs)))
+        return 0
     if args.json:
         print(json.dumps(dataclasses.asdict(bundle.manifest), indent=1, ensure_ascii=False))
         return 0
     manifest, model = bundle.manifest, bundle.model
-    total = sum(spec.bytes for spec in manifest.files.values())
     checked = "sizes only" if args.no_verify else "all hashes verified"
-    print(f"{bundle.folder}: schema {manifest.schema}, {size(total)}, {checked}")
+    print(f"{bundle.folder}: schema {manifest.schema}, {size(bundle.bytes)}, {checked}")
+    print(f"{manifest.architecture}, states in {manifest.activation_dtype}")
     print(f"exported by {', '.join(f'{k} {v}' for k, v in manifest.tools.items())}")
     print(f"source checkpoint {manifest.source[:16]}, bundle {bundle.identity[:16]}\n")
     print(
@@ -55,11 +69,11 @@ def run(args: argparse.Namespace) -> int:
         f"patches of {model.group_size} frames x {model.n_q} codebooks, delays "
         f"{'-'.join(map(str, model.delays))}, {model.sampling_rate} Hz\n"
     )
-    print(f"{'piece':18} {'precision':9} {'size':>8}  inputs -> outputs")
+    print(f"{'piece':18} {'computes':9} {'size':>8}  inputs -> outputs")
     for name, piece in manifest.pieces.items():
-        files = (piece.file, piece.file + ".data")
+        files = (piece.file, piece.data)
         held = sum(manifest.files[f].bytes for f in files if f in manifest.files)
-        print(f"{name:18} {piece.precision:9} {size(held):>8}  {_ports(piece)}")
+        print(f"{name:18} {piece.compute:9} {size(held):>8}  {_ports(piece)}")
     print(FLOW)
     _print_engines(bundle)
     return 0

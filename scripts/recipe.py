@@ -37,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"audio_tokenizer/ (their config.json is enough), or `{REAL}`, the sizes of the released "
         "model",
     )
-    show.add_argument("--dtype", choices=recipe.PRECISIONS, help="where the recipe leaves it open")
+    show.add_argument(
+        "--dtype", choices=tuple(recipe.PRECISIONS), help="where the recipe leaves it open"
+    )
     show.add_argument("--json", action="store_true")
 
 
@@ -96,7 +98,7 @@ def _parts(subject: str, dtype: str | None) -> tuple[Iterable[Part], str]:
         from mimo_edge.engines.quantize import bundle_parts
 
         bundle = Bundle.open(folder, verify=False)
-        own = bundle.piece("backbone").precision
+        own = bundle.piece("backbone").compute
         if dtype not in (None, own):
             raise InputError(f"{folder} is in {own}: leave --dtype out, or export it in {dtype}")
         return bundle_parts(bundle), own

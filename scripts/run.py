@@ -11,13 +11,12 @@ from pathlib import Path
 
 from mimo_edge.runtime.audio.codec import LEFT_OVERLAP, RIGHT_OVERLAP
 from mimo_edge.runtime.audio.write import AudioSink, open_sink
-from mimo_edge.runtime.backends.opening import BACKENDS
 from mimo_edge.runtime.bundle.errors import InputError, MimoError
 from mimo_edge.runtime.chat.conversation import read_conversation, read_history, write_history
 from mimo_edge.runtime.chat.presets import PRESETS
 from mimo_edge.runtime.generation.generation import CHUNK_PATCHES, Generation, Result
 from mimo_edge.runtime.tasks import Demonstration, MimoAudio, Options
-from mimo_edge.scripts import engine_options
+from mimo_edge.scripts.backend_arguments import add_backend_arguments, opening, verify
 
 Prepare = Callable[[MimoAudio, argparse.Namespace, Options], Generation]
 
@@ -44,12 +43,10 @@ def run(args: argparse.Namespace) -> int:
     """Run a task: text or JSON to stdout, speech to the file of -o. Returns the exit code."""
     _check(args)
     speaks = PRESETS[args.task].speaks
+    if not args.no_verify:
+        verify(args.bundle)
     with MimoAudio.open(
-        args.bundle,
-        args.backend,
-        threads=args.threads,
-        verify=not args.no_verify,
-        **engine_options.given(args),
+        args.bundle, args.backend, verify=not args.no_verify, **opening(args)
     ) as model:
         if args.task == "asr" and len(args.audio) > 1:
             return _transcribe(model, args)
@@ -176,11 +173,8 @@ def _common(parser: argparse.ArgumentParser, speaks: bool) -> None:
         )
     else:
         parser.set_defaults(output=None)
-    how = parser.add_argument_group("how it runs")
-    how.add_argument("--backend", choices=BACKENDS, default="ort-cpu", help="default: ort-cpu")
-    how.add_argument("--threads", metavar="N", type=int, help="CPU threads (default: all cores)")
-    engine_options.declare(how)
-    how.add_argument("--no-verify", action="store_true", help="skip hashing files and engines")
+    add_backend_arguments(parser)
+    how = parser.add_argument_group("how it answers")
     how.add_argument("--json", action="store_true", help="one JSON object with text and timings")
     how.add_argument("--stream", action="store_true", help="put out text and sound as they come")
     how.add_argument(

@@ -22,11 +22,10 @@ from mimo_edge.parity.tolerances import SPEECH_POINTS, speech_edits
 from mimo_edge.parity.word_errors import WordErrors
 from mimo_edge.runtime.audio import codec
 from mimo_edge.runtime.audio.write import write_audio
-from mimo_edge.runtime.backends.opening import BACKENDS
 from mimo_edge.runtime.bundle.errors import MALFORMED, InputError, ParityError
 from mimo_edge.runtime.bundle.files import write_text
 from mimo_edge.runtime.tasks import MimoAudio
-from mimo_edge.scripts import engine_options
+from mimo_edge.scripts.backend_arguments import add_backend_arguments, opening, verify
 from mimo_edge.scripts.progress import StageProgress
 
 Score = dict[str, WordErrors]  # by task
@@ -51,9 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="utterances (default: nano's, assets/utterances of the repository)",
     )
-    parser.add_argument("--backend", choices=BACKENDS, default="ort-cpu")
-    parser.add_argument("--threads", metavar="N", type=int)
-    engine_options.declare(parser)
+    add_backend_arguments(parser)
     parser.add_argument("--stream", action="store_true", help="judge streamed speech")
     parser.add_argument("--left-overlap", metavar="N", type=int, default=codec.LEFT_OVERLAP)
     parser.add_argument("--right-overlap", metavar="N", type=int, default=codec.RIGHT_OVERLAP)
@@ -79,9 +76,11 @@ def run(args: argparse.Namespace) -> int:
         _check_writable(args.record)
     count = len(utterances.asr) + len(utterances.tts) + len(utterances.dialogue)
     verdicts: list[Verdict] = []
+    if not args.no_verify:
+        verify(args.bundle)
     with (
         MimoAudio.open(
-            args.bundle, args.backend, threads=args.threads, **engine_options.given(args)
+            args.bundle, args.backend, verify=not args.no_verify, **opening(args)
         ) as model,
         StageProgress() as progress,
     ):

@@ -9,20 +9,30 @@ from pathlib import Path
 
 from mimo_edge.export.exporter import Sources, export_bundle, tool_versions
 from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.dtypes import PRECISIONS
 from mimo_edge.runtime.bundle.files import hash_file, write_text
 from mimo_edge.runtime.bundle.manifest import (
+    COMPONENTS,
     MANIFEST,
     PIECES,
     SCHEMA,
     Manifest,
     ModelSpec,
     PieceSpec,
+    TensorSpec,
+    WeightScheme,
 )
 
 from tests.golden import Golden
 
 ROOT = Path(__file__).parent.parent
-CODE = ("mimo_ref/*.py", "export/*.py", "runtime/bundle/manifest.py")
+CODE = (
+    "mimo_ref/*.py",
+    "export/*.py",
+    "runtime/bundle/dtypes.py",
+    "runtime/bundle/manifest.py",
+    "runtime/chat/*.py",
+)
 
 
 NANO = ROOT / "assets" / "nano"
@@ -49,16 +59,47 @@ SPEC = ModelSpec(
 
 
 def hollow(folder: Path, precision: str = "fp32") -> Bundle:
-    """A bundle that opens and has no ports, whose graphs are empty files: nothing is traced."""
+    """A bundle that opens, whose graphs are empty files: nothing is traced."""
     folder.mkdir()
-    pieces, files = {}, {}
+    pieces, files, ports = {}, {}, handed_on(SPEC, PRECISIONS[precision].name)
     for number, piece in enumerate(PIECES, start=1):
-        pieces[piece] = PieceSpec(f"{piece}.onnx", "fp32" if piece == "mel" else precision, (), ())
+        weights = {component: WeightScheme(precision) for component in COMPONENTS[piece]}
+        compute = "fp32" if piece == "mel" else precision
+        inputs, outputs = ports.get(piece, ((), ()))
+        pieces[piece] = PieceSpec(
+            f"{piece}.onnx", f"{piece}.onnx.data", compute, weights, inputs, outputs
+        )
         for name, content in ((f"{piece}.onnx", b""), (f"{piece}.onnx.data", bytes(1000 * number))):
             (folder / name).write_bytes(content)
             files[name] = hash_file(folder / name)
-    write_text(folder / MANIFEST, Manifest(SCHEMA, SPEC, pieces, files, {}, "").to_json())
+    states = PRECISIONS[precision].name
+    manifest = Manifest(
+        SCHEMA, "Hollow", states, states, SPEC, pieces, files, {}, "", {}, precision
+    )
+    write_text(folder / MANIFEST, manifest.to_json())
     return Bundle.open(folder)
+
+
+def handed_on(model: ModelSpec, states: str) -> dict[str, tuple[tuple[TensorSpec, ...], ...]]:
+    """The ports over which pieces meet, and none besides: piece -> inputs, outputs."""
+    mel = TensorSpec("mel", "float32", ("mel_frames", model.n_mels))
+    embeddings = TensorSpec("embeddings", states, ("batch", "time", model.hidden_size))
+    hidden = TensorSpec("hidden", states, ("batch", model.hidden_size))
+    logits = TensorSpec("logits", "float32", ("batch", model.vocab_size))
+    codes = TensorSpec("codes", "int64", ("batch", "patches", model.n_q, model.group_size))
+
+    def cache(prefix: str) -> list[TensorSpec]:
+        axes = ("batch", model.kv_heads, "capacity", model.head_dim)
+        names = [f"{prefix}_{kind}_{n}" for kind in ("keys", "values") for n in range(model.layers)]
+        return [TensorSpec(name, states, axes) for name in names]
+
+    return {
+        "mel": ((), (mel,)),
+        "tokenizer_encoder": ((mel,), ()),
+        "patch_encoder": ((codes,), (embeddings,)),
+        "backbone": ((embeddings, *cache("past")), (hidden, logits, *cache("present"))),
+        "patch_decoder": ((hidden,), ()),
+    }
 
 
 def exported(golden: Golden, lm: str, dtype: str = "fp32") -> Path:

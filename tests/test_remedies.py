@@ -3,6 +3,7 @@
 import importlib
 import re
 import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +11,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.backends.opening import open_backend
+from mimo_edge.runtime.bundle.errors import EnvironmentProblem, InputError
+from mimo_edge.runtime.bundle.requirements import of_extra
 from mimo_edge.scripts import cli, demo, doctor
 from mimo_edge.scripts.doctor import Finding
 
+from tests.bundles import hollow
 from tests.test_imports import files, imports
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +57,8 @@ def test_a_missing_package(
     assert cli.main([command]) == 3
     said = capsys.readouterr().err
     assert f"`mimo-edge {command}` needs the package {package}" in said
-    assert f'"mimo-edge[{extra}]"' in said
+    assert all(f'"{requirement}"' in said for requirement in of_extra(extra))
+    assert "mimo-edge[" not in said, "the package is on no index"
     assert PACKAGES.get(package, package) in distributions(extra)
 
 
@@ -65,11 +70,47 @@ def test_an_extra_has_what_its_package_imports(package: str, extra: str) -> None
     assert wanted <= distributions(extra)
 
 
-def test_onnxruntime_for_the_gpu_comes_alone() -> None:
-    """Both packages write into one folder; every extra of ours brings the CPU's with it."""
+@pytest.mark.parametrize("extra", sorted(set(EXTRAS) - {"dev"}))
+def test_what_an_extra_needs_is_what_the_project_says(extra: str) -> None:
+    """The metadata of what is installed; where this fails, install the project again."""
+    assert sorted(map(squeezed, of_extra(extra))) == sorted(map(squeezed, EXTRAS[extra]))
+
+
+def squeezed(requirement: str) -> tuple[str, frozenset[str]]:
+    """Name and conditions, which builders write in an order of their own."""
+    name = re.split(r"[^\w-]", requirement)[0]
+    return name, frozenset(requirement.removeprefix(name).replace(" ", "").split(","))
+
+
+def test_onnxruntime_is_a_choice() -> None:
+    """Its variants write into one folder: nothing but the extra of its name brings one."""
     uninstall, install = doctor.ORT_GPU.split("; ")
     assert {"onnxruntime", "onnxruntime-gpu"} <= set(uninstall.split()) and "mimo" not in install
-    assert not [extra for extra in EXTRAS if "onnxruntime-gpu" in distributions(extra)]
+    always = {re.split(r"[^\w-]", line)[0] for line in PROJECT["dependencies"]}
+    assert always == {"numpy", "soundfile", "tokenizers"}
+    bring = {extra: distributions(extra) for extra in EXTRAS}
+    assert [e for e in bring if "onnxruntime" in bring[e]] == ["cpu"]
+    assert [e for e in bring if "onnxruntime-gpu" in bring[e]] == ["gpu"]
+
+
+def test_no_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which one to install is said, and neither is taken for granted."""
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(EnvironmentProblem, match=r'"onnxruntime>=.*"onnxruntime-gpu>='):
+        open_backend("ort-cpu", hollow(tmp_path / "bundle"))
+    found = doctor.examine()
+    assert not found[1].works and found[1].remedy
+
+
+def test_two_onnxruntimes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files are those of whichever was installed last, and pip is content."""
+    both = {"onnxruntime": ["onnxruntime", "onnxruntime-gpu", "onnxruntime"]}
+    monkeypatch.setattr(doctor.importlib.metadata, "packages_distributions", lambda: both)
+    (found,) = (f for f in doctor.examine() if f.what == "one ONNX Runtime")
+    assert not found.works and "onnxruntime and onnxruntime-gpu overwrite" in found.found
+    assert found.remedy.startswith("pip uninstall --yes onnxruntime onnxruntime-gpu, ")
+    monkeypatch.setitem(both, "onnxruntime", ["onnxruntime-gpu"])
+    assert not [f for f in doctor.examine() if f.what == "one ONNX Runtime"]
 
 
 def gpu(monkeypatch: pytest.MonkeyPatch, run: Callable[..., Any]) -> Finding:

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 from mimo_edge.runtime.backends.base import AudioPieces, Floats, Ints
 from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.bundle.manifest import AUDIO_SECONDS
 from mimo_edge.runtime.chat.answer import decode_pieces
 from mimo_edge.runtime.chat.segments import pad_codes
 
-SEGMENT_SECONDS = 60  # longer audio is encoded in independent segments
 LEFT_OVERLAP = 250  # frames; upstream's defaults
 RIGHT_OVERLAP = 40
 
@@ -19,7 +19,7 @@ def encode(backend: AudioPieces, wav: Floats) -> Ints:
     The last frame is repeated to fill its patch, as upstream does.
     """
     model = backend.bundle.model
-    segment = SEGMENT_SECONDS * model.sampling_rate // model.hop_length  # mel frames
+    segment = AUDIO_SECONDS * model.sampling_rate // model.hop_length  # mel frames
     codes = [backend.encode(mel)[: model.n_q] for mel in _mel_segments(backend, wav, segment)]
     return pad_codes(np.concatenate(codes, axis=1), model.group_size)
 

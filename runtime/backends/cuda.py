@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from mimo_edge.runtime.bundle.errors import EnvironmentProblem, ResourceError
+from mimo_edge.runtime.bundle.requirements import install
 from numpy.typing import NDArray
 
 
@@ -169,7 +170,5 @@ def _bindings() -> Any:
     try:
         from cuda.bindings import runtime
     except ImportError as error:
-        raise EnvironmentProblem(
-            'cuda-python is not installed: pip install "mimo-edge[trt]".'
-        ) from error
+        raise EnvironmentProblem(f"cuda-python is not installed: {install('trt')}.") from error
     return runtime

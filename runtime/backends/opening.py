@@ -1,12 +1,14 @@
 """The backends by name. What a backend needs is imported only when it is asked for."""
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 
 from mimo_edge.runtime.backends.base import Backend, Providers
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.engine_folders import Trust
-from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.bundle.errors import EnvironmentProblem, InputError
+from mimo_edge.runtime.bundle.requirements import onnxruntime_choice
 
 BACKENDS = ("ort-cpu", "ort-cuda", "trt-rtx", "trt")
 
@@ -30,6 +32,7 @@ def open_backend(
     installed, EngineError where no engine fits.
     """
     if name in ("ort-cpu", "ort-cuda"):
+        _find_onnxruntime()
         from mimo_edge.runtime.backends.ort import OrtBackend
 
         if engines is not None or trust_engines:
@@ -48,3 +51,13 @@ def open_backend(
             )
         return TrtBackend(bundle, name, trust=Trust(engines, trust_engines))
     raise InputError(f"there is no backend {name!r}; choose one of {', '.join(BACKENDS)}")
+
+
+def _find_onnxruntime() -> None:
+    """Any of its variants will do; which one is the user's choice, so none comes by itself."""
+    try:
+        importlib.import_module("onnxruntime")
+    except ModuleNotFoundError as error:
+        raise EnvironmentProblem(
+            f"no ONNX Runtime is installed. Choose a variant: {onnxruntime_choice()}."
+        ) from error

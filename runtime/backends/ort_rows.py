@@ -8,33 +8,21 @@ CPU buffers start small and double, because attention computes over their whole 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from mimo_edge.runtime.backends.base import Bools, Floats, Ints
-from mimo_edge.runtime.backends.ort_memory import Buffer, Memory
-from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.backends.ort_memory import Buffer
+from mimo_edge.runtime.backends.ort_patch import OrtPatchDecoder
+from mimo_edge.runtime.backends.ort_sessions import Sessions
 from mimo_edge.runtime.bundle.errors import ContextError
 from mimo_edge.runtime.bundle.manifest import TensorSpec
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
 FIRST_CAPACITY = 256  # positions
 PREFILL_CHUNK = 512  # positions at a time: bounds the mask and the attention scores
 KEPT = 4  # sets of neighbouring rows whose bindings are kept
 T = TypeVar("T")
-
-
-class Sessions(Protocol):
-    """What rows need of the backend that made them."""
-
-    bundle: Bundle
-    memory: Memory
-
-    def session(self, name: str) -> Any: ...
-
-    def run(self, name: str, feed: Any) -> NDArray[Any]: ...
-
-    def run_bound(self, name: str, binding: Any) -> None: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,15 +35,6 @@ class _Step:
     logits: Buffer  # [n, V]
     runs: tuple[tuple[str, Any], ...]  # piece, binding
     kept: tuple[Buffer, ...]  # a binding has addresses and keeps nothing alive
-
-
-@dataclass(frozen=True, eq=False)
-class _Draw:
-    """What the patch decoder is given for n neighbouring rows, and what it gives."""
-
-    given: tuple[Buffer, ...]  # uniforms, temperature, top_k, top_p
-    codes: Buffer  # [n, G, K]
-    binding: Any
 
 
 class OrtRowStates:
@@ -71,11 +50,13 @@ class OrtRowStates:
         self.capacity = self._model.context
         self._capacity = min(capacity, self.capacity)
         self._touched = np.zeros(rows, np.int64)  # positions of a row that may not be zero
-        self._hidden = self._buffer((rows, self._model.hidden_size), self._dtype)
+        local_width = _port(spec.outputs, "local_hidden").axes[-1]
+        assert isinstance(local_width, int)
+        self._local_hidden = self._buffer((rows, local_width), self._dtype)
         self._width = 1  # rows that the caches have memory for
         self._caches = self._new_caches(self._width, self._capacity)
         self._steps: dict[tuple[int, int], _Step] = {}  # by first row and count
-        self._draws: dict[tuple[int, int], _Draw] = {}
+        self._draws: dict[tuple[int, int], OrtPatchDecoder] = {}
 
     def extend(self, row: int, text_ids: Ints, codes: Ints) -> Floats:
         start = int(self.lengths[row])
@@ -122,12 +103,8 @@ class OrtRowStates:
     def draw_codes(
         self, first: int, uniforms: Floats, temperature: Floats, top_k: Ints, top_p: Floats
     ) -> Ints:
-        draw = _known(self._draws, (first, len(uniforms)), self._bind_draw)
-        given: tuple[NDArray[Any], ...] = (uniforms, temperature, top_k, top_p)
-        for buffer, array in zip(draw.given, given, strict=True):
-            buffer.write(array)
-        self._backend.run_bound("patch_decoder", draw.binding)
-        return draw.codes.read()
+        decoder = _known(self._draws, (first, len(uniforms)), self._new_patch_decoder)
+        return decoder.draw(uniforms, temperature, top_k, top_p)
 
     def close(self) -> None:
         self._steps, self._draws, self._caches = {}, {}, []
@@ -202,28 +179,15 @@ class OrtRowStates:
 
     def _bind_state(self, binding: Any, row: int, count: int, logits: Buffer) -> None:
         """Outputs, and the caches of some rows as input and output of the same memory."""
-        self._hidden.rows(row, count).as_output(binding, "hidden")
+        self._local_hidden.rows(row, count).as_output(binding, "local_hidden")
         logits.as_output(binding, "logits")
         for name, cache in zip(self._names, self._caches, strict=True):
             rows = cache.rows(row, count)
             rows.as_input(binding, name)
             rows.as_output(binding, name.replace("past_", "present_"))
 
-    def _bind_draw(self, first: int, count: int) -> _Draw:
-        patch = (count, self._model.group_size, self._model.n_q)
-        given = {
-            "uniforms": self._buffer(patch, np.float32),
-            "temperature": self._buffer((count,), np.float32),
-            "top_k": self._buffer((count,), np.int64),
-            "top_p": self._buffer((count,), np.float32),
-        }
-        codes = self._buffer(patch, np.int64)
-        binding = self._backend.session("patch_decoder").io_binding()
-        self._hidden.rows(first, count).as_input(binding, "hidden")
-        for name, buffer in given.items():
-            buffer.as_input(binding, name)
-        codes.as_output(binding, "codes")
-        return _Draw(tuple(given.values()), codes, binding)
+    def _new_patch_decoder(self, first: int, count: int) -> OrtPatchDecoder:
+        return OrtPatchDecoder(self._backend, self._local_hidden.rows(first, count))
 
     def _buffer(self, shape: Sequence[int], dtype: DTypeLike) -> Buffer:
         return self._backend.memory.allocate(shape, dtype)

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 from mimo_edge.runtime.backends.cuda import CudaDevice
-from mimo_edge.runtime.bundle.engine import DTYPES, MODULES
+from mimo_edge.runtime.bundle.dtypes import DTYPES
+from mimo_edge.runtime.bundle.engine import MODULES
 from mimo_edge.runtime.bundle.errors import (
     EngineError,
     EnvironmentProblem,
@@ -21,9 +22,9 @@ from mimo_edge.runtime.bundle.errors import (
     ResourceError,
 )
 from mimo_edge.runtime.bundle.manifest import PieceSpec, TensorSpec
+from mimo_edge.runtime.bundle.requirements import install
 from numpy.typing import NDArray
 
-ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8}
 ALIGNMENT = 256  # bytes; what cudaMalloc gives at least, and kernels may count on
 _AGAIN = "Build it again: mimo-edge build BUNDLE --target ..."
 
@@ -34,8 +35,8 @@ def load_module(product: str) -> Any:
         return importlib.import_module(MODULES[product])
     except ImportError as error:
         raise EnvironmentProblem(
-            f'{MODULES[product]} is not installed: pip install "mimo-edge[trt]" for TensorRT for '
-            "RTX; classic TensorRT comes with JetPack or from NVIDIA's own index."
+            f"{MODULES[product]} is not installed: {install('trt')} for TensorRT for RTX; classic "
+            "TensorRT comes with JetPack or from NVIDIA's own index."
         ) from error
 
 
@@ -102,8 +103,8 @@ class Engine:
             name = self._engine.get_tensor_name(index)
             mode, dtype = self._engine.get_tensor_mode(name), self._engine.get_tensor_dtype(name)
             found[name] = ("input" if mode == modes.INPUT else "output", dtype.name)
-        wanted = {p.name: ("input", DTYPES[p.dtype]) for p in spec.inputs}
-        wanted |= {p.name: ("output", DTYPES[p.dtype]) for p in spec.outputs}
+        wanted = {p.name: ("input", DTYPES[p.dtype].tensorrt) for p in spec.inputs}
+        wanted |= {p.name: ("output", DTYPES[p.dtype].tensorrt) for p in spec.outputs}
         if found != wanted:
             differ = sorted(n for n in {*found, *wanted} if found.get(n) != wanted.get(n))
             raise EngineError(
@@ -148,7 +149,7 @@ class Context:
 
 def size_of(port: TensorSpec, shape: Sequence[int]) -> int:
     """Bytes of a tensor of this shape."""
-    return math.prod(shape) * ITEM_BYTES[port.dtype]
+    return math.prod(shape) * DTYPES[port.dtype].bytes
 
 
 def fitted(port: TensorSpec, array: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:

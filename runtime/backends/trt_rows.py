@@ -12,21 +12,23 @@ from typing import Any, Protocol
 import numpy as np
 from mimo_edge.runtime.backends.base import Bools, Floats, Ints
 from mimo_edge.runtime.backends.cuda import CudaDevice
+from mimo_edge.runtime.backends.delay import DelayPattern
 from mimo_edge.runtime.backends.trt_context import ALIGNMENT, Context, fitted, size_of
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.engine import PREFILL_LENGTHS, Identity
-from mimo_edge.runtime.bundle.errors import ContextError, EngineError
+from mimo_edge.runtime.bundle.errors import ContextError, EngineError, InputError
 from mimo_edge.runtime.bundle.manifest import TensorSpec
 from numpy.typing import NDArray
 
 DECODE = ("patch_encoder", "backbone", "patch_decoder")
-# what is replayed as one CUDA graph
-RUNS = {"step": ("patch_encoder", "backbone"), "draw": ("patch_decoder",)}
-_CACHE = "cache_"  # how the names of the cache's buffers begin
+_CACHE = "cache_"  # how the names of the backbone's cache's buffers begin
+_PATCH = "patch "  # and of what only the patch decoder has
+# of all sub-steps, one after the other, beside the buffers of one
+_STAGED = ("sub_step", "uniforms", "codes")
 # what a prefill has beside the row's cache; a row's part of other buffers may not be aligned
 PREFILL_OWN = (
     ("patch_encoder", ("text_ids", "codes", "embeddings")),
-    ("backbone", ("past_lengths", "new_lengths", "hidden", "logits")),
+    ("backbone", ("past_lengths", "new_lengths", "local_hidden", "logits")),
 )
 
 
@@ -50,6 +52,7 @@ class RowMemory:
 
     def __init__(self, backend: Engines, rows: int) -> None:
         self.rows, self.backend, self.device = rows, backend, backend.device
+        self.sub_steps = backend.bundle.model.sub_steps
         self.used = False  # whether an earlier owner may have left something in it
         self.capacity = backend.identity.max_seq
         profile = backend.identity.pieces["patch_encoder"].profiles[0]
@@ -71,25 +74,54 @@ class RowMemory:
                 self._contexts[f"prefill {piece}"] = backend.context(piece)
             self._bind_decode()
             self.upload("new_lengths", np.ones(rows, np.int64))
+            steps = np.arange(self.sub_steps, dtype=np.int64)[:, None]
+            self.upload("all sub_step", np.tile(steps, (1, rows)))
         except BaseException:
             self.release()
             raise
 
-    def run(self, name: str) -> None:
+    def step(self) -> None:
+        """One more position for every row, from the text ids and codes in their buffers."""
+        self._run("step", self._enqueue_step, ("patch_encoder", "backbone"))
+
+    def draw(self) -> None:
+        """The codes of all sub-steps, from the newest positions and what `all uniforms` holds."""
+        self._run("draw", self._enqueue_patch, ("patch_decoder",))
+
+    def _run(self, name: str, work: Callable[[], None], pieces: Sequence[str]) -> None:
         """Once plainly, as TensorRT asks before a capture, and from then on as a graph."""
-        contexts = [self._contexts[piece] for piece in RUNS[name]]
-
-        def work() -> None:
-            for context in contexts:
-                context.enqueue()
-
         if name in self._graphs:
             self.device.launch(self._graphs[name])
             return
         work()
-        if all(context.capturable() for context in contexts):
+        if all(self._contexts[piece].capturable() for piece in pieces):
             self.device.synchronize()
             self._graphs[name] = self.device.capture(work)
+
+    def _enqueue_step(self) -> None:
+        self._contexts["patch_encoder"].enqueue()
+        self._contexts["backbone"].enqueue()
+
+    def _enqueue_patch(self) -> None:
+        """All runs of the patch decoder, and the copies between them.
+
+        What a run says of the next x is copied and not written in place: TensorRT promises nothing
+        of an output in the memory of an input, except for the caches.
+        """
+        size = {name: self._row_bytes[_PATCH + name] * self.rows for name in (*_STAGED, "x")}
+
+        def staged(name: str, step: int) -> int:
+            return self._address[f"all {name}"] + step * size[name]
+
+        here = {name: self._address[_PATCH + name] for name in (*_STAGED, "x", "next")}
+        copy, source = self.device.copy, self._address["local_hidden"]
+        for step in range(self.sub_steps):
+            copy(here["x"], source, size["x"])
+            for name in ("sub_step", "uniforms"):
+                copy(here[name], staged(name, step), size[name])
+            self._contexts["patch_decoder"].enqueue()
+            copy(staged("codes", step), here["codes"], size["codes"])
+            source = here["next"]
 
     def upload(self, name: str, array: NDArray[Any]) -> None:
         """Into the buffer of a decode step. Raises InputError for another dtype or shape."""
@@ -100,6 +132,12 @@ class RowMemory:
     def download(self, array: NDArray[Any], name: str) -> None:
         assert array.dtype == self._ports[name].dtype, f"{name} is {self._ports[name].dtype}"
         self.device.download(array, self._address[name])
+
+    def forget_patches(self) -> None:
+        """Zero the patch decoder's cache, all rows, as `zero` does for a row."""
+        for name in self._address:
+            if name.startswith(_PATCH + _CACHE):
+                self.device.zero(self._address[name], self.rows * self._row_bytes[name])
 
     def zero(self, row: int, first: int, last: int) -> None:
         """Zero positions of a row's caches: a mask does not hide what is NaN or infinite."""
@@ -155,8 +193,8 @@ class RowMemory:
         embed.enqueue()
         backbone.enqueue()
         # the patch decoder looks for the newest states of all rows in one place
-        hidden = self._row_bytes["hidden"]
-        self.device.copy(self._row("hidden", row), self._address["prefill hidden"], hidden)
+        newest, size = self._row("local_hidden", row), self._row_bytes["local_hidden"]
+        self.device.copy(newest, self._address["prefill local_hidden"], size)
         self.device.synchronize()  # the next chunk binds the contexts anew
 
     def release(self) -> None:
@@ -187,6 +225,11 @@ class RowMemory:
                     f"not begin at a multiple of {ALIGNMENT}. Build with another --max-seq, such "
                     "as a power of two, or use one row at a time."
                 )
+        for name in _STAGED:
+            port = self._ports[_PATCH + name]
+            staged = TensorSpec(port.name, port.dtype, (self.sub_steps, *port.axes))
+            self._ports[f"all {name}"] = staged
+            sizes[f"all {name}"] = self.sub_steps * sizes[_PATCH + name]
         for piece, names in PREFILL_OWN:
             spec = self.backend.bundle.piece(piece)
             for port in (*spec.inputs, *spec.outputs):
@@ -242,6 +285,7 @@ class TrtRowStates:
         self._touched = np.full(memory.rows, memory.capacity if memory.used else 0, np.int64)
         memory.used = True
         self._memory, self._model = memory, memory.backend.bundle.model
+        self._pattern = DelayPattern(self._model)
         # also if the caller forgets to close
         self._closed = weakref.finalize(self, give_back, memory)
         self._closed.atexit = False
@@ -289,7 +333,7 @@ class TrtRowStates:
         memory.upload("codes", self._all_rows(first, codes))
         memory.upload("past_lengths", self.lengths)
         np.maximum(self._touched, self.lengths + 1, out=self._touched)
-        memory.run("step")
+        memory.step()
         rows = slice(first, first + len(active))
         self.lengths[rows] += active
         logits = np.zeros((self.rows, self._model.vocab_size), np.float32)
@@ -299,17 +343,17 @@ class TrtRowStates:
     def draw_codes(
         self, first: int, uniforms: Floats, temperature: Floats, top_k: Ints, top_p: Floats
     ) -> Ints:
-        settings: Sequence[tuple[str, NDArray[Any]]] = (
-            ("uniforms", uniforms),
-            ("temperature", temperature),
-            ("top_k", top_k),
-            ("top_p", top_p),
-        )
-        for name, array in settings:
-            self._memory.upload(name, self._all_rows(first, array))
-        self._memory.run("draw")
-        codes = np.zeros((self.rows, self._model.group_size, self._model.n_q), np.int64)
-        self._memory.download(codes, "drawn")
+        memory = self._memory
+        memory.upload("all uniforms", self._pattern.spread(self._all_rows(first, uniforms)))
+        memory.upload(_PATCH + "temperature", self._all_rows(first, temperature))
+        memory.upload(_PATCH + "top_k", self._all_rows(first, top_k))
+        memory.upload(_PATCH + "top_p", self._all_rows(first, top_p))
+        memory.draw()
+        drawn = np.zeros((memory.sub_steps, self.rows, self._model.n_q), np.int64)
+        memory.download(drawn, "all codes")
+        codes = self._pattern.collect(drawn)
+        if codes.min() < 0:
+            memory.forget_patches()
         return codes[first : first + len(uniforms)]
 
     def close(self) -> None:
@@ -317,6 +361,8 @@ class TrtRowStates:
 
     def _all_rows(self, first: int, array: NDArray[Any]) -> NDArray[Any]:
         """The engines step all rows: those that are not given get zeros."""
+        if first + len(array) > self.rows:
+            raise InputError(f"{len(array)} rows from row {first} on, and there is {self.rows}")
         whole = np.zeros((self.rows, *array.shape[1:]), array.dtype)
         whole[first : first + len(array)] = array
         return whole
@@ -331,7 +377,7 @@ def run_length(count: int, room: int, lengths: Sequence[int]) -> int:
 
 
 def _buffer_name(piece: str, port: str) -> str:
-    return "drawn" if (piece, port) == ("patch_decoder", "codes") else _shared_name(port)
+    return (_PATCH if piece == "patch_decoder" else "") + _shared_name(port)
 
 
 def _shared_name(port: str) -> str:

@@ -7,7 +7,16 @@ from pathlib import Path
 
 from mimo_edge.runtime.bundle.errors import MALFORMED, BundleError
 from mimo_edge.runtime.bundle.files import chunks
-from mimo_edge.runtime.bundle.manifest import MANIFEST, PIECES, Manifest, ModelSpec, PieceSpec
+from mimo_edge.runtime.bundle.manifest import (
+    MANIFEST,
+    PIECES,
+    FileSpec,
+    Manifest,
+    ModelSpec,
+    PieceSpec,
+)
+from mimo_edge.runtime.bundle.shared_ports import disagreements
+from mimo_edge.runtime.bundle.verified import LARGE, Verified
 
 
 class Bundle:
@@ -29,8 +38,9 @@ class Bundle:
     ) -> "Bundle":
         """Read and check a bundle.
 
-        `verify` hashes every file (about a second per GB), and later the engines that a backend
-        takes from it; sizes are checked in any case.
+        `verify` hashes every file (about a second per GB; of a large bundle only what was not
+        hashed before), and later the engines that a backend takes from it; sizes are checked in
+        any case.
         `on_progress` is called with (bytes hashed, bytes in all). Raises BundleError.
         """
         folder = Path(folder)
@@ -52,6 +62,10 @@ class Bundle:
         missing = [name for name in PIECES if name not in manifest.pieces]
         if missing:
             raise BundleError(f"{folder} lacks the pieces {', '.join(missing)}. Export it again.")
+        if problems := disagreements(manifest):
+            raise BundleError(
+                f"{path} contradicts itself: {'; '.join(problems[:3])}. Export the bundle again."
+            )
         bundle._check_sizes()
         if verify:
             bundle._check_hashes(on_progress)
@@ -63,6 +77,15 @@ class Bundle:
     def path(self, name: str) -> Path:
         """The ONNX file of a piece."""
         return self.folder / self.manifest.pieces[name].file
+
+    def weights(self, name: str) -> FileSpec:
+        """The weights file of a piece: its hash and size."""
+        return self.manifest.files[self.manifest.pieces[name].data]
+
+    @cached_property
+    def bytes(self) -> int:
+        """Of all files of the manifest."""
+        return sum(spec.bytes for spec in self.manifest.files.values())
 
     @property
     def model(self) -> ModelSpec:
@@ -89,16 +112,25 @@ class Bundle:
                 )
 
     def _check_hashes(self, on_progress: Callable[[int, int], None] | None) -> None:
-        done, total = 0, sum(spec.bytes for spec in self.manifest.files.values())
+        done, total = 0, self.bytes
+        known = Verified.of_user() if total >= LARGE else None
         for name, spec in self.manifest.files.items():
+            path = self.folder / name
+            if known is not None and known.holds(path, spec):
+                done += spec.bytes
+                continue
             digest = hashlib.sha256()
-            for chunk in chunks(self.folder / name):
+            for chunk in chunks(path):
                 digest.update(chunk)
                 done += len(chunk)
                 if on_progress is not None:
                     on_progress(done, total)
             if digest.hexdigest() != spec.sha256:
                 raise BundleError(
-                    f"{self.folder / name} was altered: its sha256 is not the one in {MANIFEST}. "
+                    f"{path} was altered: its sha256 is not the one in {MANIFEST}. "
                     "Copy the bundle again, or export it again."
                 )
+            if known is not None:
+                known.add(path, spec)
+        if known is not None:
+            known.save()

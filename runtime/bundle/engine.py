@@ -22,8 +22,6 @@ from mimo_edge.runtime.bundle.errors import MALFORMED, EngineError
 from mimo_edge.runtime.bundle.manifest import PIECES, FileSpec
 
 MODULES = {"trt-rtx": "tensorrt_rtx", "trt": "tensorrt"}  # product -> its Python module
-# the bundle's dtypes as TensorRT calls them
-DTYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16", "int64": "INT64"}
 # positions that a prefill hands over at once: each is a shape that TensorRT for RTX has to compile,
 # so a prompt is cut and padded to these. Of an engine, those up to the largest of its profile.
 PREFILL_LENGTHS = (1, 16, 64, 128, 256, 512)

@@ -5,6 +5,8 @@ bundle.json          everything below, and the sha256 of every file
 <piece>.onnx.data    its weights
 tokenizer.json ...   the text tokenizer's files
 engines/             built engines (package engines), each with its own engine.json
+
+docs/bundle.md says how the graphs are driven.
 """
 
 import dataclasses
@@ -13,18 +15,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mimo_edge.runtime.bundle.dtypes import DTYPES, PRECISIONS
 from mimo_edge.runtime.bundle.errors import BundleError
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "bundle.json"
-PIECES = (
-    "mel",
-    "tokenizer_encoder",
-    "patch_encoder",
-    "backbone",
-    "patch_decoder",
-    "tokenizer_decoder",
-)
+# piece -> the components whose weights are in it; a recipe speaks of components
+COMPONENTS: Mapping[str, tuple[str, ...]] = {
+    "mel": ("mel",),
+    "tokenizer_encoder": ("tokenizer_encoder", "codebooks"),
+    "patch_encoder": ("text_embedding", "speech_embeddings", "patch_encoder"),
+    "backbone": ("backbone", "lm_head"),
+    "patch_decoder": ("speech_embeddings", "patch_decoder", "speech_heads"),
+    "tokenizer_decoder": ("codebooks", "tokenizer_decoder", "vocoder"),
+}
+PIECES = tuple(COMPONENTS)
+AUDIO_SECONDS = 60  # longer audio is encoded, and longer speech decoded, in parts
 
 
 @dataclass(frozen=True)
@@ -37,13 +43,48 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
+class WeightScheme:
+    """How the weights of a component are stored: a precision, or a quantised form in blocks."""
+
+    scheme: str
+    block: int | None = None  # weights that share a scale; None of a quantised form: a channel
+    method: str | None = None  # how the scales were found
+    also: tuple[str, ...] = ()  # other forms that some of the component's weights have
+
+
+@dataclass(frozen=True)
 class PieceSpec:
-    """One graph: its file inside the bundle, its ports, and the precision it computes in."""
+    """One graph: its two files inside the bundle, its numbers, and its ports."""
 
     file: str
-    precision: str
+    data: str  # its weights
+    compute: str  # what it computes in: of PRECISIONS
+    weights: Mapping[str, WeightScheme]  # component -> how its weights are stored
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    dynamic: bool = False  # a backend may round what products read to int8 as it runs
+
+    @classmethod
+    def from_raw(cls, raw: Mapping[str, Any]) -> "PieceSpec":
+        """From JSON. Raises one of MALFORMED."""
+
+        def ports(items: list[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
+            found = tuple(TensorSpec(p["name"], p["dtype"], tuple(p["axes"])) for p in items)
+            for port in found:
+                if port.dtype not in DTYPES:
+                    raise ValueError(f"port {port.name} has the dtype {port.dtype!r}")
+            return found
+
+        if raw["compute"] not in PRECISIONS:
+            raise ValueError(f"compute is {raw['compute']!r}")
+        if not isinstance(raw["dynamic"], bool):
+            raise ValueError(f"dynamic is {raw['dynamic']!r}")
+        weights = {
+            name: WeightScheme(**{**scheme, "also": tuple(scheme["also"])})
+            for name, scheme in raw["weights"].items()
+        }
+        sides = ports(raw["inputs"]), ports(raw["outputs"])
+        return cls(raw["file"], raw["data"], raw["compute"], weights, *sides, raw["dynamic"])
 
 
 @dataclass(frozen=True)
@@ -75,17 +116,27 @@ class ModelSpec:
     samples_per_frame: int  # audio samples that one code frame becomes
     max_audio_seconds: int
 
+    @property
+    def sub_steps(self) -> int:
+        """Runs of the patch decoder that make one patch."""
+        return self.group_size + max(self.delays)
+
 
 @dataclass(frozen=True)
 class Manifest:
     """The content of bundle.json."""
 
     schema: int
+    architecture: str  # as the checkpoint's config.json calls it
+    activation_dtype: str  # of the states that go from piece to piece
+    cache_dtype: str  # of keys and values
     model: ModelSpec
     pieces: Mapping[str, PieceSpec]
     files: Mapping[str, FileSpec]
     tools: Mapping[str, str]
     source: str  # fingerprint of the checkpoints it was exported from
+    chat: Mapping[str, Any]  # the prompt protocol, for programs that are not this one
+    recipe: str  # the name of that by which it was made
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
@@ -102,11 +153,29 @@ class Manifest:
                 "Export the checkpoint again with this version of mimo-edge."
             )
         files = {name: FileSpec(**spec) for name, spec in raw["files"].items()}
-        pieces = {name: _piece(spec) for name, spec in raw["pieces"].items()}
+        for name in files:
+            if "/" in name or "\\" in name or name in ("", ".", ".."):
+                raise ValueError(f"{name!r} is not the name of a file in the bundle")
+        pieces = {name: PieceSpec.from_raw(spec) for name, spec in raw["pieces"].items()}
         for name, piece in pieces.items():
-            if piece.file not in files:
-                raise ValueError(f"the file of piece {name}, {piece.file!r}, is not listed")
-        return cls(raw["schema"], _model(raw["model"]), pieces, files, raw["tools"], raw["source"])
+            for file in (piece.file, piece.data):
+                if file not in files:
+                    raise ValueError(f"the file of piece {name}, {file!r}, is not listed")
+        if not isinstance(raw["chat"], dict):
+            raise ValueError(f"chat is {raw['chat']!r}")
+        return cls(
+            schema=raw["schema"],
+            architecture=raw["architecture"],
+            activation_dtype=raw["activation_dtype"],
+            cache_dtype=raw["cache_dtype"],
+            model=_model(raw["model"]),
+            pieces=pieces,
+            files=files,
+            tools=raw["tools"],
+            source=raw["source"],
+            chat=raw["chat"],
+            recipe=raw["recipe"],
+        )
 
 
 def _model(raw: Mapping[str, Any]) -> ModelSpec:
@@ -118,10 +187,3 @@ def _model(raw: Mapping[str, Any]) -> ModelSpec:
         if not isinstance(numbers, tuple) or any(type(n) is not int for n in numbers):
             raise ValueError(f"model.{field.name} is {raw.get(field.name)!r}")
     return ModelSpec(**values)
-
-
-def _piece(raw: Mapping[str, Any]) -> PieceSpec:
-    def ports(items: list[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
-        return tuple(TensorSpec(p["name"], p["dtype"], tuple(p["axes"])) for p in items)
-
-    return PieceSpec(raw["file"], raw["precision"], ports(raw["inputs"]), ports(raw["outputs"]))

@@ -10,7 +10,7 @@ from pathlib import Path
 from mimo_edge.runtime.bundle.errors import DISK_FULL, MALFORMED, ResourceError
 from mimo_edge.runtime.bundle.files import hash_file, write_text
 from mimo_edge.runtime.bundle.folders import MARK, partial_of, take_place
-from mimo_edge.runtime.bundle.manifest import MANIFEST, PIECES, FileSpec, PieceSpec, TensorSpec
+from mimo_edge.runtime.bundle.manifest import MANIFEST, PIECES, FileSpec, PieceSpec
 
 Finished = tuple[PieceSpec, Mapping[str, FileSpec]]  # a piece, and its files
 
@@ -71,12 +71,7 @@ def read_marker(folder: Path, name: str, key: str) -> Finished | None:
     files = {n: FileSpec(**f) for n, f in raw["files"].items()}
     if not all((folder / n).is_file() and hash_file(folder / n) == f for n, f in files.items()):
         return None
-    piece = raw["piece"]
-    ports = {
-        side: tuple(TensorSpec(p["name"], p["dtype"], tuple(p["axes"])) for p in piece[side])
-        for side in ("inputs", "outputs")
-    }
-    return PieceSpec(piece["file"], piece["precision"], ports["inputs"], ports["outputs"]), files
+    return PieceSpec.from_raw(raw["piece"]), files
 
 
 def _check_disk(partial: Path, total: int) -> None:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.bundle.manifest import AUDIO_SECONDS
 from mimo_edge.runtime.chat.segments import Grid, PromptLayout, check_range
 from mimo_edge.runtime.chat.text_tokenizer import SpecialIds, TextTokenizer
 
-DECODE_PIECE = 1500  # frames, one minute: the most that upstream decodes at once
+FRAMES_PER_SECOND = 25
+DECODE_PIECE = AUDIO_SECONDS * FRAMES_PER_SECOND  # the most that upstream decodes at once
 
 
 @dataclass(frozen=True, eq=False)

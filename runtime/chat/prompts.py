@@ -196,13 +196,13 @@ class PromptBuilder:
 
         return np.concatenate([segment(part) for part in parts], axis=1)
 
-    def _audio(self, codes: Codes | None, name: str = "audio") -> Grid:
+    def _audio(self, codes: Codes | None, name: str = "audio") -> Part:
         padded = pad_codes(_given(codes, name, "codes"), self.layout.group_size)
         if padded.shape[1] == 0:
             raise InputError(f"{name}: no frames; pass audio that is not empty")
         return audio_segment(padded, self.layout, self.tokenizer.special)
 
-    def _spoken(self, text: str | None, codes: Codes | None, name: str) -> Grid:
+    def _spoken(self, text: str | None, codes: Codes | None, name: str) -> Part:
         padded = pad_codes(_given(codes, name, "codes"), self.layout.group_size)
         text_ids = self.tokenizer.encode(_given(text, name, "text"))
         return streaming_segment(text_ids, padded, self.layout, self.tokenizer.special)

@@ -20,7 +20,7 @@ Grid = NDArray[np.int64]  # [1 + K, P * G]
 Codes = NDArray[np.integer[Any]]  # [K, T]
 
 PAD = -100
-_RUN = 5  # interleaved speech: five text tokens, five patches, five text tokens, ...
+RUN = 5  # interleaved speech: five text tokens, five patches, five text tokens, ...
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ def streaming_segment(
     """
     speech = audio_segment(codes, layout, special, framed=False)  # [1+K, T]
     # No text at all still makes one run, of eot alone.
-    texts = [list(text_ids[at : at + _RUN]) for at in range(0, len(text_ids) or 1, _RUN)]
+    texts = [list(text_ids[at : at + RUN]) for at in range(0, len(text_ids) or 1, RUN)]
     texts[-1].append(special.eot)
-    width = _RUN * layout.group_size
+    width = RUN * layout.group_size
     sounds = [speech[:, at : at + width] for at in range(0, speech.shape[1], width)]
 
     parts = [text_segment([special.sostm], layout)]

@@ -65,6 +65,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "/backbone.onnx.data was altered",
         "Copy the bundle again",
     ),
+    "of the version before": (
+        lambda b: edit_manifest(b, lambda r: r.update(schema=SCHEMA - 1)),
+        "Export the checkpoint again with this version",
+    ),
     "other schema": (
         lambda b: edit_manifest(b, lambda r: r.update(schema=99)),
         f"schema version 99, this program reads {SCHEMA}",
@@ -150,7 +154,7 @@ def test_what_this_machine_has_not(
     mimo_edge: Run, own_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chat = ("run", "chat", own_bundle, "hi")
-    edit_manifest(own_bundle, lambda raw: raw["pieces"]["backbone"].update(precision="bf16"))
+    edit_manifest(own_bundle, lambda raw: raw["pieces"]["backbone"].update(compute="bf16"))
     mimo_edge(*chat).refused(3, "bf16", "--dtype fp32")
     cpu_only = ["CPUExecutionProvider"]
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: cpu_only)
@@ -160,7 +164,7 @@ def test_what_this_machine_has_not(
     for name, module in TENSORRT.items():
         monkeypatch.setitem(sys.modules, module, None)  # as if not installed
         done = mimo_edge(*chat, "--backend", name)
-        done.refused(3, f"{module} is not installed", "pip install", "mimo-edge[trt]")
+        done.refused(3, f"{module} is not installed", 'pip install "tensorrt-rtx')
 
 
 def test_no_engines(mimo_edge: Run, own_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import torch
 from mimo_edge.export import exporter
 from mimo_edge.export.exporter import Sources
 from mimo_edge.export.piece import Piece
+from mimo_edge.runtime.bundle import unfinished
 from mimo_edge.runtime.bundle.folders import MARK
 from mimo_edge.runtime.bundle.manifest import MANIFEST
 
@@ -49,20 +50,20 @@ def two_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
         return dict.fromkeys(TWO, real(self, dtype)["mel"])
 
     monkeypatch.setattr(Sources, "piece_builders", two)
-    monkeypatch.setattr(exporter, "PIECES", TWO)
+    monkeypatch.setattr(unfinished, "PIECES", TWO)
 
 
 def fail_writing(monkeypatch: pytest.MonkeyPatch, piece: str, error: BaseException) -> None:
     """Raise in the middle of writing a piece's weights."""
-    real = exporter.WeightWriter.write
+    real = exporter.write_weights
 
-    def write(self, regions, path, progress):  # type: ignore[no-untyped-def]
+    def write(path, tensors):  # type: ignore[no-untyped-def]
         if path.name.startswith(piece):
             path.write_bytes(b"half of it")
             raise error
-        return real(self, regions, path, progress)
+        return real(path, tensors)
 
-    monkeypatch.setattr(exporter.WeightWriter, "write", write)
+    monkeypatch.setattr(exporter, "write_weights", write)
 
 
 def interrupt_tracing(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
@@ -140,7 +141,7 @@ def test_resume(
         return {name: build for name, build in real(self, dtype).items() if name in TWO}
 
     monkeypatch.setattr(Sources, "piece_builders", two)
-    monkeypatch.setattr(exporter, "PIECES", TWO)
+    monkeypatch.setattr(unfinished, "PIECES", TWO)
     partial, bundle = tmp_path / "new" / "bundle.partial", tmp_path / "new" / "bundle"
     with monkeypatch.context() as patch:
         interrupt_tracing(patch, after=1)

@@ -121,7 +121,9 @@ class FakeCuda:
     def cudaMemcpyAsync(
         self, dst: int, src: int, count: int, kind: Any, stream: int
     ) -> tuple[Any, ...]:
-        assert stream in self.streams and self.recording is None
+        assert stream in self.streams
+        inside = kind == real.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        assert inside or self.recording is None, "a graph would keep the address of a host array"
         if kind == real.cudaMemcpyKind.cudaMemcpyHostToDevice:
             before = ctypes.string_at(src, count)
 
@@ -133,14 +135,16 @@ class FakeCuda:
             self.view(dst, count)
             self.calls.append(("upload", dst, count))
             self.queue.append(upload)
-        elif kind == real.cudaMemcpyKind.cudaMemcpyDeviceToDevice:
-            self.calls.append(("copy", dst, count))
+        elif inside:
+            if self.recording is None:
+                self.calls.append(("copy", dst, count))
+            assert abs(dst - src) >= count, "the ends of a copy overlap"
 
             def copy() -> None:
                 self.view(dst, count)[:] = self.view(src, count)
 
             self.view(dst, count), self.view(src, count)
-            self.queue.append(copy)
+            self.enqueue(copy)
         else:
             assert kind == real.cudaMemcpyKind.cudaMemcpyDeviceToHost
             self.view(src, count)

@@ -194,6 +194,8 @@ class FakeContext:
             if name.startswith("past_") and name != "past_lengths":
                 present = name.replace("past_", "present_")
                 assert self.addresses[name] == self.addresses[present], f"{name} is not in place"
+        written = [self.addresses[n] for n in self.outputs if not n.startswith("present_")]
+        assert not set(written) & {self.addresses[n] for n in self.inputs}, "only caches alias"
         if self.cuda.recording is not None:
             assert self.runs > 0, "TensorRT wants one plain run before a capture"
             if not isinstance(self.engine.trt, FakeClassicTensorRT):

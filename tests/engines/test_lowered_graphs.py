@@ -61,11 +61,11 @@ def unequal_rows(golden: Golden, lm: str, bundle: Bundle, model: onnx.ModelProto
         batch = np.zeros((2, new.max(), embeddings.shape[1]), np.float32)
         for row in range(2):
             batch[row, : new[row]] = embeddings[past[row] : past[row] + new[row]]
-        hidden, logits, *caches = run(backbone, batch, past, new, *caches)
+        local_hidden, logits, *caches = run(backbone, batch, past, new, *caches)
         past = past + new
         for row in range(2):
-            expected = arrays["prefill.hidden"][0, past[row] - 1]
-            worst = max(worst, tolerances.difference(hidden[row], expected))
+            expected = arrays["full.local_hidden"][0, past[row] - 1]
+            worst = max(worst, tolerances.difference(local_hidden[row], expected))
     worst = max(worst, tolerances.difference(logits[:1, None], arrays["prefill.text_logits"]))
 
     layers = bundle.model.layers
@@ -79,12 +79,12 @@ def unequal_rows(golden: Golden, lm: str, bundle: Bundle, model: onnx.ModelProto
     steps = len([n for n in arrays if n.startswith("step") and n.endswith(".hidden")])
     for step in range(steps):  # the first row goes on, the second is still in the prompt
         batch = np.stack((arrays[f"step{step}.inputs_embeds"][0], embeddings[past[1]][None]))
-        hidden, logits, *caches = run(backbone, batch, past, np.ones(2, np.int64), *caches)
+        local_hidden, logits, *caches = run(backbone, batch, past, np.ones(2, np.int64), *caches)
         past = past + 1
         for actual, expected in (
-            (hidden[:1, None], arrays[f"step{step}.hidden"]),
+            (local_hidden[:1, None], arrays[f"step{step}.local_hidden"]),
             (logits[:1, None], arrays[f"step{step}.text_logits"]),
-            (hidden[1], arrays["prefill.hidden"][0, past[1] - 1]),
+            (local_hidden[1], arrays["full.local_hidden"][0, past[1] - 1]),
         ):
             worst = max(worst, tolerances.difference(actual, expected))
     return worst

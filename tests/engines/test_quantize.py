@@ -192,18 +192,18 @@ def test_a_failure_leaves_nothing_or_what_the_next_goes_on_with(
 ) -> None:
     real, made = quantizing._quantize_piece, []
 
-    def failing(bundle: Bundle, piece: str, *rest: object) -> object:
+    def failing(bundle: Bundle, recipe: object, piece: str, *rest: object) -> object:
         if piece == "patch_decoder":
             raise KeyboardInterrupt
         made.append(piece)
-        return real(bundle, piece, *rest)  # type: ignore[arg-type]
+        return real(bundle, recipe, piece, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(quantizing, "_quantize_piece", failing)
     with pytest.raises(KeyboardInterrupt):
         quantize_bundle(float_bundle, mixed, tmp_path / "new", resume=resume)
     assert [path.name for path in tmp_path.iterdir()] == (["new.partial"] if resume else [])
     monkeypatch.setattr(
-        quantizing, "_quantize_piece", lambda b, p, *r: made.append(p) or real(b, p, *r)
+        quantizing, "_quantize_piece", lambda b, c, p, *r: made.append(p) or real(b, c, p, *r)
     )
     quantize_bundle(float_bundle, mixed, tmp_path / "new", resume=resume)
     assert [path.name for path in tmp_path.iterdir()] == ["new"]

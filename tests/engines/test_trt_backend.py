@@ -20,6 +20,7 @@ from mimo_edge.runtime.bundle.errors import (
     InputError,
     ResourceError,
 )
+from mimo_edge.runtime.bundle.manifest import AUDIO_SECONDS
 from mimo_edge.runtime.chat.presets import Sampling
 from mimo_edge.runtime.generation.loop import Loop, generate
 from mimo_edge.runtime.generation.request import Request, Step, join_steps, split_grid
@@ -122,7 +123,7 @@ def test_a_padded_prefill(golden: Golden, open_fake: Open, lm_name: str, product
         text, codes = split_grid(arrays["ids"], backend.bundle.model.group_size)
         patches = int(arrays["prefill_groups"])
         states = backend.new_rows(2)
-        states.prefill(0, text[:1], codes[:1])  # the other row is as short as can be
+        states.extend(0, text[:1], codes[:1])  # the other row is as short as can be
         seen = []
         bind = Context.bind
         with pytest.MonkeyPatch.context() as patch:
@@ -133,12 +134,12 @@ def test_a_padded_prefill(golden: Golden, open_fake: Open, lm_name: str, product
                 bind(self, name, address, shape)
 
             patch.setattr(Context, "bind", spy)
-            logits = states.prefill(1, text[:patches], codes[:patches])
+            logits = states.extend(1, text[:patches], codes[:patches])
         assert seen and set(seen) <= set(PREFILL_LENGTHS) and sum(seen) > patches
         check.close(logits[None, None], arrays["prefill.text_logits"], tolerances.LM, "prefill")
         for step in range(len(text) - patches):
             here = np.array([0, patches + step])
-            logits = states.step(text[here], codes[here], np.array([False, True]))
+            logits = states.step(0, text[here], codes[here], np.array([False, True]))
             wanted = arrays[f"step{step}.text_logits"][0]
             check.close(logits[1:], wanted, tolerances.LM, f"step {step}")
 
@@ -153,12 +154,13 @@ def test_a_prompt_that_fills_the_cache(golden: Golden, open_fake: Open) -> None:
         text, codes = split_grid(golden.npz(f"{lm}.forward.npz")["ids"], model.group_size)
         states = backend.new_rows(1)
         many = np.resize(np.arange(len(text)), states.capacity - 1)
-        whole = states.prefill(0, text[many], codes[many])
+        whole = states.extend(0, text[many], codes[many])
         states._memory.chunk = 100
         assert states.capacity - 300 < 64, "the last chunk has no room for the length above it"
-        parts = states.prefill(0, text[many], codes[many])
+        states.truncate(0, 0)
+        parts = states.extend(0, text[many], codes[many])
         check.close(parts[None], whole[None], tolerances.LM, "in chunks")
-        states.step(text[:1], codes[:1], np.array([True]))
+        states.step(0, text[:1], codes[:1], np.array([True]))
         assert states.lengths[0] == states.capacity
 
 
@@ -172,23 +174,24 @@ def test_arrays_of_other_dtypes(golden: Golden, open_fake: Open) -> None:
         small, small_codes = text.astype(np.int32), codes.astype(np.int16)
         one = np.array([True])
         states = backend.new_rows(1)
-        expected = states.prefill(0, text[:5], codes[:5]), states.step(text[5:6], codes[5:6], one)
+        expected = states.extend(0, text[:5], codes[:5]), states.step(0, text[5:6], codes[5:6], one)
+        states.truncate(0, 0)
         got = (
-            states.prefill(0, small[:5], small_codes[:5]),
-            states.step(small[5:6], small_codes[5:6], one),
+            states.extend(0, small[:5], small_codes[:5]),
+            states.step(0, small[5:6], small_codes[5:6], one),
         )
         for wanted, found in zip(expected, got, strict=True):
             check.equal(found, wanted, "int32")
         with pytest.raises(InputError, match="codes is float64, and must be int64"):
-            states.step(text[5:6], codes[5:6].astype(np.float64), one)
-        with pytest.raises(InputError, match=r"text_ids is \[2\], and must be \[1, 1\]"):
-            states.step(text[5:7], codes[5:6], one)
+            states.step(0, text[5:6], codes[5:6].astype(np.float64), one)
+        with pytest.raises(InputError, match="2 rows from row 0 on, and there is 1"):
+            states.step(0, text[5:7], codes[5:6], one)
         with pytest.raises(InputError, match="text_ids is float32, and must be int64"):
-            states.prefill(0, text[:5].astype(np.float32), codes[:5])
+            states.extend(0, text[:5].astype(np.float32), codes[:5])
         settings = np.ones(1), np.zeros(1, np.int64), np.ones(1, np.float32)
         uniforms = np.zeros((1, model.group_size, model.n_q), np.float32)
         with pytest.raises(InputError, match="temperature is float64, and must be float32"):
-            states.draw_codes(uniforms, *settings)
+            states.draw_codes(0, uniforms, *settings)
         spoken = golden.npz("decoder.npz")["long.codes"]
         wav = codec.decode(backend, spoken)
         check.equal(codec.decode(backend, spoken.astype(np.int32)), wav, "int32 codes")
@@ -273,7 +276,7 @@ def test_audio_of_more_than_a_segment(golden: Golden, open_fake: Open) -> None:
     backend, _ = open_fake(golden.lm_names[0])
     with backend:
         model = backend.bundle.model
-        seconds = codec.SEGMENT_SECONDS + 1
+        seconds = AUDIO_SECONDS + 1
         wav = np.random.default_rng(0).normal(0, 0.1, seconds * model.sampling_rate)
         codes = codec.encode(backend, wav.astype(np.float32))
         assert codes.shape[1] >= seconds * 25
@@ -311,8 +314,41 @@ def test_order_of_calls(golden: Golden, open_fake: Open) -> None:
         cuda.calls.clear()
         states.draw_codes(0, uniforms, *settings)
         assert names(cuda) == ["upload"] * 4 + ["launch", "download", "synchronize"]
-        assert cuda.calls[5][2] == 8 * model.group_size * model.n_q
+        copies = 4  # in: sub-step, uniforms; out: codes; and the next x
+        assert cuda.calls[4] == ("launch", (1 + copies) * model.sub_steps), "a patch in one graph"
+        assert cuda.calls[5][2] == 8 * model.sub_steps * model.n_q
         assert backend.device.allocated == held, "a step allocates"
+
+
+def test_a_patch_is_one_graph_of_all_sub_steps(golden: Golden, open_fake: Open) -> None:
+    """The patch decoder runs as often as there are sub-steps, in one launch, and draws again what
+    it drew. What overflowed leaves nothing behind."""
+    lm = golden.lm_names[0]
+    backend, cuda = open_fake(lm)
+    with backend:
+        model = backend.bundle.model
+        text, codes = split_grid(golden.npz(f"{lm}.forward.npz")["ids"], model.group_size)
+        states = backend.new_rows(2)
+        for row in range(2):
+            states.extend(row, text[: 4 + row], codes[: 4 + row])
+        memory = states._memory
+        decoder = memory._contexts["patch_decoder"]._context
+        uniforms = np.random.default_rng(0).random((2, model.group_size, model.n_q), np.float32)
+        settings = np.full(2, 0.9, np.float32), np.zeros(2, np.int64), np.ones(2, np.float32)
+        first = states.draw_codes(0, uniforms, *settings)  # plain, then captured
+        runs = decoder.runs
+        assert runs == model.sub_steps
+        cuda.calls.clear()
+        check.equal(states.draw_codes(0, uniforms, *settings), first, "as a graph")
+        assert names(cuda).count("launch") == 1 and decoder.runs == 2 * runs
+        newest = cuda.view(memory._address["local_hidden"], 2 * memory._row_bytes["local_hidden"])
+        good = newest.copy()
+        newest.view(np.float32)[-1] = np.nan  # of the second row
+        broken = states.draw_codes(0, uniforms, *settings)
+        assert (broken[1] == -1).all()
+        check.equal(broken[0], first[0], "the other row")
+        newest[:] = good
+        check.equal(states.draw_codes(0, uniforms, *settings), first, "after an overflow")
 
 
 def test_without_graphs(golden: Golden, fake_engines: Callable[..., tuple[Bundle, Path]]) -> None:

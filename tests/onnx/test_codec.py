@@ -59,7 +59,7 @@ def test_long_audio_in_segments(
     whole = backend.mel(wav)
     pieces = list(codec._mel_segments(backend, wav, model.sampling_rate // model.hop_length))
     check.mel_close(np.concatenate(pieces), whole, "mel")
-    monkeypatch.setattr(codec, "SEGMENT_SECONDS", 1)
+    monkeypatch.setattr(codec, "AUDIO_SECONDS", 1)
     codes = codec.encode(backend, wav)
     frames = sum(-(-len(p) // model.mel_per_frame) for p in pieces)
     assert codes.shape == (model.n_q, -(-frames // model.group_size) * model.group_size)

@@ -31,11 +31,11 @@ def test_patch_encoder(golden: Golden, open_backend: Open, lm_name: str) -> None
 def run_backbone(
     backend: OrtBackend, embeddings: np.ndarray, past: np.ndarray, new: np.ndarray, caches: list
 ) -> tuple[np.ndarray, np.ndarray, list]:
-    """One call with the caches as ordinary arrays: hidden, logits, updated caches."""
+    """One call with the caches as ordinary arrays: local_hidden, logits, updated caches."""
     names = [port.name for port in backend.bundle.piece("backbone").inputs]
     feed = dict(zip(names, [embeddings, past, new, *caches], strict=True))
-    hidden, logits, *updated = backend.session("backbone").run(None, feed)
-    return hidden, logits, updated
+    local_hidden, logits, *updated = backend.session("backbone").run(None, feed)
+    return local_hidden, logits, updated
 
 
 def empty_caches(backend: OrtBackend, rows: int, capacity: int) -> list[np.ndarray]:
@@ -52,8 +52,9 @@ def test_backbone(golden: Golden, open_backend: Open, lm_name: str) -> None:
     rows = np.repeat(embeddings, patches, axis=0)
     past, new = np.zeros(patches, np.int64), np.arange(1, patches + 1)
     caches = empty_caches(backend, patches, patches)
-    hidden, logits, caches = run_backbone(backend, rows, past, new, caches)
-    check.close(hidden[None], arrays["prefill.hidden"], tolerances.LM, "prefill.hidden")
+    local_hidden, logits, caches = run_backbone(backend, rows, past, new, caches)
+    expected = arrays["full.local_hidden"][:, :patches]
+    check.close(local_hidden[None], expected, tolerances.LM, "full.local_hidden")
     check.close(logits[-1:, None], arrays["prefill.text_logits"], tolerances.LM, "text_logits")
     layers = backend.bundle.model.layers
     for name, expected in arrays.items():
@@ -66,8 +67,9 @@ def test_backbone(golden: Golden, open_backend: Open, lm_name: str) -> None:
     caches = [np.pad(c[-1:], ((0, 0), (0, 0), (0, steps), (0, 0))) for c in caches]
     for step in range(steps):
         one, past = arrays[f"step{step}.inputs_embeds"], np.array([patches + step])
-        hidden, logits, caches = run_backbone(backend, one, past, np.array([1]), caches)
-        check.close(hidden[:, None], arrays[f"step{step}.hidden"], tolerances.LM, f"step{step}")
+        local_hidden, logits, caches = run_backbone(backend, one, past, np.array([1]), caches)
+        expected = arrays[f"step{step}.local_hidden"]
+        check.close(local_hidden[:, None], expected, tolerances.LM, f"step{step}")
         check.close(logits[:, None], arrays[f"step{step}.text_logits"], tolerances.LM, "logits")
 
 
@@ -83,11 +85,11 @@ def test_unequal_rows_in_chunks(golden: Golden, open_backend: Open, lm_name: str
         batch = np.zeros((2, new.max(), embeddings.shape[1]), np.float32)
         for row in range(2):
             batch[row, : new[row]] = embeddings[past[row] : past[row] + new[row]]
-        hidden, logits, caches = run_backbone(backend, batch, past, new, caches)
+        local_hidden, logits, caches = run_backbone(backend, batch, past, new, caches)
         past = past + new
         for row in range(2):
-            expected = arrays["prefill.hidden"][0, past[row] - 1]
-            check.close(hidden[row], expected, tolerances.LM, f"row {row} at {past[row]}")
+            expected = arrays["full.local_hidden"][0, past[row] - 1]
+            check.close(local_hidden[row], expected, tolerances.LM, f"row {row} at {past[row]}")
     check.close(logits[:1, None], arrays["prefill.text_logits"], tolerances.LM, "text_logits")
 
 
@@ -122,31 +124,3 @@ def test_long_prompt(golden: Golden, open_backend: Open, lm_name: str, monkeypat
     check.close(logits[None, None], arrays["long.text_logits"], tolerances.LM, "long")
     logits = states.step(0, text[-1:], codes[-1:], np.array([True]))
     check.close(logits[None], arrays["long.step.text_logits"], tolerances.LM, "long.step")
-
-
-def test_patch_decoder(golden: Golden, open_backend: Open, lm_name: str) -> None:
-    """Greedy codes. The golden inputs lie behind the down-cast, the graph's before it."""
-    backend, local = open_backend(lm_name), golden.npz(f"{lm_name}.local.npz")
-    model = backend.bundle.model
-    hidden = solve_downcast(golden, lm_name, local["hidden"])
-    n = len(hidden)
-    codes = backend.session("patch_decoder").run(
-        None,
-        {
-            "hidden": hidden,
-            "uniforms": np.zeros((n, model.group_size, model.n_q), np.float32),
-            "temperature": np.zeros(n, np.float32),
-            "top_k": np.zeros(n, np.int64),
-            "top_p": np.ones(n, np.float32),
-        },
-    )[0]
-    check.equal(codes, local["codes"], "codes")
-
-
-def solve_downcast(golden: Golden, lm: str, local_hidden: np.ndarray) -> np.ndarray:
-    """States [N, D] whose down-cast is local_hidden (D >= D_local, so there always is one)."""
-    from safetensors.numpy import load_file
-
-    weight = load_file(golden.folder / lm / "model.safetensors")["hidden_states_downcast.weight"]
-    solution = np.linalg.lstsq(weight.astype(np.float64), local_hidden.T.astype(np.float64))[0].T
-    return solution.astype(np.float32)

@@ -148,6 +148,6 @@ def test_a_gpu_that_is_not_there_is_no_cpu(
 
 
 def test_bf16_is_refused() -> None:
-    bundle: Any = SimpleNamespace(piece=lambda name: SimpleNamespace(precision="bf16"))
+    bundle: Any = SimpleNamespace(piece=lambda name: SimpleNamespace(compute="bf16"))
     with pytest.raises(EnvironmentProblem, match="--dtype fp32 or fp16, or build engines"):
         OrtBackend(bundle)
