@@ -36,7 +36,6 @@ from mimo_edge.runtime.bundle.files import hash_file, write_text
 from mimo_edge.runtime.bundle.folders import check_output
 from mimo_edge.runtime.bundle.manifest import (
     MANIFEST,
-    PIECES,
     FileSpec,
     PieceSpec,
 )
@@ -66,8 +65,8 @@ def quantize_bundle(
     """
     check_recipe(bundle, recipe)
     place = check_output(output, [bundle.folder], force)
-    plans = {piece: Plan.of(_read_graph(bundle, piece), recipe) for piece in PIECES}
-    total = sum(_data_file(bundle, piece).stat().st_size for piece in PIECES)
+    plans = {piece: Plan.of(_read_graph(bundle, piece), recipe) for piece in bundle.manifest.pieces}
+    total = sum(_data_file(bundle, piece).stat().st_size for piece in bundle.manifest.pieces)
     done = 0
 
     def heard(stage: str, count: int) -> None:
@@ -106,7 +105,7 @@ def quantize_bundle(
 def check_recipe(bundle: Bundle, recipe: Recipe) -> None:
     """Raises RecipeError for a recipe that cannot be made from this bundle."""
     own = {component: bundle.piece("backbone").compute for component in COMPONENTS}
-    for piece in PIECES:
+    for piece in bundle.manifest.pieces:
         for component in bundle.piece(piece).weights.keys() & own.keys():
             own[component] = bundle.piece(piece).compute
     for component, part in recipe.components.items():
@@ -125,7 +124,7 @@ def check_recipe(bundle: Bundle, recipe: Recipe) -> None:
 
 def bundle_parts(bundle: Bundle) -> Iterator[Part]:
     """The tensors of a float bundle that belong to a component."""
-    for piece in PIECES:
+    for piece in bundle.manifest.pieces:
         model = _read_graph(bundle, piece)
         weights = matrices(model)
         for tensor in model.graph.initializer:

@@ -34,7 +34,7 @@ from mimo_edge.engines.schemes import CHANNEL, METHODS, SCHEMES
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.dtypes import PRECISIONS
 from mimo_edge.runtime.bundle.errors import RecipeError
-from mimo_edge.runtime.bundle.manifest import PIECES, WeightScheme
+from mimo_edge.runtime.bundle.manifest import WeightScheme
 
 FOLDER = Path(__file__).parent / "recipes"
 FLOAT = "float"
@@ -234,7 +234,7 @@ def for_bundle(bundle: Bundle, name: str | None) -> BundleRecipe:
             f"mimo-edge export ... --recipe {wanted}, or of a float bundle mimo-edge quantize."
         )
     precision = {}
-    for piece in PIECES:
+    for piece in bundle.manifest.pieces:
         spec = bundle.piece(piece)
         forms = {_words(w) for w in spec.weights.values() if w.scheme not in PRECISIONS}
         precision[piece] = " ".join([spec.compute, *sorted(forms)])
@@ -243,7 +243,9 @@ def for_bundle(bundle: Bundle, name: str | None) -> BundleRecipe:
 
 def check_target(bundle: Bundle, capabilities: tuple[str, ...]) -> None:
     """Raises RecipeError for a bundle that GPUs of these compute capabilities cannot run."""
-    stored = {w.scheme for piece in PIECES for w in bundle.piece(piece).weights.values()}
+    stored = {
+        w.scheme for piece in bundle.manifest.pieces for w in bundle.piece(piece).weights.values()
+    }
     old = [c for c in capabilities if float(c) < FP8_CAPABILITY]
     if "fp8" in stored and old:
         raise RecipeError(

@@ -10,10 +10,9 @@ import hashlib
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -45,16 +44,12 @@ from mimo_edge.export.weights import (
     plan_regions,
 )
 from mimo_edge.mimo_ref.config import AudioTokenizerConfig, LanguageModelConfig
-from mimo_edge.mimo_ref.errors import ConfigError
 from mimo_edge.mimo_ref.model import AudioTokenizer, LanguageModel
-from mimo_edge.mimo_ref.weights import (
-    TensorFiles,
-    check_names,
-    read_config,
-    upstream_tensors,
-)
+from mimo_edge.mimo_ref.tensor_files import TensorFiles
+from mimo_edge.mimo_ref.weights import check_names, read_config, upstream_tensors
 from mimo_edge.runtime.bundle.dtypes import PRECISIONS
 from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.bundle.family import SPEECH_PIECES, Member, member
 from mimo_edge.runtime.bundle.files import hash_file, write_text
 from mimo_edge.runtime.bundle.folders import check_output
 from mimo_edge.runtime.bundle.manifest import (
@@ -102,7 +97,6 @@ class Sources:
     text_tokenizer: TextTokenizer
     text_files: list[Path]
     tensors: list[TensorFiles]
-    architecture: str  # as the language model's config.json calls it
 
     @classmethod
     def open(cls, checkpoint: Path, audio_tokenizer: Path, text_tokenizer: Path) -> "Sources":
@@ -120,8 +114,7 @@ class Sources:
         for files, shapes in zip(tensors, shapes_of, strict=True):
             check_names(files, shapes)
             check_dtypes(files, shapes)
-        architecture = read_config(checkpoint, _architecture)
-        return cls(lm, audio, text, tokenizer_files(text_tokenizer), tensors, architecture)
+        return cls(lm, audio, text, tokenizer_files(text_tokenizer), tensors)
 
     def files(self) -> list[Path]:
         """Every file that the bundle is made from."""
@@ -144,8 +137,20 @@ class Sources:
             done += spec.bytes
         return digest.hexdigest()
 
-    def piece_builders(self, dtype: torch.dtype) -> dict[str, Callable[[], Piece]]:
-        """How to build each piece; to be called where tensors are fake."""
+    @property
+    def member(self) -> Member:
+        """Which model of the family the checkpoint is of."""
+        return member(self.language_model.architecture)
+
+    def exports_speech(self, asked: bool) -> bool:
+        """Whether what makes speech is exported: always, but of a model that only listens."""
+        return asked or not self.member.listens_only
+
+    def piece_builders(
+        self, dtype: torch.dtype, speech: bool = True
+    ) -> dict[str, Callable[[], Piece]]:
+        """How to build each piece, those that make `speech` too; to be called where tensors are
+        fake."""
 
         def lm() -> LanguageModel:
             empty = self.text_tokenizer.special.empty
@@ -157,7 +162,7 @@ class Sources:
                 cast(piece, dtype)  # the quantiser and the window stay exact in every precision
             return tokenizer
 
-        return {
+        builders = {
             "mel": lambda: mel.piece(self.audio_tokenizer),
             "tokenizer_encoder": lambda: tokenizer_encoder.piece(audio()),
             "patch_encoder": lambda: patch_encoder.piece(lm(), dtype),
@@ -165,17 +170,21 @@ class Sources:
             "patch_decoder": lambda: patch_decoder.piece(lm(), dtype),
             "tokenizer_decoder": lambda: tokenizer_decoder.piece(audio()),
         }
+        return {n: build for n, build in builders.items() if speech or n not in SPEECH_PIECES}
 
-    def weight_bytes(self, dtype: torch.dtype) -> int:
+    def weight_bytes(self, dtype: torch.dtype, speech: bool = True) -> int:
         """Bytes of weights that the bundle will hold, give or take the small float32 islands."""
         with torch.device("meta"):
-            models = LanguageModel(self.language_model, 0), AudioTokenizer(self.audio_tokenizer)
-        tensors = [t for m in models for p in m.pieces() for t in p.state_dict().values()]
+            lm, audio = LanguageModel(self.language_model, 0), AudioTokenizer(self.audio_tokenizer)
+        pieces = [*lm.pieces(), *audio.pieces()]
+        if not speech:
+            pieces = [p for p in pieces if p not in (lm.patch_decoder, audio.decoder)]
+        tensors = [tensor for piece in pieces for tensor in piece.state_dict().values()]
         return sum(t.numel() for t in tensors) * dtype.itemsize
 
-    def stored_bytes(self, dtype_name: str, recipe: Recipe) -> int:
+    def stored_bytes(self, dtype_name: str, recipe: Recipe, speech: bool = True) -> int:
         """Bytes of weights as a recipe stores them. Raises RecipeError if it does not fit."""
-        parts = as_parts(graph_tensors(self.language_model, self.audio_tokenizer))
+        parts = as_parts(graph_tensors(self.language_model, self.audio_tokenizer, speech))
         return sum(share.bytes for share in weigh(recipe, parts, dtype_name))
 
     def memory_bytes(self, dtype: torch.dtype) -> int:
@@ -223,27 +232,31 @@ def export_bundle(
     *,
     resume: bool = False,
     force: bool = False,
+    speech: bool = False,
     on_progress: OnProgress = lambda *_: None,
 ) -> None:
     """Write a bundle, computed in `dtype_name` and stored as a recipe says, if one is given.
 
     Raises InputError, ResourceError; leaves nothing behind on failure, or with `resume` what the
-    next export can go on with. `force` replaces a bundle that is there.
+    next export can go on with. `force` replaces a bundle that is there, `speech` exports what makes
+    speech even of a model that was trained to listen only.
     """
     recipe = recipe or load(dtype_name)
     check_export(recipe, dtype_name)
     dtype = DTYPES[dtype_name]
+    speech = sources.exports_speech(speech)
     read = [p.parent for path in sources.files() for p in (path, path.resolve())]
     output = check_output(output, read, force)
-    total = sources.weight_bytes(dtype)
-    with partial_folder(output, sources.stored_bytes(dtype_name, recipe), resume) as partial:
+    total = sources.weight_bytes(dtype, speech)
+    held = sources.stored_bytes(dtype_name, recipe, speech)
+    with partial_folder(output, held, resume) as partial:
         files: dict[str, FileSpec] = {}
         pieces: dict[str, PieceSpec] = {}
         done = 0
         source = sources.fingerprint(lambda *bytes: on_progress("hashing the checkpoints", *bytes))
         made_by = dataclasses.asdict(recipe)
         key = json.dumps([source, dtype_name, made_by, tool_versions(), _code_digest()])
-        for name, build in sources.piece_builders(dtype).items():
+        for name, build in sources.piece_builders(dtype, speech).items():
             finished = read_marker(partial, name, key) if resume else None
             if finished is None:
 
@@ -268,7 +281,7 @@ def export_bundle(
         states = PRECISIONS[dtype_name].name
         manifest = Manifest(
             schema=SCHEMA,
-            architecture=sources.architecture,
+            architecture=sources.language_model.architecture,
             activation_dtype=states,
             cache_dtype=states,
             model=sources.model_spec(),
@@ -294,14 +307,6 @@ def _code_digest() -> str:
     for path in sorted(path for pattern in CODE for path in root.glob(pattern)):
         digest.update(f"{path.name} {hash_file(path).sha256}\n".encode())
     return digest.hexdigest()
-
-
-def _architecture(raw: Mapping[str, Any]) -> str:
-    """The first of `architectures`, which is how a released model says what it is."""
-    match raw.get("architectures"):
-        case [str(name), *_]:
-            return name
-    raise ConfigError('"architectures" names no model: take config.json of the release')
 
 
 def _check_text_fits(

@@ -8,19 +8,23 @@ from mimo_edge.mimo_ref.model import AudioTokenizer, LanguageModel
 
 
 def graph_tensors(
-    lm: LanguageModelConfig, audio: AudioTokenizerConfig
+    lm: LanguageModelConfig, audio: AudioTokenizerConfig, speech: bool = True
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """By their names in the graphs, once for each graph that holds them."""
+    """By their names in the graphs, once for each graph that holds them; without what makes
+    speech, if not `speech`."""
     with torch.device("meta"):
         model, tokenizer = LanguageModel(lm, 0), AudioTokenizer(audio)
-    for owner, module in (
+    listens = (
         ("patch_encoder", model.patch_encoder),
         ("backbone", model.backbone),
-        ("patch_decoder", model.patch_decoder),
         ("encoder", tokenizer.encoder),
         ("quantizer", tokenizer.quantizer),
-        ("decoder", tokenizer.decoder),
+    )
+    speaks = (
+        ("patch_decoder", model.patch_decoder),
         ("quantizer", tokenizer.quantizer),
-    ):
+        ("decoder", tokenizer.decoder),
+    )
+    for owner, module in (*listens, *(speaks if speech else ())):
         for name, tensor in module.state_dict().items():
             yield f"{owner}.{name}", tuple(tensor.shape)

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import torch
+from mimo_edge.export.finite import check_finite
 from mimo_edge.export.piece import Piece
 from mimo_edge.mimo_ref.errors import CheckpointError
-from mimo_edge.mimo_ref.weights import TensorFiles
+from mimo_edge.mimo_ref.tensor_files import TensorFiles
 from mimo_edge.runtime.bundle.dtypes import DTYPES, PRECISIONS
 from torch import Tensor
 
@@ -68,10 +69,12 @@ class WeightReader:
 
     def reader(self, region: Region) -> Callable[[int, int], np.ndarray]:
         """Rows from, to of a matrix [outputs, inputs], in float32, as the checkpoint has it."""
-        tensor = self._map(region)
+        path, name, tensor = self._map(region)
 
         def read(start: int, stop: int) -> np.ndarray:
-            return np.ascontiguousarray(tensor[start:stop].float().numpy())
+            part = tensor[start:stop].float().contiguous()
+            check_finite(part, tensor, path, name)
+            return part.numpy()
 
         return read
 
@@ -80,16 +83,20 @@ class WeightReader:
         if region.name in self.piece.constants:
             yield torch.from_numpy(self.piece.constants[region.name]()).to(region.dtype).flatten()
             return
-        tensor = self._map(region)
+        path, name, tensor = self._map(region)
         rows = max(1, SLICE_BYTES * region.shape[0] // max(1, region.bytes))
         for start in range(0, region.shape[0], rows):
             stop = start + rows
             part = tensor[:, start:stop].T if region.transposed else tensor[start:stop]
-            yield part.to(region.dtype).contiguous().flatten()
+            part = part.to(region.dtype).contiguous()
+            check_finite(part, tensor, path, name)
+            yield part.flatten()
 
-    def _map(self, region: Region) -> Tensor:
+    def _map(self, region: Region) -> tuple[Path, str, Tensor]:
+        """A region's file, its name there, and its data."""
         name = self.piece.source(region.name)
-        return map_tensor(next(f.path_of[name] for f in self.files if name in f.path_of), name)
+        path = next(f.path_of[name] for f in self.files if name in f.path_of)
+        return path, name, map_tensor(path, name)
 
 
 def check_dtypes(files: TensorFiles, names: Iterable[str]) -> None:

@@ -17,7 +17,8 @@ from typing import Self, overload
 
 import numpy as np
 from mimo_edge.runtime.audio import codec
-from mimo_edge.runtime.audio.read import audio_from_array, load_audio
+from mimo_edge.runtime.audio.pieces import encode_pieces
+from mimo_edge.runtime.audio.read import MIN_SAMPLES, audio_from_array, load_audio
 from mimo_edge.runtime.backends.base import Backend, Ints, Providers
 from mimo_edge.runtime.backends.opening import open_backend
 from mimo_edge.runtime.bundle.bundle import Bundle
@@ -95,7 +96,7 @@ class MimoAudio:
 
     def __init__(self, backend: Backend, slots: int | None = None, *, reuse: bool = True) -> None:
         self.backend = backend
-        model = backend.bundle.model
+        model, self.member = backend.bundle.model, backend.bundle.member
         self.tokenizer = TextTokenizer.from_folder(backend.bundle.folder)
         self.layout = PromptLayout(model.group_size, model.n_q, model.empty_codes)
         self.prompts = PromptBuilder(self.tokenizer, self.layout)
@@ -136,46 +137,66 @@ class MimoAudio:
     def encode(self, audio: Audio, sampling_rate: int | None = None) -> Ints:
         """Audio -> codes [K, T], whole patches. Raises AudioError, and ContextError for what no
         prompt can hold."""
-        model = self.backend.bundle.model
+        model, pieces = self.backend.bundle.model, self.member.piece_seconds
+        # pieces are filled where they are too short for a mel
+        least, most = MIN_SAMPLES if pieces is None else 1, model.max_audio_seconds
         if isinstance(audio, np.ndarray):
             rate = model.sampling_rate if sampling_rate is None else sampling_rate
             wav = audio_from_array(
-                audio, rate, rate=model.sampling_rate, max_seconds=model.max_audio_seconds
+                audio, rate, rate=model.sampling_rate, max_seconds=most, min_samples=least
             )
         elif sampling_rate is not None:
             raise InputError("a sampling_rate is of an array; a file says its own: leave it out")
         else:
-            wav = load_audio(audio, rate=model.sampling_rate, max_seconds=model.max_audio_seconds)
+            rate = model.sampling_rate
+            wav = load_audio(audio, rate=rate, max_seconds=most, min_samples=least)
         patches = len(wav) // (model.group_size * model.samples_per_frame)
         if patches >= model.context:  # before minutes are spent on it
             raise ContextError(
                 f"the audio, {len(wav) / model.sampling_rate:.0f} s, is {patches} patches and the "
                 f"context holds {model.context} with the answer. Cut it into parts."
             )
+        if pieces is not None:
+            return encode_pieces(self.scheduler.audio, wav, pieces)
         return codec.encode(self.scheduler.audio, wav)
 
     @overload
     def transcribe(
-        self, audio: Audio, *, sampling_rate: int | None = None, options: Options = Options()
+        self,
+        audio: Audio,
+        *,
+        language: str | None = None,
+        sampling_rate: int | None = None,
+        options: Options = Options(),
     ) -> str: ...
 
     @overload
     def transcribe(
-        self, audio: list[Audio], *, sampling_rate: int | None = None, options: Options = Options()
+        self,
+        audio: list[Audio],
+        *,
+        language: str | None = None,
+        sampling_rate: int | None = None,
+        options: Options = Options(),
     ) -> list[str]: ...
 
     def transcribe(
         self,
         audio: Audio | list[Audio],
         *,
+        language: str | None = None,
         sampling_rate: int | None = None,
         options: Options = Options(),
     ) -> str | list[str]:
-        """What is said in a recording, or in each of several, which share steps."""
+        """What is said in a recording, or in each of several, which share steps. For `language` see
+        `asr`."""
+
+        def prepared(one: Audio) -> Generation:
+            return self.asr(one, options, language=language, sampling_rate=sampling_rate)
+
         if not isinstance(audio, list):
-            return self.asr(audio, options, sampling_rate=sampling_rate).result().answer
-        prepared = (self.asr(one, options, sampling_rate=sampling_rate) for one in audio)
-        return [result.answer for result in self.results(prepared)]
+            return prepared(audio).result().answer
+        return [result.answer for result in self.results(map(prepared, audio))]
 
     def results(self, generations: Iterable[Generation]) -> Iterator[Result]:
         """The answers of several generations, in their order.
@@ -197,11 +218,22 @@ class MimoAudio:
                 left.steps.cancel()
 
     def asr(
-        self, audio: Audio, options: Options = Options(), *, sampling_rate: int | None = None
+        self,
+        audio: Audio,
+        options: Options = Options(),
+        *,
+        language: str | None = None,
+        sampling_rate: int | None = None,
     ) -> Generation:
-        """Transcribe speech."""
-        rng, codes = random.Random(options.seed), self.encode(audio, sampling_rate)
-        prompt = self.prompts.asr(codes, rng=rng, template=options.template)
+        """Transcribe speech. `language` is for MiMo-V2.5-ASR: auto, chinese or english."""
+        tag = self.member.tag(language)
+        prompt = self.prompts.asr(
+            self.encode(audio, sampling_rate),
+            rng=random.Random(options.seed),
+            template=options.template,
+            language=language,
+            tag=tag,
+        )
         return self._generation("asr", prompt, options)
 
     def tts(
@@ -215,6 +247,7 @@ class MimoAudio:
     ) -> Generation:
         """Speak a text: plainly, in the style of `instruction`, or as the text itself asks
         (`natural`); the latter two can copy a `voice`."""
+        self.member.check_task("tts")
         if natural and instruction is not None:
             raise InputError("natural says that the text holds the style; drop the instruction")
         if voice is not None and not natural and instruction is None:
@@ -243,6 +276,7 @@ class MimoAudio:
         options: Options = Options(),
     ) -> Generation:
         """Answer a question about any audio, in text."""
+        self.member.check_task("understand")
         codes = self.encode(audio, sampling_rate)
         prompt = self.prompts.understand(codes, question, thinking=thinking)
         return self._generation("understand", prompt, options, opened=thinking)
@@ -259,6 +293,7 @@ class MimoAudio:
     ) -> Generation:
         """Answer speech with speech: one turn, a whole conversation, or the next turn of `history`
         (a `Result.history`; system prompt and voice are then those of the first turn)."""
+        self.member.check_task("dialogue")
         codes = None if voice is None or history is not None else self.encode(voice)
         if isinstance(audio, list | tuple):
             turns = self._turns("dialogue", audio, history)
@@ -282,6 +317,7 @@ class MimoAudio:
         options: Options = Options(),
     ) -> Generation:
         """Answer speech with text: one turn, a conversation, or the next turn of `history`."""
+        self.member.check_task("speech-to-text")
         if isinstance(audio, list | tuple):
             turns = self._turns("speech-to-text", audio, history)
             prompt = self.prompts.speech_to_text_turns(turns, thinking=thinking)
@@ -300,6 +336,7 @@ class MimoAudio:
         options: Options = Options(),
     ) -> Generation:
         """Answer text with text: one turn, a conversation, or the next turn of `history`."""
+        self.member.check_task("chat")
         if isinstance(text, str):
             prompt = self.prompts.chat(text, thinking=thinking)
         else:
@@ -317,6 +354,7 @@ class MimoAudio:
         sampling_rate: int | None = None,
     ) -> Generation:
         """Do to `audio` what the examples show: few-shot speech-to-speech."""
+        self.member.check_task("in-context")
         shown = [
             Example(self.encode(e.input_audio), self.encode(e.output_audio), e.transcript)
             for e in examples
@@ -391,6 +429,7 @@ class MimoAudio:
             request,
             speaks=preset.speaks,
             opened=opened,
+            tags=tuple(self.member.languages.values()),
         )
 
     def __enter__(self) -> Self:

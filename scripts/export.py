@@ -41,6 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="keep finished pieces if this export is interrupted, and take over those of the last",
     )
+    parser.add_argument(
+        "--with-speech",
+        action="store_true",
+        help="export what makes speech, too, of a model that was trained to listen only",
+    )
     parser.add_argument("--force", action="store_true", help="replace BUNDLE if it exists")
 
 
@@ -61,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
     named = chosen.components["backbone"].compute
     dtype = args.dtype or named or "fp32"
     check_export(chosen, dtype)
-    weights = sources.stored_bytes(dtype, chosen)
+    speech = sources.exports_speech(args.with_speech)
+    weights = sources.stored_bytes(dtype, chosen, speech)
     with StageProgress() as progress:
         progress.note(
             f"{size(weights)} of weights by recipe {chosen.name}; needs that much disk, and about "
@@ -80,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
             chosen,
             resume=args.resume,
             force=args.force,
+            speech=args.with_speech,
             on_progress=progress.report,
         )
     print(f"{args.output}: bundle with {size(weights)} of weights by recipe {chosen.name}")

@@ -12,6 +12,7 @@ from pathlib import Path
 from mimo_edge.runtime.audio.codec import LEFT_OVERLAP, RIGHT_OVERLAP
 from mimo_edge.runtime.audio.write import AudioSink, open_sink
 from mimo_edge.runtime.bundle.errors import InputError, MimoError
+from mimo_edge.runtime.bundle.family import LANGUAGES
 from mimo_edge.runtime.chat.conversation import read_conversation, read_history, write_history
 from mimo_edge.runtime.chat.presets import PRESETS
 from mimo_edge.runtime.generation.generation import CHUNK_PATCHES, Generation, Result
@@ -75,7 +76,7 @@ def _transcribe(model: MimoAudio, args: argparse.Namespace) -> int:
     def prepared() -> Iterator[Generation]:
         for name in args.audio:
             try:
-                generation = model.asr(name, _options(args))
+                generation = model.asr(name, _options(args), language=args.language)
             except InputError as error:
                 print(f"mimo-edge: {error}", file=sys.stderr)
                 failed.append(error)
@@ -212,6 +213,9 @@ def _declare_asr(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "audio", metavar="AUDIO", nargs="+", help=f"{_SOUND}; several share their steps"
     )
+    parser.add_argument(
+        "--language", choices=LANGUAGES, help="of the speech; for MiMo-V2.5-ASR only"
+    )
     parser.add_argument("--template", help="the instruction (default: one of upstream's, by seed)")
 
 
@@ -316,7 +320,11 @@ def _in_context(model: MimoAudio, args: argparse.Namespace, options: Options) ->
 
 # name -> (help, arguments, how the answer is prepared)
 TASKS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Prepare]] = {
-    "asr": ("transcribe speech", _declare_asr, lambda m, a, o: m.asr(a.audio[0], o)),
+    "asr": (
+        "transcribe speech",
+        _declare_asr,
+        lambda m, a, o: m.asr(a.audio[0], o, language=a.language),
+    ),
     "tts": ("speak a text", _declare_tts, _tts),
     "understand": (
         "answer a question about audio",

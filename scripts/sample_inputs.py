@@ -86,15 +86,28 @@ def sample_inputs(bundle: Bundle, capacity: int) -> dict[str, list[Feed]]:
             out = run("backbone", state | caches)
             caches = {name: out[name.replace("past_", "present_")] for name in caches}
             past += len(ids)
-        patch = (1, model.group_size, model.n_q)
-        for temperature in (0.0, 0.9):  # greedy, and sampled
-            settings: Feed = {
-                "uniforms": rng.random(patch, np.float32),
-                "temperature": np.array([temperature], np.float32),
-                "top_k": one(0),
-                "top_p": np.array([0.95], np.float32),
+        for temperature in (0.0, 0.9):  # a patch each: greedy, and sampled
+            x = out["local_hidden"]
+            past_of = {
+                port.name: np.zeros([a if isinstance(a, int) else 1 for a in port.axes], port.dtype)
+                for port in bundle.piece("patch_decoder").inputs
+                if port.name.startswith("past_")
             }
-            run("patch_decoder", {"hidden": out["hidden"]} | settings)
+            for sub_step in range(model.sub_steps):
+                drawn = run(
+                    "patch_decoder",
+                    {
+                        "x": x,
+                        "sub_step": one(sub_step),
+                        "uniforms": rng.random((1, model.n_q), np.float32),
+                        "temperature": np.array([temperature], np.float32),
+                        "top_k": one(0),
+                        "top_p": np.array([0.95], np.float32),
+                    }
+                    | past_of,
+                )
+                x = drawn["next"]
+                past_of = {name: drawn[name.replace("past_", "present_")] for name in past_of}
     return feeds
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from mimo_edge.export.exporter import Sources, export_bundle, tool_versions
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.dtypes import PRECISIONS
+from mimo_edge.runtime.bundle.family import MIMO_AUDIO
 from mimo_edge.runtime.bundle.files import hash_file, write_text
 from mimo_edge.runtime.bundle.manifest import (
     COMPONENTS,
@@ -23,6 +24,7 @@ from mimo_edge.runtime.bundle.manifest import (
     WeightScheme,
 )
 
+from tests import v25_asr
 from tests.golden import Golden
 
 ROOT = Path(__file__).parent.parent
@@ -36,6 +38,7 @@ CODE = (
 
 
 NANO = ROOT / "assets" / "nano"
+LOCAL = 4  # width of the patch decoder
 SPEC = ModelSpec(
     group_size=4,
     n_q=2,
@@ -73,9 +76,8 @@ def hollow(folder: Path, precision: str = "fp32") -> Bundle:
             (folder / name).write_bytes(content)
             files[name] = hash_file(folder / name)
     states = PRECISIONS[precision].name
-    manifest = Manifest(
-        SCHEMA, "Hollow", states, states, SPEC, pieces, files, {}, "", {}, precision
-    )
+    about = (MIMO_AUDIO, states, states, SPEC)
+    manifest = Manifest(SCHEMA, *about, pieces, files, {}, "", {}, precision)
     write_text(folder / MANIFEST, manifest.to_json())
     return Bundle.open(folder)
 
@@ -84,7 +86,9 @@ def handed_on(model: ModelSpec, states: str) -> dict[str, tuple[tuple[TensorSpec
     """The ports over which pieces meet, and none besides: piece -> inputs, outputs."""
     mel = TensorSpec("mel", "float32", ("mel_frames", model.n_mels))
     embeddings = TensorSpec("embeddings", states, ("batch", "time", model.hidden_size))
-    hidden = TensorSpec("hidden", states, ("batch", model.hidden_size))
+    hidden = TensorSpec("local_hidden", states, ("batch", LOCAL))
+    x, following = (TensorSpec(name, states, ("batch", LOCAL)) for name in ("x", "next"))
+    uniforms = TensorSpec("uniforms", "float32", ("batch", model.n_q))
     logits = TensorSpec("logits", "float32", ("batch", model.vocab_size))
     codes = TensorSpec("codes", "int64", ("batch", "patches", model.n_q, model.group_size))
 
@@ -98,7 +102,7 @@ def handed_on(model: ModelSpec, states: str) -> dict[str, tuple[tuple[TensorSpec
         "tokenizer_encoder": ((mel,), ()),
         "patch_encoder": ((codes,), (embeddings,)),
         "backbone": ((embeddings, *cache("past")), (hidden, logits, *cache("present"))),
-        "patch_decoder": ((hidden,), ()),
+        "patch_decoder": ((x, uniforms), (following,)),
     }
 
 
@@ -114,6 +118,12 @@ def exported_nano() -> Path:
     return _exported(lm, NANO / "audio_tokenizer", lm, "fp32")
 
 
+def exported_v25_asr() -> Path:
+    """The bundle of the golden MiMo-V2.5-ASR, with what makes speech: the goldens hold codes."""
+    lm = v25_asr.LANGUAGE_MODEL
+    return _exported(lm, v25_asr.AUDIO_TOKENIZER, lm, "fp32")
+
+
 def _exported(lm: Path, audio_tokenizer: Path, text_tokenizer: Path, dtype: str) -> Path:
     digest = hashlib.sha256(f"{dtype} {tool_versions()}".encode())
     for path in sorted(p for pattern in CODE for p in ROOT.glob(pattern)):
@@ -123,5 +133,5 @@ def _exported(lm: Path, audio_tokenizer: Path, text_tokenizer: Path, dtype: str)
     folder = ROOT / "build" / "test-bundles" / digest.hexdigest()[:16]
     if not (folder / MANIFEST).is_file():
         sources = Sources.open(lm, audio_tokenizer, text_tokenizer)
-        export_bundle(sources, folder, dtype, force=True)
+        export_bundle(sources, folder, dtype, force=True, speech=True)
     return folder

@@ -217,8 +217,8 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         "patch_encoder gives embeddings float16.*backbone takes embeddings float32",
     ),
     "width of a state": (
-        lambda raw: port(raw, "patch_decoder", "inputs", "hidden").update(axes=["batch", 9]),
-        r"backbone gives hidden float32 \['batch', 8\], patch_decoder takes",
+        lambda raw: port(raw, "patch_decoder", "inputs", "x").update(axes=["batch", 9]),
+        r"backbone gives local_hidden float32 \['batch', 4\], patch_decoder takes",
     ),
     "mel": (
         lambda raw: port(raw, "tokenizer_encoder", "inputs", "mel").update(axes=["mel_frames", 80]),

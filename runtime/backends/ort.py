@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 import onnxruntime as ort
 from mimo_edge.runtime.backends.base import Floats, Ints, Providers
+from mimo_edge.runtime.backends.finite import check_finite
 from mimo_edge.runtime.backends.ort_memory import Memory
 from mimo_edge.runtime.backends.ort_rows import OrtRowStates
 from mimo_edge.runtime.bundle.bundle import Bundle
@@ -136,14 +137,16 @@ class OrtBackend:
             session.run_with_iobinding(binding)
 
     def mel(self, wav: Floats) -> Floats:
-        return self.run("mel", {"wav": wav})
+        return check_finite(self.run("mel", {"wav": wav}), "mel")
 
     def encode(self, mel: Floats) -> Ints:
         lengths = np.array([len(mel)], np.int64)
-        return self.run("tokenizer_encoder", {"mel": mel[None], "lengths": lengths})[0]
+        codes = self.run("tokenizer_encoder", {"mel": mel[None], "lengths": lengths})[0]
+        return check_finite(codes, "tokenizer_encoder")
 
     def decode(self, codes: Ints, lengths: Ints) -> Floats:
-        return self.run("tokenizer_decoder", {"codes": codes, "lengths": lengths})
+        wav = self.run("tokenizer_decoder", {"codes": codes, "lengths": lengths})
+        return check_finite(wav, "tokenizer_decoder")
 
     def new_rows(self, rows: int) -> OrtRowStates:
         return OrtRowStates(self, rows)

@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 from mimo_edge.runtime.backends.base import Floats, Ints
 from mimo_edge.runtime.backends.cuda import CudaDevice
+from mimo_edge.runtime.backends.finite import check_finite
 from mimo_edge.runtime.backends.trt_context import (
     Context,
     Engine,
@@ -83,11 +84,12 @@ class TrtBackend:
                 self._audio_context(piece)
 
     def mel(self, wav: Floats) -> Floats:
-        return self._run("mel", {"wav": wav})
+        return check_finite(self._run("mel", {"wav": wav}), "mel")
 
     def encode(self, mel: Floats) -> Ints:
         lengths = np.array([len(mel)], np.int64)
-        return self._run("tokenizer_encoder", {"mel": mel[None], "lengths": lengths})[0]
+        codes = self._run("tokenizer_encoder", {"mel": mel[None], "lengths": lengths})[0]
+        return check_finite(codes, "tokenizer_encoder")
 
     def decode(self, codes: Ints, lengths: Ints) -> Floats:
         samples = self.bundle.model.samples_per_frame
@@ -95,7 +97,7 @@ class TrtBackend:
         for row, length in enumerate(lengths):
             feed = {"codes": codes[row : row + 1, :, :length], "lengths": lengths[row : row + 1]}
             wavs[row, : length * samples] = self._run("tokenizer_decoder", feed)[0]
-        return wavs
+        return check_finite(wavs, "tokenizer_decoder")
 
     def new_rows(self, rows: int) -> TrtRowStates:
         if rows > self.identity.max_batch:

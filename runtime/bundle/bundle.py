@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from mimo_edge.runtime.bundle.errors import MALFORMED, BundleError
+from mimo_edge.runtime.bundle.family import SPEECH_PIECES, Member, member
 from mimo_edge.runtime.bundle.files import chunks
 from mimo_edge.runtime.bundle.manifest import (
     MANIFEST,
@@ -59,7 +60,9 @@ class Bundle:
                 f"{path} is damaged ({type(error).__name__}: {error}). Export the bundle again."
             ) from error
         bundle = cls(folder, manifest, verify)
-        missing = [name for name in PIECES if name not in manifest.pieces]
+        listens = bundle.member.listens_only and not manifest.pieces.keys() & SPEECH_PIECES
+        needed = [name for name in PIECES if not (listens and name in SPEECH_PIECES)]
+        missing = [name for name in needed if name not in manifest.pieces]
         if missing:
             raise BundleError(f"{folder} lacks the pieces {', '.join(missing)}. Export it again.")
         if problems := disagreements(manifest):
@@ -72,11 +75,18 @@ class Bundle:
         return bundle
 
     def piece(self, name: str) -> PieceSpec:
-        return self.manifest.pieces[name]
+        """Raises BundleError for a piece that speaks, in a bundle that only listens."""
+        try:
+            return self.manifest.pieces[name]
+        except KeyError:
+            raise BundleError(
+                f"{self.folder} has no piece {name}: {self.member.title} is exported without what "
+                "makes speech. Export it again with --with-speech if you want it."
+            ) from None
 
     def path(self, name: str) -> Path:
         """The ONNX file of a piece."""
-        return self.folder / self.manifest.pieces[name].file
+        return self.folder / self.piece(name).file
 
     def weights(self, name: str) -> FileSpec:
         """The weights file of a piece: its hash and size."""
@@ -90,6 +100,16 @@ class Bundle:
     @property
     def model(self) -> ModelSpec:
         return self.manifest.model
+
+    @property
+    def member(self) -> Member:
+        """Which model of the family it is of."""
+        return member(self.manifest.architecture)
+
+    @property
+    def speaks(self) -> bool:
+        """Whether the pieces that make speech are in it."""
+        return all(name in self.manifest.pieces for name in SPEECH_PIECES)
 
     @cached_property
     def identity(self) -> str:

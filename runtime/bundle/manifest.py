@@ -17,6 +17,7 @@ from typing import Any
 
 from mimo_edge.runtime.bundle.dtypes import DTYPES, PRECISIONS
 from mimo_edge.runtime.bundle.errors import BundleError
+from mimo_edge.runtime.bundle.family import member
 
 SCHEMA = 2
 MANIFEST = "bundle.json"
@@ -161,6 +162,7 @@ class Manifest:
             for file in (piece.file, piece.data):
                 if file not in files:
                     raise ValueError(f"the file of piece {name}, {file!r}, is not listed")
+        member(raw["architecture"])
         if not isinstance(raw["chat"], dict):
             raise ValueError(f"chat is {raw['chat']!r}")
         return cls(

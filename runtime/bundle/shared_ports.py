@@ -8,7 +8,8 @@ from mimo_edge.runtime.bundle.manifest import Manifest, TensorSpec
 HANDED_ON = (
     ("mel", "mel", "tokenizer_encoder", "mel"),
     ("patch_encoder", "embeddings", "backbone", "embeddings"),
-    ("backbone", "hidden", "patch_decoder", "hidden"),
+    ("backbone", "local_hidden", "patch_decoder", "x"),
+    ("patch_decoder", "next", "patch_decoder", "x"),
 )
 
 
@@ -20,6 +21,8 @@ def disagreements(manifest: Manifest) -> list[str]:
 def _between_pieces(manifest: Manifest) -> Iterator[str]:
     """A state has one dtype and one width; codes have one dtype everywhere."""
     for source, leaves, target, enters in HANDED_ON:
+        if not {source, target} <= manifest.pieces.keys():
+            continue  # of a model that only listens
         given = _port(manifest.pieces[source].outputs, leaves)
         taken = _port(manifest.pieces[target].inputs, enters)
         if given is None or taken is None:
@@ -42,10 +45,13 @@ def _with_the_model(manifest: Manifest) -> Iterator[str]:
     for piece, name, dtype, size in (
         ("mel", "mel", "float32", model.n_mels),
         ("backbone", "embeddings", manifest.activation_dtype, model.hidden_size),
-        ("backbone", "hidden", manifest.activation_dtype, None),
+        ("backbone", "local_hidden", manifest.activation_dtype, None),
+        ("patch_decoder", "uniforms", "float32", model.n_q),
         ("backbone", "logits", "float32", model.vocab_size),
         ("patch_encoder", "codes", "int64", model.group_size),
     ):
+        if piece not in manifest.pieces:
+            continue
         spec = manifest.pieces[piece]
         port = _port((*spec.inputs, *spec.outputs), name)
         if port is None:

@@ -72,10 +72,20 @@ class PromptBuilder:
         self.tokenizer = tokenizer
         self.layout = layout
 
-    def asr(self, codes: Codes, *, rng: random.Random, template: str | None = None) -> Grid:
-        """Transcribe speech. The instruction is drawn from `rng` unless `template` gives it."""
-        request = template or asr_template(rng)
-        return self._join([_USER, self._audio(codes), request, _END, *_answer(thinking=False)])
+    def asr(
+        self,
+        codes: Codes,
+        *,
+        rng: random.Random,
+        template: str | None = None,
+        language: str | None = None,
+        tag: str = "",
+    ) -> Grid:
+        """Transcribe speech. The instruction, in `language` if one is named, is drawn from `rng`
+        unless `template` gives it; `tag` opens the answer."""
+        request = template or asr_template(rng, language)
+        answer = [_ASSISTANT, _NO_THOUGHT + tag]
+        return self._join([_USER, self._audio(codes), request, _END, *answer])
 
     def tts(
         self,

@@ -12,6 +12,7 @@ from mimo_edge.runtime.backends.base import AudioPieces, Floats, Ints
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.chat.answer import DECODE_PIECE, answer_text, split_answer
 from mimo_edge.runtime.chat.segments import Grid, PromptLayout
+from mimo_edge.runtime.chat.tags import TagFilter, without_tags
 from mimo_edge.runtime.chat.text_tokenizer import IncrementalDecoder, TextTokenizer
 from mimo_edge.runtime.chat.thought import ThoughtStream, split_thinking
 from mimo_edge.runtime.generation.request import Request, Step, join_steps
@@ -97,9 +98,11 @@ class Generation:
         *,
         speaks: bool,
         opened: bool = False,
+        tags: tuple[str, ...] = (),
     ) -> None:
         self._source, self._tokenizer, self._layout = source, tokenizer, layout
         self.request, self.speaks, self._opened = request, speaks, opened
+        self._tags = tags
 
     def steps(self) -> Iterator[Step]:
         """The generated patches, as they come. Who stops reading them ends the answer."""
@@ -140,7 +143,7 @@ class Generation:
         check_stream(chunk, left, right, self._layout.group_size)
         decoder = codec.StreamDecoder(self._source.audio, left, right)
         clock, words = self._ready(), IncrementalDecoder(self._tokenizer)
-        said = ThoughtStream(opened=self._opened)
+        untagged, said = TagFilter(self._tags), ThoughtStream(opened=self._opened)
         special = self._tokenizer.special
         speaking, closed = self.speaks and not self._opened, False
         steps: list[Step] = []
@@ -155,7 +158,7 @@ class Generation:
                 yield Event(wav=wav)
 
         def spoken(text: str) -> Iterator[Event]:
-            for thinking, answer in said.feed(text):
+            for thinking, answer in said.feed(untagged.feed(text)):
                 if thinking or answer:
                     yield Event(text=answer, thinking=thinking)
 
@@ -179,9 +182,9 @@ class Generation:
             yield from sounded(decoder.push(np.concatenate(held[start : start + chunk], axis=1)))
         yield from sounded(decoder.finish(np.concatenate(waiting, axis=1) if waiting else None))
         yield from spoken(words.finish())
-        thinking, answer = said.finish()
-        if thinking or answer:
-            yield Event(text=answer, thinking=thinking)
+        for thinking, answer in (*said.feed(untagged.finish()), said.finish()):
+            if thinking or answer:
+                yield Event(text=answer, thinking=thinking)
         wav = np.concatenate(heard) if heard else np.zeros(0, np.float32)
         yield Event(result=self._finish(steps, clock, wav, False))
 
@@ -204,7 +207,7 @@ class Generation:
         )
         # upstream's text has a token's place inside a character that speech has split; ours has not
         words = self._tokenizer.decode(i for i in answer.text_ids if i not in special.speech_tokens)
-        thinking, rest = split_thinking(words, opened=self._opened)
+        thinking, rest = split_thinking(without_tags(words, self._tags), opened=self._opened)
         wav = heard
         if not self.speaks:
             wav = None
@@ -212,7 +215,7 @@ class Generation:
             wav = codec.decode(self._source.audio, answer.codes)
             clock.sound()
         return Result(
-            text=answer_text(answer.text_ids, self._tokenizer),
+            text=without_tags(answer_text(answer.text_ids, self._tokenizer), self._tags),
             answer=rest,
             thinking=thinking,
             codes=answer.codes,
