@@ -10,6 +10,7 @@ from mimo_edge.engines import recipe
 from mimo_edge.engines.components import COMPONENTS
 from mimo_edge.engines.weigh import Part, Share, as_parts, weigh
 from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.dtypes import PRECISIONS
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.bundle.manifest import MANIFEST
 from mimo_edge.scripts.progress import size
@@ -37,9 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"audio_tokenizer/ (their config.json is enough), or `{REAL}`, the sizes of the released "
         "model",
     )
-    show.add_argument(
-        "--dtype", choices=tuple(recipe.PRECISIONS), help="where the recipe leaves it open"
-    )
+    show.add_argument("--dtype", choices=tuple(PRECISIONS), help="where the recipe leaves it open")
     show.add_argument("--json", action="store_true")
 
 

@@ -12,7 +12,7 @@ from mimo_edge.scripts.make_checkpoint import AUDIO_TOKENIZER, LANGUAGE_MODEL
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
 
-def realgraph_tensors() -> Shapes:
+def real_shapes() -> Shapes:
     """Of the released 7B and its audio tokenizer."""
     preset = PRESETS["real"]
     return graph_tensors(
