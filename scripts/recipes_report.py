@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from mimo_edge.engines import recipe
-from mimo_edge.engines.components import COMPONENTS, TABLES
+from mimo_edge.engines.components import COMPONENTS, TABLES, component_of
 from mimo_edge.engines.quantize import bundle_parts, quantize_bundle
 from mimo_edge.engines.recipe import FLOAT, Recipe, Weights
 from mimo_edge.engines.weigh import weigh
@@ -80,12 +80,14 @@ def figures(own: Own, bundle: Bundle) -> Figures:
 
 
 def only(chosen: Recipe, component: str) -> Recipe:
-    """A recipe for one component alone; the others stay as they are computed."""
+    """A recipe for one component alone; the others stay as they are computed. (The presets'
+    exceptions begin with a name of the component that they are of.)"""
     components = {
         name: part if name == component else replace(part, weights=Weights(), activations=FLOAT)
         for name, part in chosen.components.items()
     }
-    return replace(chosen, components=components)
+    kept = tuple(e for e in chosen.exceptions if component_of(e[0]) == component)
+    return replace(chosen, components=components, exceptions=kept)
 
 
 def speech(folder: Path, utterances: UtteranceSet, stream: bool) -> Figures:

@@ -46,7 +46,7 @@ def two_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two pieces that are quick to trace, which is enough to fail in between."""
     real = Sources.piece_builders
 
-    def two(self: Sources, dtype: torch.dtype) -> dict[str, Callable[[], Piece]]:
+    def two(self: Sources, dtype: torch.dtype, speech: bool) -> dict[str, Callable[[], Piece]]:
         return dict.fromkeys(TWO, real(self, dtype)["mel"])
 
     monkeypatch.setattr(Sources, "piece_builders", two)
@@ -88,7 +88,7 @@ def flip(path: Path) -> None:
 
 def test_no_disk_space(mimo_edge: Run, words: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    mimo_edge(*words).refused(4, "/new has 0.0 GB free, the bundle needs", "smaller --dtype")
+    mimo_edge(*words).refused(4, "/new has 0.0 GB free, the bundle needs", "smaller precision")
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_resume(
     """What was finished is kept, and the bundle is that of an export without interruption."""
     real = Sources.piece_builders
 
-    def two(self: Sources, dtype: torch.dtype) -> dict[str, Callable[[], Piece]]:
+    def two(self: Sources, dtype: torch.dtype, speech: bool) -> dict[str, Callable[[], Piece]]:
         return {name: build for name, build in real(self, dtype).items() if name in TWO}
 
     monkeypatch.setattr(Sources, "piece_builders", two)
@@ -169,7 +169,7 @@ def test_a_finished_export_survives_that_it_cannot_get_its_name(
         def busy(new: Path, place: Path) -> None:
             raise OSError(errno.EBUSY, "Device or resource busy", str(place))
 
-        patch.setattr(exporter, "take_place", busy)
+        patch.setattr(unfinished, "take_place", busy)
         mimo_edge(*words).refused(2, "Device or resource busy")
         assert mimo_edge(*words, "--resume").code == 2
         assert (partial / MANIFEST).is_file()

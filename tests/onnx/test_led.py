@@ -1,5 +1,6 @@
 """A bundle that is led along its own greedy answer makes the choices that it made."""
 
+import random
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +27,7 @@ def told(golden: Golden) -> tuple[Bundle, int, list[Recorded]]:
     with MimoAudio.open(bundle.folder, threads=1) as model:
         empty, size = model.tokenizer.special.empty, bundle.model.group_size
         for text in ("Hello.", "Good morning to all of you."):
-            prompt, greedy = model.prompts.tts(text), Sampling(0.0)
+            prompt, greedy = model.prompts.tts(text, rng=random.Random(0)), Sampling(0.0)
             request = Request(prompt, greedy, greedy, max_new=NEW)
             steps = list(generate(model.backend, request, empty))
             grid = np.concatenate(
