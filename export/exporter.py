@@ -65,6 +65,7 @@ from mimo_edge.runtime.bundle.manifest import (
 )
 from mimo_edge.runtime.bundle.unfinished import (
     finish,
+    own_place,
     partial_folder,
     read_marker,
     write_marker,
@@ -240,6 +241,7 @@ def export_bundle(
     Raises InputError, ResourceError; leaves nothing behind on failure, or with `resume` what the
     next export can go on with. `force` replaces a bundle that is there, `speech` exports what makes
     speech even of a model that was trained to listen only.
+    Nobody else can write the bundle as long as it takes.
     """
     recipe = recipe or load(dtype_name)
     check_export(recipe, dtype_name)
@@ -249,7 +251,8 @@ def export_bundle(
     output = check_output(output, read, force)
     total = sources.weight_bytes(dtype, speech)
     held = sources.stored_bytes(dtype_name, recipe, speech)
-    with partial_folder(output, held, resume) as partial:
+    with own_place(output), partial_folder(output, held, resume) as partial:
+        check_output(output, read, force)  # another export may have ended since
         files: dict[str, FileSpec] = {}
         pieces: dict[str, PieceSpec] = {}
         done = 0
@@ -289,7 +292,7 @@ def export_bundle(
             files=files,
             tools=tool_versions(),
             source=source,
-            chat=protocol(sources.text_tokenizer),
+            chat=protocol(sources.text_tokenizer, sources.member),
             recipe=recipe.name,
         )
         write_text(partial / MANIFEST, manifest.to_json())

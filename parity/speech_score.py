@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mimo_edge.parity.word_errors import WordErrors
+from mimo_edge.parity.word_errors import WordErrors, words
 from mimo_edge.runtime.audio import codec
 from mimo_edge.runtime.backends.base import Floats, Ints
 from mimo_edge.runtime.bundle.errors import MALFORMED, InputError
+from mimo_edge.runtime.bundle.files import read_text
 from mimo_edge.runtime.chat.conversation import Audio
 from mimo_edge.runtime.generation.generation import Generation, Result
 from mimo_edge.runtime.tasks import MimoAudio, Options
@@ -46,7 +47,7 @@ class UtteranceSet:
         """Read a folder. Raises InputError if it is not as this module says."""
         path = folder / UTTERANCES
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw = json.loads(read_text(path))
             found = cls(
                 tuple(Utterance(folder / u["audio"], _text(u["text"])) for u in raw["asr"]),
                 tuple(map(_text, _list(raw["tts"]))),
@@ -155,8 +156,8 @@ def _sound(result: Result) -> Floats | None:
 
 
 def _text(value: object) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise TypeError(f"a text is needed, not {value!r}")
+    if not isinstance(value, str) or not words(value):
+        raise TypeError(f"a text with words is needed, not {value!r}")
     return value
 
 

@@ -5,19 +5,22 @@ import dataclasses
 import json
 import os
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
-from mimo_edge.runtime.audio.codec import LEFT_OVERLAP, RIGHT_OVERLAP
+from mimo_edge.runtime.audio.codec import LEFT_OVERLAP, RIGHT_OVERLAP, check_overlaps
 from mimo_edge.runtime.audio.write import AudioSink, open_sink
 from mimo_edge.runtime.bundle.errors import InputError, MimoError
 from mimo_edge.runtime.bundle.family import LANGUAGES
+from mimo_edge.runtime.bundle.lock import locked
 from mimo_edge.runtime.chat.conversation import read_conversation, read_history, write_history
 from mimo_edge.runtime.chat.presets import PRESETS
 from mimo_edge.runtime.generation.generation import CHUNK_PATCHES, Generation, Result
 from mimo_edge.runtime.tasks import Demonstration, MimoAudio, Options
 from mimo_edge.scripts.backend_arguments import add_backend_arguments, opening, verify
+from mimo_edge.scripts.streams import ReaderGone, stdout_lost
 
 Prepare = Callable[[MimoAudio, argparse.Namespace, Options], Generation]
 
@@ -46,9 +49,12 @@ def run(args: argparse.Namespace) -> int:
     speaks = PRESETS[args.task].speaks
     if not args.no_verify:
         verify(args.bundle)
-    with MimoAudio.open(
-        args.bundle, args.backend, verify=not args.no_verify, **opening(args)
-    ) as model:
+    with ExitStack() as held:
+        for output in _outputs(args):
+            held.enter_context(locked(output))
+        model = held.enter_context(
+            MimoAudio.open(args.bundle, args.backend, verify=not args.no_verify, **opening(args))
+        )
         if args.task == "asr" and len(args.audio) > 1:
             return _transcribe(model, args)
         # before the long work, so that an output that cannot be written is refused at once
@@ -61,10 +67,26 @@ def run(args: argparse.Namespace) -> int:
             if sink is not None and result.wav is not None:
                 with sink:
                     sink.write(result.wav)
-    _print(result, args)  # first: whatever becomes of the file, the answer was seen
-    if getattr(args, "history", None):
-        write_history(args.history, result.history)
+        _print(result, args)  # first: whatever becomes of the file, the answer was seen
+        if getattr(args, "history", None):
+            write_history(args.history, result.history)
+    _remark(result, args)
     return 0
+
+
+def _remark(result: Result, args: argparse.Namespace) -> None:
+    """Say what a whole-looking answer does not show; not behind JSON on stderr, which has it."""
+    if args.json and args.output == "-":
+        return
+    if result.wav is not None and not len(result.wav):
+        print("mimo-edge: no speech came; the answer is silent", file=sys.stderr)
+    if not result.stopped:
+        patches = result.timings.patches
+        why = "--max-new" if patches == args.max_new else "the context"
+        print(
+            f"mimo-edge: the answer was cut after {patches} patches, by {why}; it may go on",
+            file=sys.stderr,
+        )
 
 
 def _transcribe(model: MimoAudio, args: argparse.Namespace) -> int:
@@ -85,6 +107,7 @@ def _transcribe(model: MimoAudio, args: argparse.Namespace) -> int:
             yield generation
 
     for number, result in enumerate(model.results(prepared())):
+        _remark(result, args)
         if args.json:
             print(json.dumps({"input": names[number]} | _as_json(result, args), ensure_ascii=False))
         else:
@@ -105,6 +128,8 @@ def _stream(generation: Generation, args: argparse.Namespace, sink: AudioSink | 
             if sink is not None and len(event.wav):
                 sink.write(event.wav)
             result = event.result
+            if stdout_lost() and not _outputs(args) and not (args.json and args.output == "-"):
+                raise ReaderGone
     if show_text:
         print()
     assert result is not None  # the last event of every stream
@@ -135,10 +160,30 @@ def _as_json(result: Result, args: argparse.Namespace) -> dict[str, object]:
 
 
 def _printable(text: str) -> str:
-    """Without control characters, which a terminal would obey."""
+    """Without control characters, which a terminal would obey, and halves of characters."""
     return "".join(
-        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+        "\N{REPLACEMENT CHARACTER}"
+        if c not in "\n\t" and unicodedata.category(c) in ("Cc", "Cs")
+        else c
+        for c in text
     )
+
+
+def _outputs(args: argparse.Namespace) -> list[str]:
+    """The files that are written."""
+    given = args.output, getattr(args, "history", None)
+    return [path for path in given if path is not None and path != "-"]
+
+
+def _inputs(args: argparse.Namespace) -> Iterator[str]:
+    """The files that are read and must not be written over."""
+    audio = getattr(args, "audio", None) or []
+    yield from [audio] if isinstance(audio, str) else audio
+    yield from (getattr(args, name, None) or "" for name in ("voice", "conversation"))
+    if args.task != "chat":
+        yield getattr(args, "input", None) or ""
+    for heard, spoken, _ in getattr(args, "example", []):
+        yield from (heard, spoken)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -149,9 +194,18 @@ def _check(args: argparse.Namespace) -> None:
     if len(given) == 2:
         raise InputError("give --history or --conversation, not both")
     history = getattr(args, "history", None)
+    check_overlaps(args.left_overlap, args.right_overlap)
+    if args.chunk < 1:
+        raise InputError(f"chunk must be at least 1 patch, not {args.chunk}")
+    places = [os.path.realpath(path) for path in _outputs(args)]
+    if len(set(places)) < len(places):
+        raise InputError(f"-o and --history both name {history}; give them different names")
+    for path in _inputs(args):
+        if path and os.path.realpath(path) in places:
+            raise InputError(f"{path} is read, and would be written over; name another output")
     if history and not Path(history).parent.is_dir():
         raise InputError(f"{history} cannot be written: there is no such folder; create it first")
-    if history and not os.access(Path(history).parent, os.W_OK):
+    if history and not os.access(Path(os.path.realpath(history)).parent, os.W_OK):
         raise InputError(f"{history} cannot be written: its folder allows no writing; name another")
     if args.task == "asr" and len(args.audio) > 1 and args.stream:
         raise InputError("--stream is of one recording; give one, or leave it out")
@@ -165,6 +219,15 @@ def _options(args: argparse.Namespace) -> Options:
     names = ["seed", "max_new", "min_new", "template"]
     names += (f"{p}{n}" for p in ("", "audio_") for n in ("temperature", "top_k", "top_p"))
     return Options(**{name: getattr(args, name) for name in names if hasattr(args, name)})
+
+
+def _typed(text: str) -> str:
+    """Text of the command line, which Python cannot read in a locale that is not UTF-8; names of
+    files it must leave as they are."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        return text  # refused where it is used, with the character
 
 
 def _common(parser: argparse.ArgumentParser, speaks: bool) -> None:
@@ -216,20 +279,24 @@ def _declare_asr(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--language", choices=LANGUAGES, help="of the speech; for MiMo-V2.5-ASR only"
     )
-    parser.add_argument("--template", help="the instruction (default: one of upstream's, by seed)")
+    parser.add_argument(
+        "--template", type=_typed, help="the instruction (default: one of upstream's, by seed)"
+    )
 
 
 def _declare_tts(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("text", metavar="TEXT")
-    parser.add_argument("--instruction", help="the style, in words")
+    parser.add_argument("text", metavar="TEXT", type=_typed)
+    parser.add_argument("--instruction", type=_typed, help="the style, in words")
     parser.add_argument("--natural", action="store_true", help="TEXT says what is spoken and how")
     parser.add_argument("--voice", metavar="AUDIO", help="a voice to copy")
-    parser.add_argument("--template", help="the instruction (default: one of upstream's, by seed)")
+    parser.add_argument(
+        "--template", type=_typed, help="the instruction (default: one of upstream's, by seed)"
+    )
 
 
 def _declare_understand(parser: argparse.ArgumentParser) -> None:
     _declare_audio(parser)
-    parser.add_argument("question", metavar="QUESTION")
+    parser.add_argument("question", metavar="QUESTION", type=_typed)
     parser.add_argument("--thinking", action="store_true")
 
 
@@ -245,7 +312,7 @@ def _declare_turn(parser: argparse.ArgumentParser) -> None:
 
 def _declare_dialogue(parser: argparse.ArgumentParser) -> None:
     _declare_turn(parser)
-    parser.add_argument("--system-prompt", metavar="TEXT")
+    parser.add_argument("--system-prompt", metavar="TEXT", type=_typed)
     parser.add_argument("--voice", metavar="AUDIO", help="the voice of the answer")
 
 
@@ -256,7 +323,7 @@ def _declare_written(parser: argparse.ArgumentParser) -> None:
 
 def _declare_in_context(parser: argparse.ArgumentParser) -> None:
     _declare_audio(parser)
-    parser.add_argument("--instruction", required=True)
+    parser.add_argument("--instruction", type=_typed, required=True)
     parser.add_argument(
         "--example",
         nargs=3,
@@ -308,13 +375,14 @@ def _written(task: str) -> Prepare:
                     )
             return method(given.messages, thinking=args.thinking, options=options)
         history = read_history(args.history) if args.history else None
-        return method(args.input, thinking=args.thinking, history=history, options=options)
+        said = _typed(args.input) if task == "chat" else args.input
+        return method(said, thinking=args.thinking, history=history, options=options)
 
     return prepare
 
 
 def _in_context(model: MimoAudio, args: argparse.Namespace, options: Options) -> Generation:
-    examples = [Demonstration(*example) for example in args.example]
+    examples = [Demonstration(a, b, _typed(text)) for a, b, text in args.example]
     return model.in_context(args.instruction, examples, args.audio, options)
 
 

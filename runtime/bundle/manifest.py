@@ -18,6 +18,7 @@ from typing import Any
 from mimo_edge.runtime.bundle.dtypes import DTYPES, PRECISIONS
 from mimo_edge.runtime.bundle.errors import BundleError
 from mimo_edge.runtime.bundle.family import member
+from mimo_edge.runtime.bundle.names import plain_name
 
 SCHEMA = 2
 MANIFEST = "bundle.json"
@@ -155,7 +156,7 @@ class Manifest:
             )
         files = {name: FileSpec(**spec) for name, spec in raw["files"].items()}
         for name in files:
-            if "/" in name or "\\" in name or name in ("", ".", ".."):
+            if not plain_name(name):
                 raise ValueError(f"{name!r} is not the name of a file in the bundle")
         pieces = {name: PieceSpec.from_raw(spec) for name, spec in raw["pieces"].items()}
         for name, piece in pieces.items():
