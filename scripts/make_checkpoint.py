@@ -11,7 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from mimo_edge.export.folders import (
+from mimo_edge.mimo_ref.config import AudioTokenizerConfig, LanguageModelConfig
+from mimo_edge.mimo_ref.model import AudioTokenizer, LanguageModel
+from mimo_edge.mimo_ref.weights import EMPTY_TOKEN, upstream_tensors
+from mimo_edge.runtime.bundle.errors import DISK_FULL, InputError, ResourceError
+from mimo_edge.runtime.bundle.folders import (
     MARK,
     left_unfinished,
     partial_of,
@@ -19,10 +23,6 @@ from mimo_edge.export.folders import (
     remove_folder,
     take_place,
 )
-from mimo_edge.mimo_ref.config import AudioTokenizerConfig, LanguageModelConfig
-from mimo_edge.mimo_ref.model import AudioTokenizer, LanguageModel
-from mimo_edge.mimo_ref.weights import EMPTY_TOKEN, upstream_tensors
-from mimo_edge.runtime.bundle.errors import DISK_FULL, InputError, ResourceError
 from mimo_edge.runtime.bundle.lock import locked
 from mimo_edge.scripts.checkpoint.presets import PRESETS, Config, Preset
 from mimo_edge.scripts.checkpoint.random_weights import RandomWeights

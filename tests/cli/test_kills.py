@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from mimo_edge.export.folders import partial_of, replaced_of
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.engine import read
 from mimo_edge.runtime.bundle.errors import BundleError, EngineError
 from mimo_edge.runtime.bundle.files import LOCK, PART, hash_file
+from mimo_edge.runtime.bundle.folders import partial_of, replaced_of
 from mimo_edge.runtime.bundle.manifest import MANIFEST
 
 from tests.golden import Golden
