@@ -94,7 +94,9 @@ class BundleSide:
                     drawn.append(states.draw_codes(0, uniforms, *settings)[0])
                 if place + 1 < len(text_ids):
                     new = slice(place, place + 1)
-                    logits.append(states.step(0, text_ids[new], codes[new], np.array([True]))[0].copy())
+                    logits.append(
+                        states.step(0, text_ids[new], codes[new], np.array([True]))[0].copy()
+                    )
         finally:
             states.close()
         shape = (-1, self.layout.group_size, self.layout.n_q)

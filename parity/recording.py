@@ -133,7 +133,9 @@ def is_recording(folder: Path) -> bool:
 
 def _sequence(raw: Mapping[str, Any]) -> Sequence:
     values = {k: _tuple(v) for k, v in raw.items()}
-    return Sequence(**{**values, "text": Sampling(**raw["text"]), "audio": Sampling(**raw["audio"])})
+    return Sequence(
+        **{**values, "text": Sampling(**raw["text"]), "audio": Sampling(**raw["audio"])}
+    )
 
 
 def _tuple(value: Any) -> Any:

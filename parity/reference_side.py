@@ -116,9 +116,7 @@ class ReferenceSide:
             reference.generate(
                 lm,
                 torch.from_numpy(prompt),
-                reference.Limits(
-                    length + sequence.max_new, stop_ids=frozenset(sequence.stop_ids)
-                ),
+                reference.Limits(length + sequence.max_new, stop_ids=frozenset(sequence.stop_ids)),
                 lambda step: torch.from_numpy(noise(step, count)),
                 _sampling(sequence.text),
                 _sampling(sequence.audio),
@@ -184,9 +182,7 @@ def scores_along(lm: LanguageModel, start: torch.Tensor, codes: torch.Tensor) ->
     """States [S, D] and the codes [S, G, K] that are drawn -> scores by codebook [S, G, V_k]."""
     found: list[dict[int, torch.Tensor]] = [{} for _ in range(codes.shape[2])]
 
-    def choose(
-        scores: list[torch.Tensor], draws: list[tuple[int, int]]
-    ) -> list[torch.Tensor]:
+    def choose(scores: list[torch.Tensor], draws: list[tuple[int, int]]) -> list[torch.Tensor]:
         for (codebook, frame), each in zip(draws, scores, strict=True):
             found[codebook][frame] = each
         return [codes[:, frame, codebook] for codebook, frame in draws]
