@@ -4,7 +4,6 @@ import platform
 import random
 import sys
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -192,7 +191,7 @@ def precision(bundle: Bundle) -> str:
     return "fp32"
 
 
-def machine() -> Mapping[str, Any]:
+def machine() -> dict[str, Any]:
     """Where a side ran."""
     return {
         "machine": f"{platform.system()} {platform.machine()}",

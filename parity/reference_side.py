@@ -95,14 +95,16 @@ class ReferenceSide:
         given = torch.from_numpy(codes[sequence.prompt :][spoken]).transpose(1, 2)  # [S, G, K]
         noise = Noise(sequence.seed)
         count = layout.group_size * layout.n_q
-        uniforms = np.stack([noise(int(s), 1 + count)[1:] for s in spoken] or [np.zeros(count)])
+        uniforms = np.zeros((len(spoken), count), np.float32)
+        for row, step in zip(uniforms, spoken.tolist(), strict=True):
+            row[:] = noise(step, 1 + count)[1:]
         drawn = np.zeros((0, layout.group_size, layout.n_q), np.int64)
         scores = [
             np.zeros((0, layout.group_size, size), np.float32)
             for size in lm.config.speech_vocab_size
         ]
         if len(spoken):
-            shaped = torch.from_numpy(uniforms.astype(np.float32)).view(given.shape)
+            shaped = torch.from_numpy(uniforms).view(given.shape)
             drawn = reference.draw_patch(lm, start, shaped, _sampling(sequence.audio)).numpy()
             scores = scores_along(lm, start, given)
         return Forced(embeddings[0].numpy(), logits, drawn, scores)

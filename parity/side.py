@@ -1,6 +1,5 @@
 """A side of a comparison: something that computes the stages of the model from given inputs."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -45,7 +44,7 @@ class Side(Protocol):
     """Reference or bundle. What it cannot compute is None."""
 
     layout: Layout
-    identity: Mapping[str, Any]
+    identity: dict[str, Any]
 
     def prompt(self, task: str, source: str | Ints) -> tuple[Grid, tuple[int, ...]]:
         """The prompt of a task for a text, or for codes [K, T]; and the ids that end its answer."""

@@ -22,6 +22,8 @@ COMMANDS = {
     "doctor": ("doctor", "show what this machine can run, and how to get the rest"),
     "demo": ("demo", "a very small model speaks and listens, each stage checked"),
     "score": ("score", "how well a bundle hears and speaks, in word errors"),
+    "validate": ("validate", "hold builds against the model stage by stage, and write a report"),
+    "record": ("record", "keep what a bundle computes at every stage, to judge it elsewhere"),
     "bench": ("bench", "time the stages of a bundle on this machine"),
 }
 # what the runtime's own dependencies do not bring

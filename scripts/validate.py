@@ -1,0 +1,111 @@
+"""`mimo-edge validate`: hold builds against the model, stage by stage, and write a report.
+
+Each side is a bundle, a recording that `mimo-edge record` wrote, or, after --against, a checkpoint.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mimo_edge.parity.bundle_side import BundleSide
+from mimo_edge.parity.judge import judge
+from mimo_edge.parity.observe import follow, lead
+from mimo_edge.parity.recording import Recording, is_recording
+from mimo_edge.parity.report_files import check_folder, table, write_report
+from mimo_edge.parity.side import Side
+from mimo_edge.parity.thresholds import Thresholds
+from mimo_edge.runtime.backends.opening import open_backend
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.errors import InputError, ParityError
+from mimo_edge.runtime.bundle.manifest import MANIFEST
+from mimo_edge.scripts.backend_arguments import add_backend_arguments, opening
+from mimo_edge.scripts.progress import StageProgress
+from mimo_edge.scripts.record import add_inputs, read_inputs
+
+Report = Callable[..., None]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.epilog = (
+        "examples:\n"
+        "  mimo-edge validate int8 int4 --against MiMo-Audio-7B-Instruct "
+        "--audio-tokenizer MiMo-Audio-Tokenizer --audio *.flac --text texts.txt -o report\n"
+        "  mimo-edge validate rec --against MiMo-Audio-7B-Instruct "
+        "--audio-tokenizer MiMo-Audio-Tokenizer -o report"
+    )
+    parser.add_argument("candidates", metavar="CANDIDATE", type=Path, nargs="+")
+    parser.add_argument("--against", metavar="SIDE", type=Path, required=True)
+    parser.add_argument("--audio-tokenizer", metavar="DIR", type=Path, help="of a checkpoint")
+    parser.add_argument(
+        "--text-tokenizer", metavar="DIR", type=Path, help="default: the checkpoint's folder"
+    )
+    add_inputs(parser)
+    add_backend_arguments(parser)
+    parser.add_argument(
+        "--thresholds", metavar="FILE", type=Path, help="limits in place of the defaults"
+    )
+    parser.add_argument("-o", "--output", metavar="REPORT", type=Path, required=True)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Judge and write the report. Returns the exit code; raises ParityError if a check fails."""
+    check_folder(args.output)
+    thresholds = Thresholds.open(args.thresholds)
+    with StageProgress() as progress:
+        pairs = _record_all(args, progress.report)
+    verdicts = [judge(candidate, own, thresholds) for candidate, own in pairs]
+    data = write_report(args.output, verdicts)
+    print(table(data))
+    print(f"\n{args.output / 'report.html'}")
+    failed = [v.candidate.identity["name"] for v in verdicts if not v.passed]
+    if failed:
+        raise ParityError(f"parity failed: {', '.join(failed)}; {args.output} says where")
+    return 0
+
+
+def _record_all(args: argparse.Namespace, on_progress: Report) -> list[tuple[Recording, Recording]]:
+    """(candidate, model) of each candidate, on the same inputs."""
+    own: Recording | None = None
+    pairs: list[tuple[Recording, Recording]] = []
+    for path in args.candidates:
+        if is_recording(path):
+            candidate = Recording.open(path)
+            if is_recording(args.against):
+                pairs.append((candidate, Recording.open(args.against)))
+            else:
+                with _side(args, args.against) as side:
+                    pairs.append((candidate, follow(side, candidate, on_progress)))
+            continue
+        if own is None:
+            own = _model(args, on_progress)
+        with _side(args, path) as side:
+            pairs.append((follow(side, own, on_progress), own))
+    return pairs
+
+
+def _model(args: argparse.Namespace, on_progress: Report) -> Recording:
+    """What bundles are held against, which makes the inputs too."""
+    if is_recording(args.against):
+        return Recording.open(args.against)
+    with _side(args, args.against) as side:
+        return lead(side, read_inputs(args, side.layout.sampling_rate), on_progress)
+
+
+@contextmanager
+def _side(args: argparse.Namespace, path: Path) -> Iterator[Side]:
+    """A bundle on the backend, or a checkpoint."""
+    if (path / MANIFEST).is_file():
+        bundle = Bundle.open(path, verify=not args.no_verify)
+        with open_backend(args.backend, bundle, **opening(args)) as backend:
+            yield BundleSide(backend)
+        return
+    if args.audio_tokenizer is None:
+        raise InputError(
+            f"{path} is no bundle and no recording. If it is a checkpoint, say which audio "
+            "tokenizer belongs to it: --audio-tokenizer DIR"
+        )
+    from mimo_edge.parity.reference_side import ReferenceSide  # torch, which bundles do not need
+
+    yield ReferenceSide(path, args.audio_tokenizer, args.text_tokenizer)
