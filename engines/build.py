@@ -13,7 +13,7 @@ from mimo_edge.engines.lowering import lower
 from mimo_edge.engines.planner import estimate
 from mimo_edge.engines.ports import bundle_ports, check_ports
 from mimo_edge.engines.profiles import Limits, profiles
-from mimo_edge.engines.recipe import Recipe
+from mimo_edge.engines.recipe import BundleRecipe
 from mimo_edge.engines.target import Target
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.engine import (
@@ -31,7 +31,7 @@ OnProgress = Callable[[str, str, int, int], None]  # piece, phase, steps done, s
 
 
 def identity_of(
-    bundle: Bundle, recipe: Recipe, target: Target, trt: Any, limits: Limits
+    bundle: Bundle, recipe: BundleRecipe, target: Target, trt: Any, limits: Limits
 ) -> Identity:
     """What the engines depend on. `trt` is the TensorRT module that builds them."""
 

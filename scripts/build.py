@@ -87,6 +87,7 @@ def _run(args: argparse.Namespace) -> int:
             return _check_sessions(bundle, args.target, args.dry_run, args.json)
         target = parse(args.target)
         chosen = recipe.for_bundle(bundle, args.recipe)
+        recipe.check_target(bundle, target.capabilities)
         context = bundle.model.context
         limits = Limits(context if args.max_seq is None else args.max_seq, args.max_batch)
         limits.check(context)

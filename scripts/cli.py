@@ -16,6 +16,8 @@ from mimo_edge.runtime.bundle.requirements import install
 COMMANDS = {
     "make-checkpoint": ("make_checkpoint", "write a random checkpoint pair, to try all else"),
     "export": ("export", "turn a checkpoint pair into a bundle of ONNX graphs"),
+    "quantize": ("quantize", "turn a float bundle into a quantised one, without torch"),
+    "recipe": ("recipe", "the recipes: what each means, and what it will weigh"),
     "build": ("build", "build TensorRT engines from a bundle, with or without a GPU"),
     "run": ("run", "transcribe, speak, understand, talk: every task of the model"),
     "inspect": ("inspect", "show what is in a bundle"),
@@ -27,8 +29,12 @@ COMMANDS = {
     "bench": ("bench", "time the stages of a bundle on this machine"),
 }
 # what the runtime's own dependencies do not bring
-OPTIONAL = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "tensorrt_rtx", "cuda")
-EXTRAS = {"build": "trt"}  # command -> the extra that has what it needs, if it is not `export`
+OPTIONAL = (
+    *("torch", "onnx", "ml_dtypes", "onnx_ir", "onnxscript", "safetensors"),
+    *("tensorrt_rtx", "cuda"),
+)
+# command -> the extra that has what it needs, if it is not `export`
+EXTRAS = {"build": "trt", "quantize": "quantize"}
 EPILOG = """exit codes: 0 ok, 2 usage or unusable input, 3 something is not installed or not there,
 4 out of memory or disk, 5 parity failed, 6 engine incompatible, 130 interrupted.
 `mimo-edge COMMAND --help` explains a command. Results go to stdout, progress to stderr."""

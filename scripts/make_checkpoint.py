@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from mimo_edge.export.folders import partial_of, take_place
 from mimo_edge.mimo_ref.config import AudioTokenizerConfig, LanguageModelConfig
 from mimo_edge.mimo_ref.model import AudioTokenizer, LanguageModel
 from mimo_edge.mimo_ref.weights import EMPTY_TOKEN, upstream_tensors
 from mimo_edge.runtime.bundle.errors import DISK_FULL, InputError, ResourceError
+from mimo_edge.runtime.bundle.folders import partial_of, take_place
 from mimo_edge.scripts.checkpoint.presets import PRESETS, Config, Preset
 from mimo_edge.scripts.checkpoint.random_weights import RandomWeights
 from mimo_edge.scripts.checkpoint.safetensors_stream import Layout, Shape, write_tensors

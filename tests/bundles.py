@@ -76,7 +76,8 @@ def hollow(folder: Path, precision: str = "fp32") -> Bundle:
             (folder / name).write_bytes(content)
             files[name] = hash_file(folder / name)
     states = PRECISIONS[precision].name
-    manifest = Manifest(SCHEMA, MIMO_AUDIO, states, states, SPEC, pieces, files, {}, "", {})
+    about = (MIMO_AUDIO, states, states, SPEC)
+    manifest = Manifest(SCHEMA, *about, pieces, files, {}, "", {}, precision)
     write_text(folder / MANIFEST, manifest.to_json())
     return Bundle.open(folder)
 

@@ -34,6 +34,10 @@ class BundleError(InputError):
     """A bundle is missing, incomplete, altered, of another schema version, or computes NaN."""
 
 
+class RecipeError(InputError):
+    """A recipe is unknown or malformed, or cannot be had of this checkpoint, bundle or target."""
+
+
 class EnvironmentProblem(MimoError, RuntimeError):
     """A package, provider or device that was asked for is not there."""
 

@@ -48,7 +48,9 @@ class WeightScheme:
     """How the weights of a component are stored: a precision, or a quantised form in blocks."""
 
     scheme: str
-    block: int | None = None  # weights that share a scale
+    block: int | None = None  # weights that share a scale; None of a quantised form: a channel
+    method: str | None = None  # how the scales were found
+    also: tuple[str, ...] = ()  # other forms that some of the component's weights have
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class PieceSpec:
     weights: Mapping[str, WeightScheme]  # component -> how its weights are stored
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    dynamic: bool = False  # a backend may round what products read to int8 as it runs
 
     @classmethod
     def from_raw(cls, raw: Mapping[str, Any]) -> "PieceSpec":
@@ -75,9 +78,14 @@ class PieceSpec:
 
         if raw["compute"] not in PRECISIONS:
             raise ValueError(f"compute is {raw['compute']!r}")
-        weights = {name: WeightScheme(**scheme) for name, scheme in raw["weights"].items()}
+        if not isinstance(raw["dynamic"], bool):
+            raise ValueError(f"dynamic is {raw['dynamic']!r}")
+        weights = {
+            name: WeightScheme(**{**scheme, "also": tuple(scheme["also"])})
+            for name, scheme in raw["weights"].items()
+        }
         sides = ports(raw["inputs"]), ports(raw["outputs"])
-        return cls(raw["file"], raw["data"], raw["compute"], weights, *sides)
+        return cls(raw["file"], raw["data"], raw["compute"], weights, *sides, raw["dynamic"])
 
 
 @dataclass(frozen=True)
@@ -129,6 +137,7 @@ class Manifest:
     tools: Mapping[str, str]
     source: str  # fingerprint of the checkpoints it was exported from
     chat: Mapping[str, Any]  # the prompt protocol, for programs that are not this one
+    recipe: str  # the name of that by which it was made
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
@@ -167,6 +176,7 @@ class Manifest:
             tools=raw["tools"],
             source=raw["source"],
             chat=raw["chat"],
+            recipe=raw["recipe"],
         )
 
 
