@@ -91,7 +91,10 @@ def log_softmax(scores: Floats) -> NDArray[np.float64]:
 def divergence(scores: Floats, own: Floats) -> NDArray[np.float64]:
     """KL(own || scores) of each row of scores [N, V], in nats."""
     theirs, ours = log_softmax(scores), log_softmax(own)
-    return (np.exp(ours) * (ours - theirs)).sum(-1)
+    p = np.exp(ours)
+    with np.errstate(invalid="ignore"):  # -inf of both: an id that neither can choose
+        gap = np.where(p > 0, p * (ours - theirs), 0)
+    return gap.sum(-1).clip(min=0)  # rounding can go below
 
 
 def entropy(scores: Floats) -> NDArray[np.float64]:

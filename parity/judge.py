@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from mimo_edge.parity.along import Along, Pair, Parting
 from mimo_edge.parity.choices import DIFFERENT, EQUAL, NEAR, Agreement, Choice, NearTies
+from mimo_edge.parity.findings import Bisected
 from mimo_edge.parity.recording import Recording, Sequence
 from mimo_edge.parity.stage_figures import Figures
 from mimo_edge.parity.thresholds import Thresholds
@@ -56,6 +57,7 @@ class Verdict:
     heard: list[Agreement] = field(default_factory=list)  # by codebook
     codes: list[Agreement] = field(default_factory=list)
     sequences: list[SequenceVerdict] = field(default_factory=list)
+    bisected: Bisected | None = None
 
     @property
     def passed(self) -> bool:

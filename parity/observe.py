@@ -47,7 +47,7 @@ def lead(side: Side, inputs: Inputs, on_progress: Report | None = None) -> Recor
     jobs += [("tts", text, how) for text in inputs.texts for how in (GREEDY, SAMPLED)]
     for number, (task, source, how) in enumerate(jobs):
         _tell(on_progress, "answering", number, len(jobs))
-        codes = _heard(arrays, source, side.layout) if task == "asr" else None
+        codes = heard(arrays, source, side.layout) if task == "asr" else None
         prompt, stops = side.prompt(task, source if codes is None else codes)
         patches = prompt.shape[1] // side.layout.group_size
         way = "greedy" if how.greedy else "sampled"
@@ -104,7 +104,7 @@ def _hear(side: Side, clips: Sequence[str], given: Arrays, arrays: Arrays) -> No
             arrays[f"margins/{name}"] = encoded.margins
 
 
-def _heard(arrays: Arrays, clip: str, layout: Layout) -> Ints:
+def heard(arrays: Arrays, clip: str, layout: Layout) -> Ints:
     """The codes [K, T] of a clip, as a prompt takes them."""
     return pad_codes(arrays[f"heard/{clip}"][: layout.n_q], layout.group_size)
 
@@ -120,7 +120,7 @@ def _along(side: Side, recording: Recording, given: Arrays, on_progress: Report 
         name, grid = sequence.name, given[f"grid/{sequence.name}"]
         source: str | Ints = sequence.source
         if sequence.task == "asr":
-            source = _heard(given, sequence.source, layout)
+            source = heard(given, sequence.source, layout)
         arrays[f"prompt/{name}"], _ = side.prompt(sequence.task, source)
         forced = side.forced(grid, sequence)
         arrays[f"logits/{name}"], arrays[f"codes/{name}"] = forced.logits, forced.codes
@@ -157,7 +157,7 @@ def _along(side: Side, recording: Recording, given: Arrays, on_progress: Report 
 def _sounds(recording: Recording, given: Arrays) -> dict[str, Ints]:
     """Codes [K, T] to decode: of every clip, and of what the lead spoke greedily."""
     layout = recording.layout
-    codes = {clip: _heard(given, clip, layout) for clip in recording.clips}
+    codes = {clip: heard(given, clip, layout) for clip in recording.clips}
     for sequence in recording.sequences:
         answer = given[f"grid/{sequence.name}"][1:, sequence.prompt * layout.group_size :]
         spoken = answer[:, (answer != np.array(layout.empty_codes)[:, None]).all(axis=0)]

@@ -130,6 +130,7 @@ class Page:
         return section(
             f"{candidate['name']}, {candidate['precision']}",
             lead
+            + self._layers(path, candidate)
             + self._reasons(path, candidate)
             + self._figures(path, candidate)
             + self._codebooks(path, candidate)
@@ -150,6 +151,33 @@ class Page:
         )
         summary = "<summary>Checks and the reasons for their limits</summary>"
         return f"<details open>{summary}{listed}</details>"
+
+    def _layers(self, path: str, candidate: dict[str, Any]) -> str:
+        """Where it broke, and how near each layer is."""
+        bisected = candidate["bisected"]
+        if bisected is None:
+            return ""
+        items = []
+        for i, finding in enumerate(bisected["findings"]):
+            snr = self._number(f"{path}.bisected.findings.{i}.snr")
+            items.append(
+                f"<li>{text(finding['sentence'])} ({snr} dB). Weights there: "
+                f"<code>{text(', '.join(finding['weights']) or 'none')}</code></li>"
+            )
+        found = f"<ul>{''.join(items)}</ul>" if items else "<p>Every layer is in tolerance.</p>"
+        stages = list(dict.fromkeys(layer["stage"] for layer in bisected["layers"]))
+        charts_of = []
+        for stage in stages:
+            near = [layer["snr"] for layer in bisected["layers"] if layer["stage"] == stage]
+            drawn = charts.lines(
+                f"Layers of {stage}",
+                [("signal to noise", [max(0.0, v) for v in floats(near)])],
+                f"place in {stage}, two to a layer",
+                "signal to noise, dB",
+                ", ".join(f"{v:.0f}" for v in floats(near)),
+            )
+            charts_of.append(f"<figure>{drawn}</figure>")
+        return f'<h3>Layer by layer</h3>{found}<div class="charts">{"".join(charts_of)}</div>'
 
     def _figures(self, path: str, candidate: dict[str, Any]) -> str:
         rows = []

@@ -38,7 +38,7 @@ class ReferenceSide:
         self._empty_id = tokenizer.special.empty
         self._language: LanguageModel | None = None
         self._audio: AudioTokenizer | None = None
-        config = self._language_model().config
+        config = self.language_model().config
         empties = tuple(config.speech_zeroemb_idx)
         layout = PromptLayout(config.group_size, config.audio_channels, empties)
         self._prompts = Prompts(tokenizer, layout)
@@ -49,7 +49,7 @@ class ReferenceSide:
             empties,
             tuple(config.delay_pattern),
             config.vocab_size,
-            self._audio_tokenizer().config.sampling_rate,
+            self.audio_tokenizer().config.sampling_rate,
         )
         self.identity = {
             "id": _fingerprint(checkpoint, audio_tokenizer),
@@ -68,11 +68,11 @@ class ReferenceSide:
 
     @torch.inference_mode()
     def mel(self, wav: Floats) -> Floats:
-        return log_mel(torch.from_numpy(wav), self._audio_tokenizer().config).numpy()
+        return log_mel(torch.from_numpy(wav), self.audio_tokenizer().config).numpy()
 
     @torch.inference_mode()
     def encode(self, mel: Floats) -> Encoded:
-        tokenizer = self._audio_tokenizer()
+        tokenizer = self.audio_tokenizer()
         frames = torch.from_numpy(mel)
         states = tokenizer.encoder(frames[None], torch.tensor([len(frames)]))
         codes = tokenizer.quantizer.encode(states)
@@ -81,7 +81,7 @@ class ReferenceSide:
 
     @torch.inference_mode()
     def forced(self, grid: Grid, sequence: Sequence) -> Forced:
-        lm, layout = self._language_model(), self.layout
+        lm, layout = self.language_model(), self.layout
         text_ids, codes = split_grid(grid, layout.group_size)
         embeddings = lm.patch_encoder(
             torch.from_numpy(text_ids)[None], torch.from_numpy(codes)[None]
@@ -110,7 +110,7 @@ class ReferenceSide:
         return Forced(embeddings[0].numpy(), logits, drawn, scores)
 
     def answer(self, prompt: Grid, sequence: Sequence) -> Answered:
-        lm, noise = self._language_model(), Noise(sequence.seed)
+        lm, noise = self.language_model(), Noise(sequence.seed)
         count = 1 + self.layout.group_size * self.layout.n_q
         length = prompt.shape[1] // self.layout.group_size
         begin = time.perf_counter()
@@ -133,12 +133,12 @@ class ReferenceSide:
 
     @torch.inference_mode()
     def decode(self, codes: Ints) -> Floats:
-        return self._audio_tokenizer().decode(torch.from_numpy(codes)).numpy()
+        return self.audio_tokenizer().decode(torch.from_numpy(codes)).numpy()
 
     @torch.inference_mode()
     def stream(self, codes: Ints) -> Floats:
         state, group, parts = StreamState(), self.layout.group_size, []
-        tokenizer, given = self._audio_tokenizer(), torch.from_numpy(codes)
+        tokenizer, given = self.audio_tokenizer(), torch.from_numpy(codes)
         for at in range(0, codes.shape[1], group):
             (wav,) = streaming_decode(tokenizer, [given[:, at : at + group]], state)
             if wav is not None:
@@ -151,14 +151,16 @@ class ReferenceSide:
         files = [f for folder in self._folders for f in folder.glob("*.safetensors")]
         return {"bytes": sum(f.stat().st_size for f in files), "peak_bytes": peak_bytes()}
 
-    def _language_model(self) -> LanguageModel:
+    def language_model(self) -> LanguageModel:
+        """In float32; the audio tokenizer leaves the memory."""
         if self._language is None:
             self._audio = None
             folder = self._folders[0]
             self._language = load_language_model(folder, self._empty_id, torch.float32)
         return self._language
 
-    def _audio_tokenizer(self) -> AudioTokenizer:
+    def audio_tokenizer(self) -> AudioTokenizer:
+        """In float32; the language model leaves the memory."""
         if self._audio is None:
             self._language = None
             self._audio = load_audio_tokenizer(self._folders[1], torch.float32)

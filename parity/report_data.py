@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from mimo_edge.parity.along import Parting
 from mimo_edge.parity.choices import DIFFERENT, EQUAL, NEAR, Agreement, Choice
+from mimo_edge.parity.findings import Bisected
 from mimo_edge.parity.judge import SequenceVerdict, Verdict, seam_snr
 from mimo_edge.parity.recording import Recording
 from mimo_edge.parity.stage_figures import Figures
@@ -72,6 +73,17 @@ def _candidate(verdict: Verdict) -> dict[str, Any]:
         "heard": [_agreement(a) for a in verdict.heard],
         "codes": [_agreement(a) for a in verdict.codes],
         "sequences": [_sequence(s) for s in verdict.sequences],
+        "bisected": None if verdict.bisected is None else _bisected(verdict.bisected),
+    }
+
+
+def _bisected(bisected: Bisected) -> dict[str, Any]:
+    return {
+        "findings": [
+            {**dataclasses.asdict(f), "born": f.born, "sentence": f.sentence()}
+            for f in bisected.findings
+        ],
+        "layers": [dataclasses.asdict(layer) for layer in bisected.layers],
     }
 
 

@@ -68,6 +68,8 @@ def table(data: dict[str, Any]) -> str:
             )
         if candidate["first_failed"]:
             lines.append(f"  the first stage that fails: {candidate['first_failed']}")
+        for finding in (candidate["bisected"] or {}).get("findings", ()):
+            lines.append(f"  {finding['sentence']}")
     return "\n".join(lines)
 
 

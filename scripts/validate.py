@@ -6,16 +6,18 @@ Each side is a bundle, a recording that `mimo-edge record` wrote, or, after --ag
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from mimo_edge.parity.bundle_side import BundleSide
-from mimo_edge.parity.judge import judge
+from mimo_edge.parity.judge import Verdict, judge
 from mimo_edge.parity.observe import follow, lead
 from mimo_edge.parity.recording import Recording, is_recording
 from mimo_edge.parity.report_files import check_folder, table, write_report
 from mimo_edge.parity.side import Side
 from mimo_edge.parity.thresholds import Thresholds
 from mimo_edge.runtime.backends.opening import open_backend
+from mimo_edge.runtime.backends.ort import OrtBackend
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import InputError, ParityError
 from mimo_edge.runtime.bundle.manifest import MANIFEST
@@ -46,16 +48,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--thresholds", metavar="FILE", type=Path, help="limits in place of the defaults"
     )
+    parser.add_argument(
+        "--bisect",
+        action="store_true",
+        help="also compare layer by layer, and name the first that is out of tolerance: bundles "
+        "on ort-cpu against a checkpoint",
+    )
+    parser.add_argument(
+        "--bisect-memory",
+        metavar="MB",
+        type=int,
+        default=256,
+        help="for states that are compared at once (default: 256)",
+    )
     parser.add_argument("-o", "--output", metavar="REPORT", type=Path, required=True)
 
 
 def run(args: argparse.Namespace) -> int:
     """Judge and write the report. Returns the exit code; raises ParityError if a check fails."""
     check_folder(args.output)
+    if args.bisect:
+        _check_bisect(args)
     thresholds = Thresholds.open(args.thresholds)
     with StageProgress() as progress:
         pairs = _record_all(args, progress.report)
-    verdicts = [judge(candidate, own, thresholds) for candidate, own in pairs]
+        verdicts = [judge(candidate, own, thresholds) for candidate, own in pairs]
+        if args.bisect:
+            verdicts = [
+                _bisected(args, path, verdict, thresholds)
+                for path, verdict in zip(args.candidates, verdicts, strict=True)
+            ]
     data = write_report(args.output, verdicts)
     print(table(data))
     print(f"\n{args.output / 'report.html'}")
@@ -109,3 +131,31 @@ def _side(args: argparse.Namespace, path: Path) -> Iterator[Side]:
     from mimo_edge.parity.reference_side import ReferenceSide  # torch, which bundles do not need
 
     yield ReferenceSide(path, args.audio_tokenizer, args.text_tokenizer)
+
+
+def _check_bisect(args: argparse.Namespace) -> None:
+    """Before minutes are spent. On TensorRT more outputs make another engine, with other numbers:
+    layers are looked at in the graph that the engine is built from."""
+    whole = [path for path in args.candidates if not (path / MANIFEST).is_file()]
+    checkpoint = args.audio_tokenizer is not None and not is_recording(args.against)
+    if args.backend != "ort-cpu" or whole or not checkpoint:
+        raise InputError(
+            "--bisect needs the graphs themselves: give bundles, --backend ort-cpu and a "
+            "checkpoint with its --audio-tokenizer after --against. An engine of TensorRT changes "
+            "with its outputs; bisect the bundle that it was built from."
+        )
+
+
+def _bisected(
+    args: argparse.Namespace, path: Path, verdict: Verdict, thresholds: Thresholds
+) -> Verdict:
+    from mimo_edge.parity.bisect import Bisection  # torch, as above
+    from mimo_edge.parity.reference_side import ReferenceSide
+
+    precision = verdict.candidate.identity["precision"]
+    side = ReferenceSide(args.against, args.audio_tokenizer, args.text_tokenizer)
+    bundle = Bundle.open(path, verify=False)
+    allowed = thresholds.all["layer_snr"].limits[precision]
+    with OrtBackend(bundle, threads=args.threads) as backend:
+        bisection = Bisection(side, backend, verdict.own, allowed, args.bisect_memory << 20)
+        return replace(verdict, bisected=bisection.run())
