@@ -89,21 +89,22 @@ def build_engines(
     """Build every piece of a bundle that is not there yet, in a folder of `home`.
 
     `strict` fails on every warning of TensorRT that is not known to be harmless. Raises
-    EngineError, ResourceError; finished plans stay.
+    EngineError, ResourceError; finished plans stay. InputError if another build is writing there.
     """
     store = EngineStore(home / name_of(identity), identity)
-    found = {piece: store.kept(piece, strict) for piece in PIECES}
-    _check_disk(store.folder, bundle, [p for p, kept in found.items() if kept is None])
-    plans: dict[str, PlanSpec] = {}
-    for piece, kept in found.items():
-        if kept is not None:
-            plans[piece] = kept
-            on_progress(piece, "kept", 1, 1)
-        else:
-            plans[piece] = _build_piece(
-                bundle, piece, store, target, trt, limits, on_progress, strict
-            )
-    return store.folder, store.seal(plans)
+    with store.held():
+        found = {piece: store.kept(piece, strict) for piece in PIECES}
+        _check_disk(store.folder, bundle, [p for p, kept in found.items() if kept is None])
+        plans: dict[str, PlanSpec] = {}
+        for piece, kept in found.items():
+            if kept is not None:
+                plans[piece] = kept
+                on_progress(piece, "kept", 1, 1)
+            else:
+                plans[piece] = _build_piece(
+                    bundle, piece, store, target, trt, limits, on_progress, strict
+                )
+        return store.folder, store.seal(plans)
 
 
 def _build_piece(

@@ -41,6 +41,7 @@ from mimo_edge.runtime.bundle.manifest import (
 )
 from mimo_edge.runtime.bundle.unfinished import (
     finish,
+    own_place,
     partial_folder,
     read_marker,
     write_marker,
@@ -75,7 +76,9 @@ def quantize_bundle(
         on_progress(stage, done, total)
 
     key = json.dumps([bundle.identity, dataclasses.asdict(recipe), _version()])
-    with partial_folder(place, sum(plan.bytes for plan in plans.values()), resume) as folder:
+    held = sum(plan.bytes for plan in plans.values())
+    with own_place(place), partial_folder(place, held, resume) as folder:
+        check_output(output, [bundle.folder], force)  # another may have ended since
         pieces: dict[str, PieceSpec] = {}
         files: dict[str, FileSpec] = {}
         for piece, plan in plans.items():

@@ -27,10 +27,12 @@ from mimo_edge.engines.weight_file import Stored, point_to, write_weights
 from mimo_edge.export import (
     backbone,
     mel,
+    mel_stream,
     patch_decoder,
     patch_encoder,
     tokenizer_decoder,
     tokenizer_encoder,
+    vocoder_stream,
 )
 from mimo_edge.export.graph import count_axes_from_the_front, lay_out_weights, simplify
 from mimo_edge.export.piece import Piece, Port, cast
@@ -65,6 +67,7 @@ from mimo_edge.runtime.bundle.manifest import (
 )
 from mimo_edge.runtime.bundle.unfinished import (
     finish,
+    own_place,
     partial_folder,
     read_marker,
     write_marker,
@@ -82,7 +85,13 @@ EXACT = ("mel", "codebooks")  # components that stay in float32 in every bundle
 TRACE_BYTES = 1 << 30  # memory that torch and a traced graph take, whatever the weights
 TOOLS = ("mimo-edge", "torch", "onnx", "onnxscript", "onnx-ir")
 # what makes a piece, beside the tools
-CODE = ("export/*.py", "mimo_ref/*.py", "engines/quantized_*.py", "engines/schemes.py")
+CODE = (
+    "export/*.py",
+    "mimo_ref/*.py",
+    "engines/quantized_*.py",
+    "engines/schemes.py",
+    "runtime/bundle/stream_sizes.py",
+)
 
 # (what is being done, steps done, steps in all); steps are bytes of weights
 OnProgress = Callable[[str, int, int], None]
@@ -169,6 +178,8 @@ class Sources:
             "backbone": lambda: backbone.piece(lm(), dtype),
             "patch_decoder": lambda: patch_decoder.piece(lm(), dtype),
             "tokenizer_decoder": lambda: tokenizer_decoder.piece(audio()),
+            "mel_stream": lambda: mel_stream.piece(audio(), dtype),
+            "vocoder_stream": lambda: vocoder_stream.piece(audio(), dtype),
         }
         return {n: build for n, build in builders.items() if speech or n not in SPEECH_PIECES}
 
@@ -240,6 +251,7 @@ def export_bundle(
     Raises InputError, ResourceError; leaves nothing behind on failure, or with `resume` what the
     next export can go on with. `force` replaces a bundle that is there, `speech` exports what makes
     speech even of a model that was trained to listen only.
+    Nobody else can write the bundle as long as it takes.
     """
     recipe = recipe or load(dtype_name)
     check_export(recipe, dtype_name)
@@ -249,7 +261,8 @@ def export_bundle(
     output = check_output(output, read, force)
     total = sources.weight_bytes(dtype, speech)
     held = sources.stored_bytes(dtype_name, recipe, speech)
-    with partial_folder(output, held, resume) as partial:
+    with own_place(output), partial_folder(output, held, resume) as partial:
+        check_output(output, read, force)  # another export may have ended since
         files: dict[str, FileSpec] = {}
         pieces: dict[str, PieceSpec] = {}
         done = 0
@@ -289,7 +302,7 @@ def export_bundle(
             files=files,
             tools=tool_versions(),
             source=source,
-            chat=protocol(sources.text_tokenizer),
+            chat=protocol(sources.text_tokenizer, sources.member),
             recipe=recipe.name,
         )
         write_text(partial / MANIFEST, manifest.to_json())

@@ -140,7 +140,7 @@ class _Language:
         return _once(piece, taps, self._prompt_feed())
 
     def run_step(self, piece: TappedPiece, taps: Sequence[Tap], _: Values) -> tuple[Values, Feed]:
-        _, outputs = piece.run([], self._prompt_feed())
+        outputs = piece.run([], self._prompt_feed())[1]
         with torch.inference_mode():
             embeddings = self._embeddings(self._side.language_model())
         new = embeddings[:, self._prompt : self._prompt + 1].numpy()

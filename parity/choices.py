@@ -53,11 +53,20 @@ def judge_choice(
     else:
         candidates = filter_scores(scores, sampling).astype(np.float64)
         candidates[list(removed)] = -np.inf
-        powers = np.exp(candidates - candidates.max())
-        edges = np.concatenate(([0.0], powers.cumsum() / powers.sum()))
-        low, high = edges[chosen], edges[chosen + 1]
-        margin, limit = float(max(low - uniform, uniform - high, 0.0)), near.probability
+        limit = near.probability
+        margin = _distance(candidates, chosen, uniform)
     return Choice(expected, chosen, margin, NEAR if margin < limit else DIFFERENT)
+
+
+def _distance(candidates: NDArray[np.float64], chosen: int, uniform: float) -> float:
+    """From a uniform number to where the choice of `chosen` begins or ends; infinite where the
+    model had nothing to choose from."""
+    highest = candidates.max()
+    if highest == -np.inf:
+        return float("inf")
+    powers = np.exp(candidates - highest)
+    edges = np.concatenate(([0.0], powers.cumsum() / powers.sum()))
+    return float(max(edges[chosen] - uniform, uniform - edges[chosen + 1], 0.0))
 
 
 @dataclass(frozen=True)

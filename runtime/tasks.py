@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self, overload
+from typing import Any, Self, TypeGuard, cast, overload
 
 import numpy as np
 from mimo_edge.runtime.audio import codec
@@ -23,13 +23,14 @@ from mimo_edge.runtime.backends.base import Backend, Ints, Providers
 from mimo_edge.runtime.backends.opening import open_backend
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import ContextError, InputError
+from mimo_edge.runtime.chat.checks import as_grid, as_messages, check_options
 from mimo_edge.runtime.chat.conversation import Audio, Message
 from mimo_edge.runtime.chat.presets import PRESETS, Sampling
 from mimo_edge.runtime.chat.prompts import Example, PromptBuilder, Turn
 from mimo_edge.runtime.chat.segments import Grid, PromptLayout
 from mimo_edge.runtime.chat.text_tokenizer import TextTokenizer
 from mimo_edge.runtime.generation.generation import Generation, Result, Started
-from mimo_edge.runtime.generation.request import Request, check_limits
+from mimo_edge.runtime.generation.request import Request
 from mimo_edge.runtime.generation.scheduler import Scheduler
 
 
@@ -55,7 +56,7 @@ class Options:
     template: str | None = None  # the instruction of asr and tts, otherwise drawn by seed
 
     def __post_init__(self) -> None:
-        check_limits(self.max_new, self.min_new, self.seed)
+        check_options(self)
         for channel in ("text", "audio"):  # a value that cannot be is refused here, not later
             self.sampling(_GREEDY, channel)
 
@@ -68,13 +69,20 @@ class Options:
 
 
 _GREEDY = Sampling(0.0)
-Messages = list[Message] | tuple[Message, ...]
+Messages = Iterable[Message | Mapping[str, Any]]
 # what the turns of a conversation are made of: task -> role -> fields
 _SAID: dict[str, dict[str, tuple[str, ...]]] = {
     "dialogue": {"user": ("audio",), "assistant": ("text", "audio")},
     "speech-to-text": {"user": ("audio",), "assistant": ("text",)},
     "chat": {"user": ("text",), "assistant": ("text",)},
 }
+
+
+def _is_conversation(given: object) -> TypeGuard[Messages]:
+    """Whether it is messages, a list of them or a generator, and not one recording."""
+    if isinstance(given, str | Path | bytes | bytearray | memoryview | np.ndarray):
+        return False
+    return isinstance(given, Iterable) and not hasattr(given, "read")
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,9 @@ class MimoAudio:
     def __init__(self, backend: Backend, slots: int | None = None, *, reuse: bool = True) -> None:
         self.backend = backend
         model, self.member = backend.bundle.model, backend.bundle.member
-        self.tokenizer = TextTokenizer.from_folder(backend.bundle.folder)
+        self.tokenizer = TextTokenizer.from_folder(
+            backend.bundle.folder, backend.bundle.manifest.files
+        )
         self.layout = PromptLayout(model.group_size, model.n_q, model.empty_codes)
         self.prompts = PromptBuilder(self.tokenizer, self.layout)
         self.scheduler = Scheduler(backend, self.tokenizer.special.empty, slots, reuse=reuse)
@@ -287,7 +297,7 @@ class MimoAudio:
         *,
         system_prompt: str | None = None,
         voice: Audio | None = None,
-        history: Grid | None = None,
+        history: Grid | Result | None = None,
         sampling_rate: int | None = None,
         options: Options = Options(),
     ) -> Generation:
@@ -295,12 +305,12 @@ class MimoAudio:
         (a `Result.history`; system prompt and voice are then those of the first turn)."""
         self.member.check_task("dialogue")
         codes = None if voice is None or history is not None else self.encode(voice)
-        if isinstance(audio, list | tuple):
+        if _is_conversation(audio):
             turns = self._turns("dialogue", audio, history)
             prompt = self.prompts.dialogue_turns(turns, system_prompt=system_prompt, voice=codes)
         else:
             prompt = self.prompts.dialogue(
-                self.encode(audio, sampling_rate),
+                self.encode(cast(Audio, audio), sampling_rate),
                 system_prompt=system_prompt,
                 voice=codes,
                 continues=history is not None,
@@ -312,18 +322,18 @@ class MimoAudio:
         audio: Audio | Messages,
         *,
         thinking: bool = False,
-        history: Grid | None = None,
+        history: Grid | Result | None = None,
         sampling_rate: int | None = None,
         options: Options = Options(),
     ) -> Generation:
         """Answer speech with text: one turn, a conversation, or the next turn of `history`."""
         self.member.check_task("speech-to-text")
-        if isinstance(audio, list | tuple):
+        if _is_conversation(audio):
             turns = self._turns("speech-to-text", audio, history)
             prompt = self.prompts.speech_to_text_turns(turns, thinking=thinking)
         else:
             prompt = self.prompts.speech_to_text(
-                self.encode(audio, sampling_rate), thinking=thinking
+                self.encode(cast(Audio, audio), sampling_rate), thinking=thinking
             )
         return self._generation("speech-to-text", prompt, options, history=history, opened=thinking)
 
@@ -332,7 +342,7 @@ class MimoAudio:
         text: str | Messages,
         *,
         thinking: bool = False,
-        history: Grid | None = None,
+        history: Grid | Result | None = None,
         options: Options = Options(),
     ) -> Generation:
         """Answer text with text: one turn, a conversation, or the next turn of `history`."""
@@ -362,11 +372,12 @@ class MimoAudio:
         prompt = self.prompts.in_context(instruction, shown, self.encode(audio, sampling_rate))
         return self._generation("in-context", prompt, options)
 
-    def _turns(self, task: str, messages: Messages, history: Grid | None) -> list[Turn]:
+    def _turns(self, task: str, messages: Messages, history: Grid | Result | None) -> list[Turn]:
         """The turns of a conversation, checked before the first of them is encoded."""
         if history is not None:
             raise InputError("give a conversation or a history, not both")
-        for index, message in enumerate(messages):
+        turns = as_messages(messages)
+        for index, message in enumerate(turns):
             fields = _SAID[task].get(message.role, ("text", "audio"))
             for name in ("text", "audio"):
                 if name not in fields and getattr(message, name) is not None:
@@ -376,7 +387,7 @@ class MimoAudio:
                     )
         return [
             Turn(m.role, m.text, None if m.audio is None else self.encode(m.audio, m.sampling_rate))
-            for m in messages
+            for m in turns
         ]
 
     def _checked(self, history: Grid) -> Grid:
@@ -401,12 +412,12 @@ class MimoAudio:
         prompt: Grid,
         options: Options,
         *,
-        history: Grid | None = None,
+        history: Grid | Result | None = None,
         opened: bool = False,
     ) -> Generation:
         preset, context = PRESETS[task], self.backend.bundle.model.context
-        if history is not None:
-            prompt = np.concatenate((self._checked(history), prompt), axis=1)
+        if (grid := as_grid(history)) is not None:
+            prompt = np.concatenate((self._checked(grid), prompt), axis=1)
         patches = prompt.shape[1] // self.layout.group_size
         if patches >= context:
             raise ContextError(

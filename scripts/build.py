@@ -21,6 +21,7 @@ from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.manifest import PIECES
 from mimo_edge.scripts.machine import memory_bytes
 from mimo_edge.scripts.progress import StageProgress, size
+from mimo_edge.scripts.signals import code_of
 
 ORT_TARGETS = ("ort-cpu", "ort-cuda")
 EPILOG = f"""targets:
@@ -71,11 +72,12 @@ def run(args: argparse.Namespace) -> int:
     """Build, with progress. Returns the exit code."""
     try:
         return _run(args)
-    except StillBuilding:
+    except StillBuilding as interruption:
         try:
             print("mimo-edge: interrupted", file=sys.stderr, flush=True)
         finally:
-            os._exit(130)  # nothing is being written, and TensorRT's thread cannot be stopped
+            # nothing is being written, and TensorRT's thread cannot be stopped
+            os._exit(code_of(interruption))
 
 
 def _run(args: argparse.Namespace) -> int:

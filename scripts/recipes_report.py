@@ -25,7 +25,7 @@ from mimo_edge.engines.weigh import weigh
 from mimo_edge.parity.confidence import interval
 from mimo_edge.parity.forced import Led, LedBundle, Recorded
 from mimo_edge.parity.precision import Choices, Closeness, compare
-from mimo_edge.parity.speech_score import LONGEST, Judge, UtteranceSet, Verdict
+from mimo_edge.parity.speech_score import LONGEST, Judge, Streaming, UtteranceSet, Verdict
 from mimo_edge.parity.word_errors import words
 from mimo_edge.runtime.audio import codec
 from mimo_edge.runtime.audio.read import load_audio
@@ -41,7 +41,7 @@ from mimo_edge.runtime.tasks import MimoAudio
 from mimo_edge.scripts.progress import StageProgress, size
 
 LED = 12  # utterances of each task that bundles are led along
-STREAMED = (12, 8)  # overlaps, in frames
+STREAMED = Streaming()  # as `run --stream` does
 Figures = dict[str, Any]
 
 
@@ -137,6 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--recipes", nargs="+", default=["int8", "int4", "int4-edge"])
     parser.add_argument("--no-speech", action="store_true", help="leave word errors out")
+    parser.add_argument("--streamed", action="store_true", help="word errors of streams too")
     args = parser.parse_args(arguments)
     utterances = UtteranceSet.open(args.set)
     args.work.mkdir(parents=True, exist_ok=True)
@@ -162,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             folders = {"fp32": args.bundle}
             folders |= {n: args.work / "bundle" / f"{n}-all" for n in args.recipes}
             for name, folder in folders.items():
-                for stream in (False, True):
+                for stream in (False, True) if args.streamed else (False,):
                     progress.report(f"{name} speaks{' as a stream' if stream else ''}", 0, 0)
                     path = args.work / f"{name}.{'streamed' if stream else 'whole'}.json"
                     _kept(path, lambda f=folder, s=stream: speech(f, utterances, s))  # type: ignore[misc]
@@ -203,24 +204,31 @@ def _component_table(name: str, shares: dict[str, Any], work: Path) -> Iterator[
 
 
 def _speech_table(names: list[str], work: Path) -> Iterator[str]:
-    yield "\n| recipe | task | whole | against fp32 | streamed |"
+    yield "\n| recipe | task | words wrong | against fp32, points | streamed |"
     yield "|---|---|---|---|---|"
+
+    def read(name: str, how: str) -> Figures | None:
+        path = work / f"{name}.{how}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    own = read("fp32", "whole")
     for name in names:
-        whole, streamed, own = (
-            json.loads((work / f"{n}.{how}.json").read_text(encoding="utf-8"))
-            for n, how in ((name, "whole"), (name, "streamed"), ("fp32", "whole"))
-        )
-        for task, counts in whole.items():
+        streamed = read(name, "streamed")
+        for task, counts in (read(name, "whole") or {}).items():
             edits, said = counts["edits"], counts["words"]
             low, high = interval(edits, said)
-            gap = np.subtract(edits, own[task]["edits"]).tolist()
-            less, more = interval(gap, said)
-            yield (
-                f"| {name} | {task} | {_percent(sum(edits) / sum(said))} "
-                f"({100 * low:.1f} to {100 * high:.1f}) | {100 * sum(gap) / sum(said):+.1f} "
-                f"({100 * less:+.1f} to {100 * more:+.1f}) | "
-                f"{_percent(sum(streamed[task]['edits']) / sum(said))} |"
-            )
+            line = f"| {name} | {task} | {sum(edits)} of {sum(said)}, "
+            line += f"{_percent(sum(edits) / sum(said))} ({100 * low:.1f} to {100 * high:.1f}) | "
+            if own is not None and name != "fp32":
+                gap = np.subtract(edits, own[task]["edits"]).tolist()
+                less, more = interval(gap, said)
+                line += (
+                    f"{100 * sum(gap) / sum(said):+.1f} ({100 * less:+.1f} to {100 * more:+.1f})"
+                )
+            line += " | "
+            if streamed is not None:
+                line += _percent(sum(streamed[task]["edits"]) / sum(said))
+            yield f"{line} |"
 
 
 def _percent(share: float) -> str:

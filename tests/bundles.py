@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mimo_edge.export.exporter import Sources, export_bundle, tool_versions
 from mimo_edge.runtime.bundle.bundle import Bundle
-from mimo_edge.runtime.bundle.dtypes import PRECISIONS
+from mimo_edge.runtime.bundle.dtypes import DTYPES, PRECISIONS
 from mimo_edge.runtime.bundle.family import MIMO_AUDIO
 from mimo_edge.runtime.bundle.files import hash_file, write_text
 from mimo_edge.runtime.bundle.manifest import (
@@ -23,6 +23,7 @@ from mimo_edge.runtime.bundle.manifest import (
     TensorSpec,
     WeightScheme,
 )
+from onnx import TensorProto, helper
 
 from tests import v25_asr
 from tests.golden import Golden
@@ -38,6 +39,7 @@ CODE = (
 
 
 NANO = ROOT / "assets" / "nano"
+Ports = tuple[TensorSpec, ...]
 LOCAL = 4  # width of the patch decoder
 SPEC = ModelSpec(
     group_size=4,
@@ -72,7 +74,8 @@ def hollow(folder: Path, precision: str = "fp32") -> Bundle:
         pieces[piece] = PieceSpec(
             f"{piece}.onnx", f"{piece}.onnx.data", compute, weights, inputs, outputs
         )
-        for name, content in ((f"{piece}.onnx", b""), (f"{piece}.onnx.data", bytes(1000 * number))):
+        graph, data = _graph(piece, inputs, outputs), bytes(1000 * number)
+        for name, content in ((f"{piece}.onnx", graph), (f"{piece}.onnx.data", data)):
             (folder / name).write_bytes(content)
             files[name] = hash_file(folder / name)
     states = PRECISIONS[precision].name
@@ -82,7 +85,21 @@ def hollow(folder: Path, precision: str = "fp32") -> Bundle:
     return Bundle.open(folder)
 
 
-def handed_on(model: ModelSpec, states: str) -> dict[str, tuple[tuple[TensorSpec, ...], ...]]:
+def _graph(name: str, inputs: Ports, outputs: Ports) -> bytes:
+    """A graph of ports alone."""
+    sides = [
+        [
+            helper.make_tensor_value_info(
+                port.name, getattr(TensorProto, DTYPES[port.dtype].onnx), port.axes
+            )
+            for port in ports
+        ]
+        for ports in (inputs, outputs)
+    ]
+    return helper.make_model(helper.make_graph([], name, *sides)).SerializeToString()
+
+
+def handed_on(model: ModelSpec, states: str) -> dict[str, tuple[Ports, Ports]]:
     """The ports over which pieces meet, and none besides: piece -> inputs, outputs."""
     mel = TensorSpec("mel", "float32", ("mel_frames", model.n_mels))
     embeddings = TensorSpec("embeddings", states, ("batch", "time", model.hidden_size))

@@ -25,7 +25,7 @@ from mimo_edge.scripts.checkpoint.small_tokenizer import write_tokenizer
 from mimo_edge.scripts.make_checkpoint import AUDIO_TOKENIZER, LANGUAGE_MODEL, make_checkpoint
 from safetensors.numpy import load_file, save_file
 
-from tests.bundles import NANO
+from tests.bundles import NANO, hollow
 from tests.golden import Golden
 
 TINY = PRESETS["tiny"].cut(1)
@@ -164,16 +164,19 @@ def test_what_speaks_is_exported_of_what_speaks(
 ) -> None:
     """Of a model that only listens, if it is asked for."""
     made: list[str] = []
+    like = hollow(tmp_path / "hollow").manifest
 
     def trace_nothing(
         sources: Sources, folder: Path, name: str, *_: object
     ) -> tuple[PieceSpec, dict[str, FileSpec]]:
         made.append(name)
-        (folder / f"{name}.onnx").write_bytes(name.encode())
-        spec = PieceSpec(f"{name}.onnx", "fp32", (), ())
-        return spec, {spec.file: hash_file(folder / spec.file)}
+        spec = like.pieces[name]
+        for file in (spec.file, spec.data):
+            shutil.copyfile(tmp_path / "hollow" / file, folder / file)
+        return spec, {file: hash_file(folder / file) for file in (spec.file, spec.data)}
 
     monkeypatch.setattr(exporter, "_export_piece", trace_nothing)
+    monkeypatch.setattr(Sources, "model_spec", lambda _: like.model)
     make_checkpoint(tmp_path / "c", PRESETS[preset].cut(1))
     sources = opened(tmp_path / "c")
     exporter.export_bundle(sources, tmp_path / "b", "fp32", speech=speech)

@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime as ort
 from mimo_edge.runtime.backends.base import Floats, Ints, Providers
 from mimo_edge.runtime.backends.finite import check_finite
+from mimo_edge.runtime.backends.ort_codec import OrtCodecStates
 from mimo_edge.runtime.backends.ort_memory import Memory
 from mimo_edge.runtime.backends.ort_rows import OrtRowStates
 from mimo_edge.runtime.bundle.bundle import Bundle
@@ -151,6 +152,9 @@ class OrtBackend:
 
     def new_rows(self, rows: int) -> OrtRowStates:
         return OrtRowStates(self, rows)
+
+    def new_codec_rows(self, rows: int) -> OrtCodecStates:
+        return OrtCodecStates(self, rows)
 
     def describe(self) -> str:
         return f"ONNX Runtime {ort.__version__} on {self.device}"

@@ -8,11 +8,13 @@ made for: who asks for as many rows next takes them over.
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakSet
 
 import numpy as np
 from mimo_edge.runtime.backends.base import Floats, Ints
 from mimo_edge.runtime.backends.cuda import CudaDevice
 from mimo_edge.runtime.backends.finite import check_finite
+from mimo_edge.runtime.backends.trt_codec import TrtCodecStates
 from mimo_edge.runtime.backends.trt_context import (
     Context,
     Engine,
@@ -50,6 +52,7 @@ class TrtBackend:
         self._contexts: dict[str, Context] = {}
         self._rows: list[RowMemory] = []  # of all rows that were handed out
         self._idle: list[RowMemory] = []  # those of them that nobody uses
+        self._streams: WeakSet[TrtCodecStates] = WeakSet()  # that are in use
         try:
             self._open()
         except BaseException:
@@ -99,12 +102,14 @@ class TrtBackend:
             wavs[row, : length * samples] = self._run("tokenizer_decoder", feed)[0]
         return check_finite(wavs, "tokenizer_decoder")
 
+    def new_codec_rows(self, rows: int) -> TrtCodecStates:
+        self._check_rows(rows)
+        states = TrtCodecStates(self, rows)
+        self._streams.add(states)
+        return states
+
     def new_rows(self, rows: int) -> TrtRowStates:
-        if rows > self.identity.max_batch:
-            raise InputError(
-                f"{rows} rows asked for, the engines hold {self.identity.max_batch}. "
-                f"Build them with --max-batch {rows}."
-            )
+        self._check_rows(rows)
         memory = next((idle for idle in self._idle if idle.rows == rows), None)
         if memory is None:
             for idle in self._idle:  # made for another number of rows: in the way now
@@ -116,6 +121,13 @@ class TrtBackend:
         else:
             self._idle.remove(memory)
         return TrtRowStates(memory, self._give_back)
+
+    def _check_rows(self, rows: int) -> None:
+        if rows > self.identity.max_batch:
+            raise InputError(
+                f"{rows} rows asked for, the engines hold {self.identity.max_batch}. "
+                f"Build them with --max-batch {rows}."
+            )
 
     def context(self, piece: str, *, captured: bool = False) -> Context:
         """A fresh execution context of a piece; `captured` if it is to be part of a CUDA graph."""
@@ -152,6 +164,8 @@ class TrtBackend:
         finally:
             for memory in self._rows:
                 memory.forget_contexts()
+            for states in self._streams:
+                states.forget_contexts()
             self._rows.clear()
             self._idle.clear()
             self._contexts.clear()

@@ -10,7 +10,7 @@ from mimo_edge.runtime.bundle.errors import BundleError, InputError
 
 MIMO_AUDIO, MIMO_V25_ASR = "MiMoAudioForCausalLM", "MiMoV2ASRForCausalLM"
 # a bundle of a model that only listens has none of these, unless its export was asked for them
-SPEECH_PIECES = ("patch_decoder", "tokenizer_decoder")
+SPEECH_PIECES = ("patch_decoder", "tokenizer_decoder", "mel_stream", "vocoder_stream")
 
 
 @dataclass(frozen=True)

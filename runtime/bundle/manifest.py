@@ -18,6 +18,7 @@ from typing import Any
 from mimo_edge.runtime.bundle.dtypes import DTYPES, PRECISIONS
 from mimo_edge.runtime.bundle.errors import BundleError
 from mimo_edge.runtime.bundle.family import member
+from mimo_edge.runtime.bundle.names import plain_name
 
 SCHEMA = 2
 MANIFEST = "bundle.json"
@@ -29,6 +30,8 @@ COMPONENTS: Mapping[str, tuple[str, ...]] = {
     "backbone": ("backbone", "lm_head"),
     "patch_decoder": ("speech_embeddings", "patch_decoder", "speech_heads"),
     "tokenizer_decoder": ("codebooks", "tokenizer_decoder", "vocoder"),
+    "mel_stream": ("codebooks", "tokenizer_decoder"),
+    "vocoder_stream": ("vocoder",),
 }
 PIECES = tuple(COMPONENTS)
 AUDIO_SECONDS = 60  # longer audio is encoded, and longer speech decoded, in parts
@@ -155,7 +158,7 @@ class Manifest:
             )
         files = {name: FileSpec(**spec) for name, spec in raw["files"].items()}
         for name in files:
-            if "/" in name or "\\" in name or name in ("", ".", ".."):
+            if not plain_name(name):
                 raise ValueError(f"{name!r} is not the name of a file in the bundle")
         pieces = {name: PieceSpec.from_raw(spec) for name, spec in raw["pieces"].items()}
         for name, piece in pieces.items():

@@ -58,6 +58,9 @@ def _with_the_model(manifest: Manifest) -> Iterator[str]:
             yield f"{piece} has no {name}"
         elif port.dtype != dtype or (size is not None and port.axes[-1:] != (size,)):
             yield f"{piece} has {_said(port)}, the model says {dtype} of {size}"
+    books = _port(manifest.pieces["tokenizer_encoder"].outputs, "codes")
+    if books is not None and isinstance(books.axes[1], int) and books.axes[1] < model.n_q:
+        yield f"tokenizer_encoder makes {books.axes[1]} codebooks, the model reads {model.n_q}"
     codes = _port(manifest.pieces["patch_encoder"].inputs, "codes")
     if codes is not None and codes.axes[-2:-1] != (model.n_q,):
         yield f"patch_encoder has {_said(codes)}, the model says {model.n_q} codebooks"

@@ -9,10 +9,26 @@ from pathlib import Path
 
 from mimo_edge.runtime.bundle.errors import DISK_FULL, MALFORMED, ResourceError
 from mimo_edge.runtime.bundle.files import hash_file, write_text
-from mimo_edge.runtime.bundle.folders import MARK, partial_of, take_place
+from mimo_edge.runtime.bundle.folders import MARK, partial_of, recover, remove_folder, take_place
+from mimo_edge.runtime.bundle.lock import locked
 from mimo_edge.runtime.bundle.manifest import MANIFEST, PIECES, FileSpec, PieceSpec
 
 Finished = tuple[PieceSpec, Mapping[str, FileSpec]]  # a piece, and its files
+
+
+@contextmanager
+def own_place(output: Path) -> Iterator[None]:
+    """Hold the lock of the bundle; folders that are made for it go if they stay empty."""
+    new = [folder for folder in output.parents if not folder.exists()]
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with locked(output):
+            recover(output)
+            yield
+    finally:
+        for folder in new:
+            with suppress(OSError):  # it is not empty where the export went well
+                folder.rmdir()
 
 
 @contextmanager
@@ -22,11 +38,10 @@ def partial_folder(output: Path, total: int, resume: bool) -> Iterator[Path]:
     It is removed on a failure, unless with `resume`. Raises ResourceError if the disk is too small.
     """
     partial = partial_of(output)
-    new = [folder for folder in partial.parents if not folder.exists()]
     if partial.exists() and not resume:
-        shutil.rmtree(partial)
+        remove_folder(partial)
     try:
-        partial.mkdir(parents=True, exist_ok=True)
+        partial.mkdir(exist_ok=True)
         (partial / MARK).touch()
         (partial / MANIFEST).unlink(missing_ok=True)  # it looks whole no longer
         _check_disk(partial, total)
@@ -39,10 +54,7 @@ def partial_folder(output: Path, total: int, resume: bool) -> Iterator[Path]:
         raise
     finally:
         if partial.exists() and not resume:
-            shutil.rmtree(partial, ignore_errors=True)
-        for folder in new:
-            with suppress(OSError):  # it is not empty where all went well
-                folder.rmdir()
+            remove_folder(partial)
 
 
 def finish(partial: Path, output: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 from mimo_edge.runtime.audio import codec
+from mimo_edge.runtime.audio.pacing import Chunks, FixedChunks, GrowingChunks
 from mimo_edge.runtime.backends.base import AudioPieces, Floats, Ints
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.chat.answer import DECODE_PIECE, answer_text, split_answer
@@ -18,7 +19,7 @@ from mimo_edge.runtime.chat.thought import ThoughtStream, split_thinking
 from mimo_edge.runtime.generation.request import Request, Step, join_steps
 from mimo_edge.runtime.generation.scheduler import Handle
 
-CHUNK_PATCHES = 6  # about a second of speech between two decodes of a stream
+CHUNK_PATCHES = 6  # about a second of speech between two decodes of a windowed stream
 
 
 @dataclass(frozen=True)
@@ -128,21 +129,37 @@ class Generation:
     def stream(
         self,
         *,
-        chunk: int = CHUNK_PATCHES,
-        left: int = codec.LEFT_OVERLAP,
-        right: int = codec.RIGHT_OVERLAP,
+        kind: str | None = None,
+        chunk: int | None = None,
+        lookahead: int | None = None,
+        left: int | None = None,
+        right: int | None = None,
     ) -> Iterator[Event]:
         """Text and sound while they are generated; the last event carries the result.
 
-        `chunk` patches are collected between decodes; `left` and `right` are the overlaps in frames
-        of `codec.StreamDecoder`. A smaller right overlap sounds sooner and less like the
-        whole decode. Sound starts where the prompt says so; should the model open speech once more
-        later, `result` keeps only what follows, as upstream does, and a stream has sounded already.
-        After a thought, sound starts where the model opens speech, and at the end if it never does.
+        For `kind`, `lookahead`, `left` and `right` see `codec.open_stream`. `chunk` patches are
+        collected between decodes; without it a windowed stream takes 6, and a stateful one begins
+        with 1 and takes more as playback allows. A smaller lookahead or right overlap sounds
+        sooner and less like the whole decode. Sound starts where the prompt says so; should the
+        model open speech once more later, `result` keeps only what follows, as upstream does, and a
+        stream has sounded already. After a thought, sound starts where the model opens speech, and
+        at the end if it never does.
         """
-        check_stream(chunk, left, right, self._layout.group_size)
-        decoder = codec.StreamDecoder(self._source.audio, left, right)
-        clock, words = self._ready(), IncrementalDecoder(self._tokenizer)
+        kind = codec.stream_kind(kind, left, right)
+        chunks = chunks_of(kind, chunk, left, self._layout.group_size)
+        decoder = codec.open_stream(
+            self._source.audio, kind, left=left, right=right, lookahead=lookahead
+        )
+        try:
+            yield from self._sounding(decoder, chunks, codec.stream_pieces(kind))
+        finally:
+            decoder.close()
+
+    def _sounding(
+        self, decoder: codec.CodecStream, chunks: Chunks, pieces: Sequence[str]
+    ) -> Iterator[Event]:
+        rate = self._source.audio.bundle.model.sampling_rate
+        clock, words = self._ready(pieces), IncrementalDecoder(self._tokenizer)
         untagged, said = TagFilter(self._tags), ThoughtStream(opened=self._opened)
         special = self._tokenizer.special
         speaking, closed = self.speaks and not self._opened, False
@@ -150,6 +167,13 @@ class Generation:
         waiting: list[Ints] = []
         held: list[Ints] = []  # speech before it is known whether a sostm comes
         heard: list[Floats] = []
+
+        def decoded(codes: Sequence[Ints]) -> Iterator[Event]:
+            began = time.perf_counter()
+            wav = decoder.push(np.concatenate(codes, axis=1))
+            now = time.perf_counter()
+            chunks.decoded(now, len(codes), now - began, len(wav) / rate)
+            yield from sounded(wav)
 
         def sounded(wav: Floats) -> Iterator[Event]:
             if len(wav):
@@ -164,6 +188,7 @@ class Generation:
 
         for step in self.steps():
             clock.patch(step)
+            chunks.patch(step.seconds)
             steps.append(step)
             if step.text_id == special.sostm:
                 speaking, held = self.speaks and not closed, []
@@ -175,11 +200,12 @@ class Generation:
                 waiting.append(step.codes)
             elif step.codes is not None and self.speaks and not closed:
                 held.append(step.codes)
-            if len(waiting) >= chunk:
-                yield from sounded(decoder.push(np.concatenate(waiting, axis=1)))
+            if len(waiting) >= chunks.wanted:
+                yield from decoded(waiting)
                 waiting = []
-        for start in range(0, len(held), chunk):  # none came: all of it was speech
-            yield from sounded(decoder.push(np.concatenate(held[start : start + chunk], axis=1)))
+        while held:  # none came: all of it was speech
+            taken, held = held[: chunks.wanted], held[chunks.wanted :]
+            yield from decoded(taken)
         yield from sounded(decoder.finish(np.concatenate(waiting, axis=1) if waiting else None))
         yield from spoken(words.finish())
         for thinking, answer in (*said.feed(untagged.finish()), said.finish()):
@@ -188,11 +214,11 @@ class Generation:
         wav = np.concatenate(heard) if heard else np.zeros(0, np.float32)
         yield Event(result=self._finish(steps, clock, wav, False))
 
-    def _ready(self) -> "_Clock":
-        """Load what is needed, then start the clock."""
+    def _ready(self, decoding: Sequence[str] = ("tokenizer_decoder",)) -> "_Clock":
+        """Load what is needed, `decoding` for the sound of it; then start the clock."""
         pieces = ["patch_encoder", "backbone"]
         if self.speaks:
-            pieces += ["patch_decoder", "tokenizer_decoder"]
+            pieces += ["patch_decoder", *decoding]
         self._source.load(pieces)
         return _Clock(self._source.audio.bundle.model.sampling_rate)
 
@@ -227,17 +253,20 @@ class Generation:
         )
 
 
-def check_stream(chunk: int, left: int, right: int, group_size: int) -> None:
-    """Raises InputError for settings that no stream can have."""
-    if chunk < 1:
-        raise InputError(f"chunk must be at least 1 patch, not {chunk}; the default is 6")
-    codec.check_overlaps(left, right)
-    window = left + chunk * group_size
+def chunks_of(kind: str, chunk: int | None, left: int | None, group_size: int) -> Chunks:
+    """How many patches each decode takes. Raises InputError for what is too few or too many."""
+    if chunk is not None and chunk < 1:
+        raise InputError(f"chunk must be at least 1 patch, not {chunk}; leave it out")
+    if kind == codec.STATEFUL:
+        return GrowingChunks() if chunk is None else FixedChunks(chunk)
+    chunk = CHUNK_PATCHES if chunk is None else chunk
+    window = (codec.LEFT_OVERLAP if left is None else left) + chunk * group_size
     if window > DECODE_PIECE:
         raise InputError(
             f"left overlap and chunk make {window} frames to decode at once, of at most "
             f"{DECODE_PIECE}; the defaults are 250 frames and 6 patches of 4 frames"
         )
+    return FixedChunks(chunk)
 
 
 class _Clock:

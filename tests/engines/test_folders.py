@@ -12,12 +12,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from mimo_edge.engines import build as build_module
 from mimo_edge.engines import recipe
 from mimo_edge.engines.build import build_engines
 from mimo_edge.engines.build_log import BuildLog
 from mimo_edge.engines.builder import Built
+from mimo_edge.engines.lowering import lower
+from mimo_edge.engines.ports import graph_ports
 from mimo_edge.engines.profiles import Limits
 from mimo_edge.engines.target import Target
 from mimo_edge.runtime.bundle.bundle import Bundle
@@ -86,7 +89,9 @@ class Builds:
         plan = np.frombuffer(graph.stem.encode(), np.uint8).copy()
         self.plans.append(weakref.ref(plan))
         log = BuildLog(warnings=list(self.warnings))
-        return Built(memoryview(plan), log, 0.0, {}, {}, f"after {graph.stem}".encode())
+        lowered = lower(onnx.load(graph, load_external_data=False), rest[1]).graph
+        ports = graph_ports(lowered.input), graph_ports(lowered.output)
+        return Built(memoryview(plan), log, 0.0, *ports, f"after {graph.stem}".encode())
 
 
 @pytest.fixture
