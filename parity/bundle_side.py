@@ -170,6 +170,7 @@ def identity(bundle: Bundle) -> dict[str, Any]:
         "kind": "bundle",
         "precision": precision(bundle),
         "architecture": manifest.architecture,
+        "recipe": manifest.recipe,
         "source": manifest.source,
         "tools": dict(manifest.tools),
         "weights": {

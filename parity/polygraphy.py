@@ -14,15 +14,16 @@ from mimo_edge.parity.recording import Recording
 from mimo_edge.runtime.bundle.files import write_text
 from numpy.typing import NDArray
 
-INPUTS = ("wav/", "grid/")
+# inputs, and what only one of two sides has: Polygraphy compares what both have
+LEFT_OUT = ("wav/", "grid/", "batched/", "margins/", "scores/")
 
 
 def write_run_results(recording: Recording, path: Path) -> None:
-    """One iteration of one runner, whose outputs are the recording's arrays but its inputs."""
+    """One iteration of one runner, whose outputs are the arrays that every recording has."""
     outputs = {
         name: _array(array)
         for name, array in recording.arrays.items()
-        if not name.startswith(INPUTS)
+        if not name.startswith(LEFT_OUT)
     }
     name = f"{recording.identity['name']}, {recording.identity['runs_on']}"
     iteration = {

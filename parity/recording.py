@@ -7,6 +7,8 @@ numpy only, so that a device which has nothing but the runtime can write one.
 import io
 import json
 import shutil
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -119,7 +121,7 @@ class Recording:
             )
         except InputError:
             raise
-        except (*MALFORMED, FileNotFoundError, EOFError, OSError) as error:
+        except (*MALFORMED, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
             raise InputError(
                 f"{folder} is not a whole recording ({type(error).__name__}: {error}). "
                 "Copy it again, or record again with `mimo-edge record`."

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from mimo_edge.parity.bisect import Bisection
-from mimo_edge.parity.bundle_side import BundleSide
+from mimo_edge.parity.bundle_side import BundleSide, precision
 from mimo_edge.parity.findings import Bisected
 from mimo_edge.parity.judge import Verdict, judge
 from mimo_edge.parity.observe import Inputs, follow, lead
@@ -63,9 +63,9 @@ def judge_bundle(own: Recording, thresholds: Thresholds) -> JudgeBundle:
 def bisect_bundle(reference: ReferenceSide, own: Recording, thresholds: Thresholds) -> BisectBundle:
     def bisected(path: Path) -> Bisected:
         opened = Bundle.open(path)
-        allowed = thresholds.all["layer_snr"].limits["fp32"]
+        allowed = thresholds.all["layer_snr"].limits[precision(opened)]
         with OrtBackend(opened, threads=1) as backend:
-            return Bisection(reference, backend, own, allowed, budget=1 << 16).run()
+            return Bisection(reference, backend, own, allowed).run()
 
     return bisected
 

@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mimo_edge.engines import recipe
+from mimo_edge.engines.quantize import quantize_bundle
+from mimo_edge.engines.quantized_graph import scales_of
 from mimo_edge.mimo_ref import attention
 from mimo_edge.mimo_ref.patch_encoder import PatchEncoder
 from mimo_edge.parity.bisect import Bisection
@@ -237,3 +240,36 @@ def keep_both_models(side: ReferenceSide, patch: pytest.MonkeyPatch) -> None:
     language, audio = side.language_model(), side.audio_tokenizer()
     patch.setattr(side, "language_model", lambda: language)
     patch.setattr(side, "audio_tokenizer", lambda: audio)
+
+
+def test_a_wrong_scale_of_one_quantised_tensor_is_named(
+    tmp_path: Path, bundle: Path, judge_bundle: JudgeBundle, bisect_bundle: BisectBundle
+) -> None:
+    """int8 as the recipe makes it passes, and every layer is in tolerance."""
+    made = tmp_path / "int8"
+    quantize_bundle(Bundle.open(bundle), recipe.load("int8"), made)
+    verdict = judge_bundle(made)
+    assert verdict.passed and verdict.candidate.identity["precision"] == "int8"
+    assert bisect_bundle(made).findings == ()
+    planted = Planted(made, tmp_path / "planted")
+    weight = "backbone.model.layers.1.self_attn.o_proj.weight"
+    planted.weight("backbone", scales_of(weight), lambda scales: scales * 4)
+    verdict = judge_bundle(planted.folder)
+    assert not verdict.passed and verdict.first_failed == "backbone, prefill"
+    finding = bisect_bundle(planted.folder).findings[0]
+    assert finding.after == "backbone.model.layers.1.input_layernorm"
+    assert finding.tap == "backbone.model.layers.1.post_attention_layernorm"
+    assert finding.born and weight in finding.weights
+
+
+def test_an_error_that_has_arrived_is_not_said_to_be_born(
+    reference: ReferenceSide, own: Recording, bundle: Path, tmp_path: Path
+) -> None:
+    """A limit between the rounding of one layer and that of all: nothing is wrong anywhere."""
+    with OrtBackend(Bundle.open(bundle), threads=1) as backend:
+        layers = Bisection(reference, backend, own, 0).run().layers
+        near = [layer.snr for layer in layers if layer.stage == "tokenizer_encoder"]
+        between = (min(near) + near[0]) / 2
+        finding = Bisection(reference, backend, own, between).run().findings[0]
+    assert finding.stage == "tokenizer_encoder" and finding.alone is not None
+    assert finding.snr < between < finding.alone and not finding.born
