@@ -103,25 +103,34 @@ class TappedPiece:
         model.CopyFrom(self._model)
         graph, float32 = model.graph, onnx.TensorProto.FLOAT
         for tap in taps:
-            cast = onnx.helper.make_node("Cast", [tap.tensor], [_tapped(tap)], to=float32)
+            cast = onnx.helper.make_node("Cast", [tap.tensor], [output_of(tap.name)], to=float32)
             graph.node.append(cast)
-            graph.output.append(onnx.helper.make_tensor_value_info(_tapped(tap), float32, None))
+            graph.output.append(
+                onnx.helper.make_tensor_value_info(output_of(tap.name), float32, None)
+            )
         return model
+
+    def session(self, taps: Iterable[Tap]) -> ort.InferenceSession:
+        """The piece with these values as outputs beside its own, named by `output_of`."""
+        return self._open(self._with_outputs(taps))
+
+    def _open(self, model: onnx.ModelProto) -> ort.InferenceSession:
+        options: ort.SessionOptions = self._backend.session_options(self.piece)
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path",
+            str(self._backend.bundle.folder),
+        )
+        return ort.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
 
     def _run(
         self, model: onnx.ModelProto, taps: list[Tap], feed: Feed
     ) -> tuple[dict[str, Floats], Feed]:
-        options: ort.SessionOptions = self._backend.session_options(self.piece)
-        folder = str(self._backend.bundle.folder)
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", folder
-        )
-        session = ort.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session = self._open(model)
         names = [port.name for port in session.get_outputs()]
         outputs = dict(zip(names, session.run(names, dict(feed)), strict=True))
-        return {tap.name: outputs.pop(_tapped(tap)) for tap in taps}, outputs
+        return {tap.name: outputs.pop(output_of(tap.name)) for tap in taps}, outputs
 
 
 def head_output(graph: onnx.GraphProto, codebook: int) -> str:
@@ -139,5 +148,6 @@ def head_output(graph: onnx.GraphProto, codebook: int) -> str:
     return str(head.output[0])
 
 
-def _tapped(tap: Tap) -> str:
-    return f"tap:{tap.name}"
+def output_of(tap: str) -> str:
+    """What the output of a tap is called."""
+    return f"tap:{tap}"

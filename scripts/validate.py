@@ -121,7 +121,13 @@ def _side(args: argparse.Namespace, path: Path) -> Iterator[Side]:
     if (path / MANIFEST).is_file():
         bundle = Bundle.open(path, verify=not args.no_verify)
         with open_backend(args.backend, bundle, **opening(args)) as backend:
-            yield BundleSide(backend)
+            judges = path == args.against and bundle.speaks
+            if judges and isinstance(backend, OrtBackend):
+                from mimo_edge.parity.scored_side import ScoredBundleSide  # onnx
+
+                yield ScoredBundleSide(backend, args.threads)
+            else:
+                yield BundleSide(backend)
         return
     if args.audio_tokenizer is None:
         raise InputError(

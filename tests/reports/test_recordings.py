@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mimo_edge.parity import recording as recording_file
+from mimo_edge.parity import tolerances
 from mimo_edge.parity.bundle_side import BundleSide
 from mimo_edge.parity.judge import Verdict, judge
 from mimo_edge.parity.observe import Inputs, follow, lead
@@ -15,6 +16,7 @@ from mimo_edge.parity.polygraphy import write_run_results
 from mimo_edge.parity.recording import ARRAYS, HEADER, Recording
 from mimo_edge.parity.reference_side import ReferenceSide
 from mimo_edge.parity.report_data import plain, report
+from mimo_edge.parity.scored_side import ScoredBundleSide
 from mimo_edge.parity.thresholds import Thresholds
 from mimo_edge.runtime.backends.ort import OrtBackend
 from mimo_edge.runtime.bundle.bundle import Bundle
@@ -48,6 +50,20 @@ def test_a_recording_of_the_device_leads_the_reference(
         candidate = lead(BundleSide(backend), Inputs({"clip": clip}, [], max_new=6))
     verdict = judge(candidate, follow(reference, candidate), thresholds)
     assert verdict.passed and candidate.leads
+
+
+def test_a_bundle_as_the_model_gives_the_scores_of_the_reference(
+    bundle: Path, own: Recording
+) -> None:
+    """So that near ties of codes are known against a bundle too."""
+    with OrtBackend(Bundle.open(bundle), threads=1) as backend:
+        found = follow(ScoredBundleSide(backend, threads=1), own)
+    scores = [name for name in own.arrays if name.startswith("scores/")]
+    assert len(scores) == len(own.sequences) * own.layout.n_q
+    for name in scores:
+        np.testing.assert_allclose(
+            found.arrays[name], own.arrays[name], atol=tolerances.LOCAL_HEADS.absolute, rtol=0
+        )
 
 
 def with_near_tie(own: Recording, gap: float) -> tuple[Recording, Recording]:
