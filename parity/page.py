@@ -88,7 +88,8 @@ class Page:
             limit = f"{sign} {self._number(path + '.limit')}"
         ties = ""
         if check["near_ties"]:
-            ties = f", {self._number(path + '.near_ties')} near ties"
+            word = "near tie" if check["near_ties"] == 1 else "near ties"
+            ties = f", {self._number(path + '.near_ties')} {word}"
         return (
             f'<span class="{status_class(check["passed"])}">{STATUS[check["passed"]]}</span> '
             f"{self._number(path + '.value')} {unit(check['unit'])} "

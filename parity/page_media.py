@@ -11,7 +11,7 @@ from mimo_edge.parity.spectrogram import spectrum
 from mimo_edge.runtime.backends.base import Floats
 
 QUIET, LOUD = -50.0, 40.0  # dB of a spectrogram
-MEL_SPAN = 0.05  # of a log-mel difference, natural logarithm
+MOST_SOUNDS = 3  # of a candidate: the others are in the recordings
 
 
 def mels(verdict: Verdict) -> str:
@@ -20,29 +20,30 @@ def mels(verdict: Verdict) -> str:
         mine, theirs = (r.arrays[f"mel/{name}"] for r in (verdict.candidate, verdict.own))
         if mine.shape != theirs.shape:
             continue
-        seconds = len(theirs) / 100
+        seconds, largest = len(theirs) / 100, float(np.abs(mine - theirs).max())
+        span = largest or 1.0
         svg = charts.picture(
             f"Log-mel difference of {name}",
-            heat((mine - theirs).T, -MEL_SPAN, MEL_SPAN, diverging=True),
+            heat((mine - theirs).T, -span, span, diverging=True),
             (seconds, "seconds"),
             (theirs.shape[1], "mel band"),
-            f"candidate minus model, largest {np.abs(mine - theirs).max():.3g}",
+            f"candidate minus model, largest {largest:.3g}",
         )
         parts.append(
             f"<figure>{svg}<figcaption>{text(name)}: log-mel, candidate minus model; blue is "
-            f"−{MEL_SPAN:g}, orange +{MEL_SPAN:g} (natural logarithm)</figcaption></figure>"
+            f"−{span:.2g}, orange +{span:.2g} (natural logarithm)</figcaption></figure>"
         )
     return f'<h3>Mel</h3><div class="charts">{"".join(parts)}</div>' if parts else ""
 
 
 def sounds(verdict: Verdict) -> str:
     """Players and spectrograms of model, candidate and difference."""
-    rate, parts = verdict.own.layout.sampling_rate, []
+    rate, parts = verdict.own.layout.sampling_rate, list[str]()
     for key, theirs in verdict.own.arrays.items():
         if not key.startswith("sound/") or key not in verdict.candidate.arrays:
             continue
         name, mine = key.removeprefix("sound/"), verdict.candidate.arrays[key]
-        if mine.shape != theirs.shape:
+        if mine.shape != theirs.shape or len(parts) == MOST_SOUNDS:
             continue
         gap: Floats = mine - theirs
         loud = float(np.abs(gap).max())

@@ -49,12 +49,7 @@ class TappedPiece:
     def taps(self) -> list[Tap]:
         """In the order of computing; the last is the output."""
         graph = self._model.graph
-        stored = {tensor.name for tensor in graph.initializer}
-        found = [
-            Tap(node.input[1].removesuffix(".weight"), node.input[0])
-            for node in graph.node
-            if node.op_type in NORMS and node.input[1] in stored
-        ]
+        found = _norm_taps(graph)
         if self.piece == "patch_decoder":
             heads = range(self._backend.bundle.model.n_q)
             return [*found, *(Tap(f"{HEAD_SCORES}{k}", head_output(graph, k)) for k in heads)]
@@ -131,6 +126,30 @@ class TappedPiece:
         names = [port.name for port in session.get_outputs()]
         outputs = dict(zip(names, session.run(names, dict(feed)), strict=True))
         return {tap.name: outputs.pop(output_of(tap.name)) for tap in taps}, outputs
+
+
+def _norm_taps(graph: onnx.GraphProto) -> list[Tap]:
+    """In half precision a norm reads and gives float32 through casts, and its weight comes after
+    it as a product."""
+    stored = {t.name for t in graph.initializer if t.name.endswith(".weight")}
+    casts = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Cast"}
+    products = {  # what is multiplied by a weight -> the weight
+        other: weight
+        for node in graph.node
+        if node.op_type == "Mul"
+        for weight, other in (tuple(node.input), tuple(reversed(node.input)))
+        if weight in stored
+    }
+    weights = {casts.get(name, name): weight for name, weight in products.items()}
+    found = []
+    for node in graph.node:
+        if node.op_type in NORMS:
+            given = casts.get(node.input[1], node.input[1])
+            weight = given if given in stored else weights.get(node.output[0])
+            if weight is not None:
+                tensor = casts.get(node.input[0], node.input[0])
+                found.append(Tap(weight.removesuffix(".weight"), tensor))
+    return found
 
 
 def head_output(graph: onnx.GraphProto, codebook: int) -> str:

@@ -18,11 +18,15 @@ from mimo_edge.parity.judge import Verdict, judge
 from mimo_edge.parity.observe import follow
 from mimo_edge.parity.recording import Recording
 from mimo_edge.parity.reference_side import ReferenceSide
+from mimo_edge.parity.taps import TappedPiece
 from mimo_edge.parity.thresholds import Thresholds
 from mimo_edge.runtime.backends.ort import OrtBackend
 from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.manifest import PIECES
 from torch import Tensor
 
+from tests.bundles import exported
+from tests.golden import Golden
 from tests.reports.conftest import BisectBundle, JudgeBundle
 from tests.reports.planted import Planted, late_positions, other_merges
 
@@ -273,3 +277,23 @@ def test_an_error_that_has_arrived_is_not_said_to_be_born(
         finding = Bisection(reference, backend, own, between).run().findings[0]
     assert finding.stage == "tokenizer_encoder" and finding.alone is not None
     assert finding.snr < between < finding.alone and not finding.born
+
+
+def test_taps_of_half_precision_are_those_of_float32(golden: Golden, bundle: Path) -> None:
+    """There a norm has its weight behind it, and casts around it."""
+    half = exported(golden, golden.lm_names[0], "fp16")
+    names = []
+    for path in (bundle, half):
+        with OrtBackend(Bundle.open(path), threads=1) as backend:
+            pieces = (TappedPiece(backend, p) for p in PIECES if p != "mel")
+            names.append({piece.piece: [tap.name for tap in piece.taps] for piece in pieces})
+    assert names[0] == names[1] and all(len(taps) > 5 for taps in names[0].values())
+
+
+def test_half_precision_is_judged_by_its_own_limits(
+    golden: Golden, judge_bundle: JudgeBundle, bisect_bundle: BisectBundle
+) -> None:
+    half = exported(golden, golden.lm_names[0], "fp16")
+    verdict = judge_bundle(half)
+    assert verdict.candidate.identity["precision"] == "fp16"
+    assert verdict.passed and bisect_bundle(half).findings == ()
