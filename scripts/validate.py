@@ -15,7 +15,9 @@ from mimo_edge.parity.observe import follow, lead
 from mimo_edge.parity.recording import Recording, is_recording
 from mimo_edge.parity.report_files import check_folder, table, write_report
 from mimo_edge.parity.side import Side
+from mimo_edge.parity.speech_score import UtteranceSet
 from mimo_edge.parity.thresholds import Thresholds
+from mimo_edge.parity.word_checks import word_checks, word_errors
 from mimo_edge.runtime.backends.opening import open_backend
 from mimo_edge.runtime.backends.ort import OrtBackend
 from mimo_edge.runtime.bundle.bundle import Bundle
@@ -24,6 +26,7 @@ from mimo_edge.runtime.bundle.manifest import MANIFEST
 from mimo_edge.scripts.backend_arguments import add_backend_arguments, opening
 from mimo_edge.scripts.progress import StageProgress
 from mimo_edge.scripts.record import add_inputs, read_inputs
+from mimo_edge.scripts.score import Score, check_same_set, read_score
 
 Report = Callable[..., None]
 
@@ -44,6 +47,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--text-tokenizer", metavar="DIR", type=Path, help="default: the checkpoint's folder"
     )
     add_inputs(parser)
+    parser.add_argument(
+        "--words",
+        metavar="DIR",
+        type=Path,
+        help="also count word errors on a set of utterances, as `mimo-edge score` does: bundles",
+    )
+    parser.add_argument(
+        "--own-words",
+        metavar="FILE",
+        type=Path,
+        help="the model's own, by `mimo-edge score --record` (default: counted, if it is a bundle)",
+    )
     add_backend_arguments(parser)
     parser.add_argument(
         "--thresholds", metavar="FILE", type=Path, help="limits in place of the defaults"
@@ -73,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
     with StageProgress() as progress:
         pairs = _record_all(args, progress.report)
         verdicts = [judge(candidate, own, thresholds) for candidate, own in pairs]
+        if args.words is not None:
+            _add_words(args, verdicts, progress.report)
         if args.bisect:
             verdicts = [
                 _bisected(args, path, verdict, thresholds)
@@ -137,6 +154,27 @@ def _side(args: argparse.Namespace, path: Path) -> Iterator[Side]:
     from mimo_edge.parity.reference_side import ReferenceSide  # torch, which bundles do not need
 
     yield ReferenceSide(path, args.audio_tokenizer, args.text_tokenizer)
+
+
+def _add_words(args: argparse.Namespace, verdicts: list[Verdict], on_progress: Report) -> None:
+    """Checks of what bundles say and hear."""
+    utterances = UtteranceSet.open(args.words)
+    own: Score | None = None
+    if args.own_words is not None:
+        own = read_score(args.own_words)
+        check_same_set(own, {task: errors.words for task, errors in utterances.said().items()})
+    elif (args.against / MANIFEST).is_file():
+        own = _count_words(args, args.against, utterances)
+    for number, (path, verdict) in enumerate(zip(args.candidates, verdicts, strict=True)):
+        on_progress("counting words", number, len(verdicts), "builds")
+        if (path / MANIFEST).is_file():
+            verdict.checks.extend(word_checks(_count_words(args, path, utterances), own))
+
+
+def _count_words(args: argparse.Namespace, path: Path, utterances: UtteranceSet) -> Score:
+    bundle = Bundle.open(path, verify=False)
+    with open_backend(args.backend, bundle, **opening(args)) as backend:
+        return word_errors(backend, utterances)
 
 
 def _check_bisect(args: argparse.Namespace) -> None:

@@ -143,3 +143,12 @@ def test_polygraphy_reads_and_compares_recordings(
     ]
     compared = subprocess.run([*compare, "--atol", "0.01"], capture_output=True, text=True)
     assert compared.returncode == 0, compared.stdout + compared.stderr
+
+
+def test_to_record_needs_neither_torch_nor_onnx(tmp_path: Path) -> None:
+    code = "import sys, mimo_edge.scripts.record; print(*sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    loaded = set(run.stdout.split())
+    assert "mimo_edge.parity.bundle_side" in loaded and not loaded & {"torch", "onnx"}

@@ -14,6 +14,8 @@ from mimo_edge.parity.judge import Verdict, judge
 from mimo_edge.parity.recording import Recording
 from mimo_edge.parity.report_files import write_report
 from mimo_edge.parity.thresholds import Thresholds
+from mimo_edge.parity.word_checks import word_checks
+from mimo_edge.parity.word_errors import WordErrors
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.scripts.cli import main
 
@@ -159,3 +161,15 @@ def test_the_command_line(
     out = capsys.readouterr()
     assert "the first stage that fails: mel" in out.out and "parity failed" in out.err
     assert main([*again, "--bisect"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("edits", "own", "passed"), [(3, 0, True), (4, 0, False), (36, 25, False), (35, 25, True)]
+)
+def test_word_errors_are_judged_by_the_models_own(edits: int, own: int, passed: bool) -> None:
+    """3 points of 100 words, or twice the root of its own errors."""
+    mine, theirs = WordErrors(edits, 100, 0, 10), WordErrors(own, 100, 0, 10)
+    (check,) = word_checks({"tts": mine}, {"tts": theirs})
+    assert check.passed is passed and check.value == edits / 100
+    (measured,) = word_checks({"tts": mine}, None)
+    assert measured.passed is None and measured.limit is None
