@@ -16,7 +16,7 @@ from mimo_edge.runtime.audio.codec import (
     STATEFUL,
     STREAMS,
     WINDOWED,
-    check_overlaps,
+    check_stream,
 )
 from mimo_edge.runtime.audio.play import BothSinks, SystemPlayer
 from mimo_edge.runtime.audio.stateful import LOOKAHEAD
@@ -217,9 +217,9 @@ def _check(args: argparse.Namespace) -> None:
     if len(given) == 2:
         raise InputError("give --history or --conversation, not both")
     history = getattr(args, "history", None)
-    check_overlaps(args.left_overlap, args.right_overlap)
-    if args.chunk < 1:
-        raise InputError(f"chunk must be at least 1 patch, not {args.chunk}")
+    check_stream(args.codec_stream, args.left_overlap, args.right_overlap, args.lookahead)
+    if args.chunk is not None and args.chunk < 1:
+        raise InputError(f"chunk must be at least 1 patch, not {args.chunk}; leave it out")
     places = [os.path.realpath(path) for path in _outputs(args)]
     if len(set(places)) < len(places):
         raise InputError(f"-o and --history both name {history}; give them different names")

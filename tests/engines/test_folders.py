@@ -21,7 +21,7 @@ from mimo_edge.engines.build_log import BuildLog
 from mimo_edge.engines.builder import Built
 from mimo_edge.engines.lowering import lower
 from mimo_edge.engines.ports import graph_ports
-from mimo_edge.engines.profiles import Limits
+from mimo_edge.engines.profiles import Limits, profiles
 from mimo_edge.engines.target import Target
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.engine import (
@@ -53,7 +53,8 @@ def identity_of(bundle: Bundle, max_seq: int = LIMITS.max_seq) -> Identity:
         source, weights = piece_hashes(bundle, piece)
         length = max_seq if piece == "backbone" else 0
         lowered = hashlib.sha256(f"{source} {length}".encode()).hexdigest()
-        return PieceIdentity(source, weights, lowered, "fp32", ({},))
+        limits = Limits(length or LIMITS.max_seq)
+        return PieceIdentity(source, weights, lowered, "fp32", profiles(bundle, piece, limits))
 
     return Identity(
         product=CLASSIC.product,
