@@ -151,6 +151,8 @@ def _along(side: Side, recording: Recording, given: Arrays, on_progress: Report 
         s.name: side.spoken(arrays[f"free/{s.name}"][0, :: layout.group_size].tolist())
         for s in recording.sequences
     }
+    ids = {int(i) for s in recording.sequences for i in arrays[f"free/{s.name}"][0]}
+    measured["tokens"] = {str(i): side.spoken([i]) for i in sorted(ids)}
     recording.measured.update(measured)
 
 

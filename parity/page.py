@@ -285,9 +285,13 @@ class Page:
         margin = "not known"
         if parting["margin"] is not None:
             margin = self._number(path + ".margin")
+        ids = [self._number(f"{path}.{key}") for key in ("chosen", "expected")]
+        for place, token in enumerate((parting["said"], parting["wanted"])):
+            if token is not None:
+                ids[place] += f" ({text(repr(token))})"
         return (
             f"The free runs part at patch {self._number(path + '.patch')}, {where}: "
-            f"{self._number(path + '.chosen')} in place of {self._number(path + '.expected')}; "
+            f"{ids[0]} in place of {ids[1]}; "
             f"margin {margin}{', a near tie' if parting['near_tie'] else ''}."
         )
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,7 @@ def plain(value: Any) -> Any:
 
 def _side(recording: Recording) -> dict[str, Any]:
     seams = seam_snr(recording)
-    measured = {k: v for k, v in recording.measured.items() if k != "answers"}
+    measured = {k: v for k, v in recording.measured.items() if k not in ("answers", "tokens")}
     return {
         **recording.identity,
         **measured,
@@ -64,6 +64,8 @@ def _side(recording: Recording) -> dict[str, Any]:
 
 
 def _candidate(verdict: Verdict) -> dict[str, Any]:
+    sides = (verdict.own, verdict.candidate)
+    tokens = {k: v for side in sides for k, v in side.measured.get("tokens", {}).items()}
     return {
         **_side(verdict.candidate),
         "passed": verdict.passed,
@@ -72,7 +74,7 @@ def _candidate(verdict: Verdict) -> dict[str, Any]:
         "figures": [_figures(stage, of, figures) for stage, of, figures in verdict.figures],
         "heard": [_agreement(a) for a in verdict.heard],
         "codes": [_agreement(a) for a in verdict.codes],
-        "sequences": [_sequence(s) for s in verdict.sequences],
+        "sequences": [_sequence(s, tokens) for s in verdict.sequences],
         "bisected": None if verdict.bisected is None else _bisected(verdict.bisected),
     }
 
@@ -95,7 +97,7 @@ def _agreement(agreement: Agreement) -> dict[str, Any]:
     return {**dataclasses.asdict(agreement), "share": agreement.share}
 
 
-def _sequence(verdict: SequenceVerdict) -> dict[str, Any]:
+def _sequence(verdict: SequenceVerdict, tokens: Mapping[str, str]) -> dict[str, Any]:
     along = verdict.along
     return {
         "name": verdict.sequence.name,
@@ -105,8 +107,8 @@ def _sequence(verdict: SequenceVerdict) -> dict[str, Any]:
         "kl": along.kl,
         "entropy": along.entropy,
         "entropy_own": along.entropy_own,
-        "parting": _parting(verdict.parting),
-        "parting_in_batch": _parting(verdict.batched),
+        "parting": _parting(verdict.parting, tokens),
+        "parting_in_batch": _parting(verdict.batched, tokens),
         "stopped": verdict.stops[0],
         "stopped_own": verdict.stops[1],
         "patches": verdict.lengths[0],
@@ -118,9 +120,10 @@ def _marks(choices: Sequence[Choice]) -> str:
     return "".join(MARKS[choice.kind] for choice in choices)
 
 
-def _parting(parting: Parting | None) -> dict[str, Any] | None:
+def _parting(parting: Parting | None, tokens: Mapping[str, str]) -> dict[str, Any] | None:
     if parting is None:
         return None
+    text = parting.where == "text"
     return {
         "patch": parting.patch,
         "where": parting.where,
@@ -128,6 +131,8 @@ def _parting(parting: Parting | None) -> dict[str, Any] | None:
         "codebook": parting.codebook,
         "chosen": parting.choice.chosen,
         "expected": parting.choice.expected,
+        "said": tokens.get(str(parting.choice.chosen)) if text else None,
+        "wanted": tokens.get(str(parting.choice.expected)) if text else None,
         "margin": parting.choice.margin,
         "near_tie": parting.near,
     }

@@ -22,6 +22,7 @@ from mimo_edge.runtime.backends.opening import open_backend
 from mimo_edge.runtime.backends.ort import OrtBackend
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import InputError, ParityError
+from mimo_edge.runtime.bundle.files import write_text
 from mimo_edge.runtime.bundle.manifest import MANIFEST
 from mimo_edge.scripts.backend_arguments import add_backend_arguments, opening
 from mimo_edge.scripts.progress import StageProgress
@@ -76,6 +77,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=256,
         help="for states that are compared at once (default: 256)",
     )
+    parser.add_argument(
+        "--sensitivity",
+        metavar="RECIPE",
+        help="also rank the components of this recipe by what leaving each in floats wins: one "
+        "candidate, a float bundle, on ort-cpu",
+    )
+    parser.add_argument(
+        "--write-recipe",
+        metavar="FILE",
+        type=Path,
+        help="of --sensitivity: a mixed recipe, the best components left in floats",
+    )
+    parser.add_argument(
+        "--spend",
+        metavar="MB",
+        type=float,
+        default=100.0,
+        help="that the mixed recipe may weigh more (default: 100)",
+    )
     parser.add_argument("-o", "--output", metavar="REPORT", type=Path, required=True)
 
 
@@ -84,6 +104,8 @@ def run(args: argparse.Namespace) -> int:
     check_folder(args.output)
     if args.bisect:
         _check_bisect(args)
+    if args.sensitivity is not None:
+        _check_sensitivity(args)
     thresholds = Thresholds.open(args.thresholds)
     with StageProgress() as progress:
         pairs = _record_all(args, progress.report)
@@ -95,8 +117,13 @@ def run(args: argparse.Namespace) -> int:
                 _bisected(args, path, verdict, thresholds)
                 for path, verdict in zip(args.candidates, verdicts, strict=True)
             ]
+        gains = None
+        if args.sensitivity is not None:
+            gains = _sensitivity(args, verdicts[0], progress.report)
     data = write_report(args.output, verdicts)
     print(table(data))
+    if gains is not None:
+        print(gains)
     print(f"\n{args.output / 'report.html'}")
     failed = [v.candidate.identity["name"] for v in verdicts if not v.passed]
     if failed:
@@ -203,3 +230,28 @@ def _bisected(
     with OrtBackend(bundle, threads=args.threads) as backend:
         bisection = Bisection(side, backend, verdict.own, allowed, args.bisect_memory << 20)
         return replace(verdict, bisected=bisection.run())
+
+
+def _check_sensitivity(args: argparse.Namespace) -> None:
+    bundle = len(args.candidates) == 1 and (args.candidates[0] / MANIFEST).is_file()
+    file = args.write_recipe
+    if args.backend != "ort-cpu" or not bundle or (file is not None and file.suffix != ".toml"):
+        raise InputError(
+            "--sensitivity quantises a float bundle in many ways: give one candidate, that bundle, "
+            "and --backend ort-cpu; a recipe is written into a .toml file"
+        )
+
+
+def _sensitivity(args: argparse.Namespace, verdict: Verdict, on_progress: Report) -> str:
+    """The table for people; writes the mixed recipe if one is asked for."""
+    from mimo_edge.engines import recipe
+    from mimo_edge.engines.recipe_text import dump
+    from mimo_edge.parity.sensitivity import rank, spend, table_of_gains  # onnx
+
+    chosen = recipe.load(args.sensitivity)
+    bundle = Bundle.open(args.candidates[0], verify=False)
+    gains = rank(bundle, chosen, verdict.own, args.threads, on_progress)
+    if args.write_recipe is not None:
+        mixed = spend(chosen, gains, round(args.spend * 1e6), args.write_recipe.stem)
+        write_text(args.write_recipe, dump(mixed))
+    return table_of_gains(chosen.name, gains)
