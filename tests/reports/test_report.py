@@ -3,6 +3,7 @@ from outside, thresholds of the user's own, and the command line."""
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import soundfile
 from mimo_edge.parity import report_files
+from mimo_edge.parity.findings import Bisected, Finding, Layer
 from mimo_edge.parity.judge import Verdict, judge
 from mimo_edge.parity.recording import Recording
 from mimo_edge.parity.report_files import write_report
@@ -63,10 +65,37 @@ def at(data: Any, path: str) -> Any:
 
 
 @pytest.fixture(scope="session")
-def folder(clean: Verdict, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def parted(clean: Verdict, own: Recording, thresholds: Thresholds) -> Verdict:
+    """A build whose free run says something else at patch 2, and whose layers were looked at."""
+    arrays = dict(clean.candidate.arrays)
+    free = f"free/{own.sequences[0].name}"
+    arrays[free] = arrays[free].copy()
+    group = own.layout.group_size
+    arrays[free][0, 2 * group : 3 * group] += 1
+    found = Finding("backbone, prefill", "b", "a", 20.0, 85.0, 10.0, ("w.weight",))
+    bisected = Bisected((found,), (Layer("backbone, prefill", "a", float("inf"), 85.0),))
+    candidate = replace(clean.candidate, arrays=arrays)
+    return replace(judge(candidate, own, thresholds), bisected=bisected)
+
+
+@pytest.fixture(scope="session")
+def folder(clean: Verdict, parted: Verdict, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made") / "report"
-    write_report(folder, [clean, clean])
+    write_report(folder, [clean, parted])
     return folder
+
+
+def test_a_free_run_that_parts_is_shown_with_what_both_would_have_said(
+    folder: Path, parted: Verdict, own: Recording
+) -> None:
+    data = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    shown = data["candidates"][1]["sequences"][0]["parting"]
+    wanted = int(own.arrays[f"free/{own.sequences[0].name}"][0, 2 * own.layout.group_size])
+    assert (shown["patch"], shown["where"], shown["expected"]) == (2, "text", wanted)
+    assert shown["chosen"] == wanted + 1 and shown["margin"] > 0 and not shown["near_tie"]
+    assert shown["wanted"] == own.measured["tokens"][str(wanted)]
+    assert not parted.passed and parted.first_failed == "answers"
+    assert "was born there" in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_json_is_as_the_schema_says(folder: Path) -> None:
