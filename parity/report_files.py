@@ -1,5 +1,6 @@
 """A report as files: report.json, report.html, and the recordings that it was made from."""
 
+import importlib.metadata
 import json
 import shutil
 from collections.abc import Sequence
@@ -13,8 +14,6 @@ from mimo_edge.parity.report_data import plain, report
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.bundle.files import write_text
 
-import mimo_edge
-
 DATA, PAGE, RECORDINGS = "report.json", "report.html", "recordings"
 
 
@@ -23,7 +22,7 @@ def write_report(folder: Path, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     is in report.json. Raises InputError for a folder that holds something else."""
     check_folder(folder)
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    data: dict[str, Any] = plain(report(verdicts, made, mimo_edge.__version__))
+    data: dict[str, Any] = plain(report(verdicts, made, importlib.metadata.version("mimo-edge")))
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
