@@ -173,12 +173,18 @@ def identity(bundle: Bundle) -> dict[str, Any]:
         "recipe": manifest.recipe,
         "source": manifest.source,
         "tools": dict(manifest.tools),
-        "weights": {
-            component: scheme.scheme if scheme.block is None else f"{scheme.scheme}/{scheme.block}"
-            for piece in manifest.pieces.values()
-            for component, scheme in piece.weights.items()
-        },
+        "weights": _weights(bundle),
     }
+
+
+def _weights(bundle: Bundle) -> dict[str, str]:
+    """How each component is stored; one that is in two pieces may be so in two ways."""
+    found: dict[str, list[str]] = {}
+    for piece in bundle.manifest.pieces.values():
+        for component, scheme in piece.weights.items():
+            block = "" if scheme.block is None else f"/{scheme.block}"
+            found.setdefault(component, []).append(f"{scheme.scheme}{block}")
+    return {name: " and ".join(dict.fromkeys(forms)) for name, forms in found.items()}
 
 
 def precision(bundle: Bundle) -> str:

@@ -76,7 +76,7 @@ class Agreement:
     count: int
     equal: int
     near_ties: int
-    smallest_real: float | None  # margin: the smallest near-tie limit above it would pass more
+    largest_margin: float | None  # of real differences: a near-tie limit above passes all
 
     @property
     def share(self) -> float:

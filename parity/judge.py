@@ -13,7 +13,11 @@ from mimo_edge.parity.thresholds import Thresholds
 from mimo_edge.parity.tolerances import mel_difference, snr
 from mimo_edge.runtime.bundle.errors import InputError
 
-FOLLOWS = {"embeddings": "patch_encoder", "sound": "tokenizer_decoder", "streamed": "streamed"}
+FOLLOWS = {
+    "embeddings": "patch_encoder",
+    "sound": "tokenizer_decoder",
+    "streamed": "tokenizer_decoder, streamed",
+}
 
 
 @dataclass(frozen=True)

@@ -65,11 +65,6 @@ class Recording:
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
     measured: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def leads(self) -> bool:
-        """Whether the inputs are its own."""
-        return bool(self.lead == self.identity["id"])
-
     def save(self, folder: Path) -> None:
         """Write the folder whole or not at all. Raises InputError if it is there already, or if
         the arrays are larger than a recording may be."""

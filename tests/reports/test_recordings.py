@@ -49,7 +49,7 @@ def test_a_recording_of_the_device_leads_the_reference(
     with OrtBackend(Bundle.open(bundle), threads=1) as backend:
         candidate = lead(BundleSide(backend), Inputs({"clip": clip}, [], max_new=6))
     verdict = judge(candidate, follow(reference, candidate), thresholds)
-    assert verdict.passed and candidate.leads
+    assert verdict.passed and candidate.lead == candidate.identity["id"]
 
 
 def test_a_bundle_as_the_model_gives_the_scores_of_the_reference(
