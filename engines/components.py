@@ -19,7 +19,9 @@ _TABLE = (
     ("quantizer.*", "codebooks"),
     ("encoder.*", "tokenizer_encoder"),
     ("decoder.vocoder.*", "vocoder"),
+    ("stream.decoder.vocoder.*", "vocoder"),  # the same layers, in the graphs that stream
     ("decoder.*", "tokenizer_decoder"),
+    ("stream.decoder.*", "tokenizer_decoder"),
 )
 COMPONENTS = (
     "text_embedding",

@@ -94,7 +94,6 @@ def test_a_large_bundle_shows_progress(
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["--version"])
+    assert main(["--version"]) == 0
     said = capsys.readouterr().out
-    assert ended.value.code == 0 and said.startswith("mimo-edge ") and len(said.split(".")) == 3
+    assert said.startswith("mimo-edge ") and len(said.split(".")) == 3

@@ -282,8 +282,9 @@ def test_interruption_leaves_nothing(
 
 def test_another_run_is_not_disturbed(tmp_path: Path) -> None:
     (tmp_path / "x.partial").mkdir()
+    (tmp_path / "x.partial" / "somebody's").touch()
     assert "x.partial is in the way" in refused(InputError, tmp_path / "x")
-    assert (tmp_path / "x.partial").is_dir()
+    assert (tmp_path / "x.partial" / "somebody's").exists()
 
 
 def test_progress_says_how_long_it_will_take() -> None:

@@ -23,7 +23,12 @@ from tests.test_imports import files, imports
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-PACKAGES = {"tensorrt_rtx": "tensorrt-rtx", "onnx_ir": "onnx-ir", "cuda": "cuda-python"}
+PACKAGES = {
+    "tensorrt_rtx": "tensorrt-rtx",
+    "ml_dtypes": "ml-dtypes",
+    "onnx_ir": "onnx-ir",
+    "cuda": "cuda-python",
+}
 
 
 def distributions(extra: str) -> set[str]:

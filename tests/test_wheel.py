@@ -158,7 +158,8 @@ def test_commands(python: Path, golden: Golden, tmp_path: Path) -> None:
         ("run", "chat", bundle, "Hello", *few),
     ):
         done = call(tool, *words)
-        assert done.returncode == 0 and done.stderr == "", f"{words}: {done.stderr}"
+        remarks = [line for line in done.stderr.splitlines() if "the answer was cut" not in line]
+        assert done.returncode == 0 and not remarks, f"{words}: {done.stderr}"
         if words[0] == "run":
             assert json.loads(done.stdout)["task"] == words[1]
 

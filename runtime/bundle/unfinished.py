@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mimo_edge.runtime.bundle.errors import DISK_FULL, MALFORMED, ResourceError
+from mimo_edge.runtime.bundle.errors import DISK_FULL, MALFORMED, InputError, ResourceError
 from mimo_edge.runtime.bundle.files import hash_file, write_text
 from mimo_edge.runtime.bundle.folders import MARK, partial_of, recover, remove_folder, take_place
 from mimo_edge.runtime.bundle.lock import locked
@@ -21,7 +21,12 @@ def own_place(output: Path) -> Iterator[None]:
     """Hold the lock of the bundle; folders that are made for it go if they stay empty."""
     new = [folder for folder in output.parents if not folder.exists()]
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise InputError(
+                f"{output} cannot be written: {error.filename} is no folder. Check the path."
+            ) from error
         with locked(output):
             recover(output)
             yield

@@ -117,7 +117,7 @@ def test_conversation_outgrows_the_context(
         ('{"messages": [{"role": "user", "audio": "x.wav"}]}', "chat does not use its audio"),
         ('{"messages": [{"role": "user", "text": "hi"}], "voice": "x.wav"}', "has a voice"),
         ('{"messages": [{"role": "user", "text": "hi"}], "system_prompt": "a"}', "a system prompt"),
-        ('{"messages": [{"role": "user", "text": 5}]}', "5 has no words; pass a str"),
+        ('{"messages": [{"role": "user", "text": 5}]}', "text must be text, not 5"),
         ('{"messages": [{"role": "user", "text": " "}]}', "' ' has no words; pass a str"),
         ('{"messages": [{"role": "robot", "text": "hi"}]}', "must be user or assistant"),
         ('{"messages": [{"role": "assistant", "text": "hi"}]}', "must be the user's; add"),
@@ -167,9 +167,9 @@ def test_choices_that_exclude_one_another(mimo_edge: Run, bundle: Path, tmp_path
         (("--audio-temperature", "inf"), "temperature must be 0, or a number"),
         (("--audio-top-k", "-1"), "top_k must be a whole number"),
         (("--audio-top-p", "2"), "top_p must be above 0 and at most 1, not 2.0"),
-        (("--max-new", "0"), "max_new must be at least 1"),
-        (("--min-new", "-1"), "min_new must be 0 or more"),
-        (("--seed", "-1"), "seed must be 0 or more"),
+        (("--max-new", "0"), "max_new must be a whole number, 1 or more"),
+        (("--min-new", "-1"), "min_new must be a whole number, 0 or more"),
+        (("--seed", "-1"), "seed must be a whole number, from 0"),
         (("--threads", "0"), "threads must be 1 to"),
         (("--stream", "--chunk", "0"), "chunk must be at least 1"),
         (
@@ -240,7 +240,7 @@ def test_a_full_disk_keeps_the_history(
 ) -> None:
     """The answer is seen all the same."""
 
-    def full(path: Path, content: bytes) -> None:
+    def full(path: Path, content: bytes, mode: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     path = tmp_path / "talk.npz"

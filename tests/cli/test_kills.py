@@ -32,7 +32,7 @@ from mimo_edge.scripts.cli import main
 
 whole = Bundle.open(sys.argv[1], verify=False)
 
-def piece(sources, folder, name, build, dtype, on_write):
+def piece(sources, folder, name, *_):
     files = {}
     for path in (f"{name}.onnx.data", f"{name}.onnx"):
         content = (whole.folder / path).read_bytes()

@@ -1,6 +1,7 @@
 """Rung 6: every piece builds for three GPUs on a machine that has none, as the bundle says."""
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -208,11 +209,11 @@ def test_a_full_disk(
     bundle = bundle_copy(golden.lm_names[0])
     identity = identity_of(bundle, for_bundle(bundle, None), ONE, tensorrt_rtx, LIMITS)
 
-    def full(self: Path, content: bytes) -> int:
-        raise OSError(28, "No space left on device", str(self))
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(ResourceError, match=r"disk of .* is full"):
             build_engines(bundle, identity, ONE, tensorrt_rtx, LIMITS, home_of(bundle))
     usage = SimpleNamespace(free=1)

@@ -50,7 +50,7 @@ def test_targets_that_are_none(text: str, says: str) -> None:
 def test_recipes(golden: Golden, bundle_copy: Callable[..., Bundle]) -> None:
     bundle = bundle_copy(golden.lm_names[0])
     assert recipe.for_bundle(bundle, None).name == "fp32"
-    with pytest.raises(InputError, match="--dtype fp16"):
+    with pytest.raises(InputError, match="--recipe fp16"):
         recipe.for_bundle(bundle, "fp16")
     with pytest.raises(InputError, match="no recipe"):
         recipe.load("fp7")

@@ -87,7 +87,10 @@ def test_options_of_the_provider_pass_through(backend: OrtBackend) -> None:
     options = {"session.intra_op.allow_spinning": "0"}
     made = OrtBackend(backend.bundle, providers=named[:1], session_options=options)
     assert made.session("mel").get_providers() == ["CPUExecutionProvider"]
-    assert made._options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert (
+        made.session_options("mel").get_session_config_entry("session.intra_op.allow_spinning")
+        == "0"
+    )
     with pytest.raises(EnvironmentProblem, match=r"no NoneExecutionProvider; it has .*CPU"):
         OrtBackend(backend.bundle, providers=["NoneExecutionProvider"])
     assert _named(["CUDAExecutionProvider"]) == {"CUDAExecutionProvider": {"use_tf32": "0"}}

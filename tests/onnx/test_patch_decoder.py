@@ -4,6 +4,7 @@ Two kinds of numbers may not: those of heads that the delay pattern does not dra
 those that are no numbers.
 """
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -165,8 +166,11 @@ def damaged(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Callabl
     """The graph with one of its weights all NaN."""
 
     def make(weight: str) -> Path:
-        bundle = Bundle.open(exported(golden, golden.lm_names[0]))
-        model = onnx.load(bundle.path("patch_decoder"))
+        source = exported(golden, golden.lm_names[0]) / "patch_decoder.onnx"
+        folder = tmp_path_factory.mktemp("copy")  # onnx refuses data that has another link
+        for name in (source.name, f"{source.name}.data"):
+            shutil.copyfile(source.with_name(name), folder / name)
+        model = onnx.load(folder / source.name)
         tensor = next(t for t in model.graph.initializer if t.name.endswith(weight))
         tensor.raw_data = np.full(tuple(tensor.dims), np.nan, np.float32).tobytes()
         path = tmp_path_factory.mktemp("damaged") / "patch_decoder.onnx"
