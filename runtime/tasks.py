@@ -25,7 +25,7 @@ from mimo_edge.runtime.bundle.errors import ContextError, InputError
 from mimo_edge.runtime.chat.conversation import Audio, Message
 from mimo_edge.runtime.chat.presets import PRESETS, Sampling
 from mimo_edge.runtime.chat.prompts import Example, PromptBuilder, Turn
-from mimo_edge.runtime.chat.segments import Grid, PromptLayout
+from mimo_edge.runtime.chat.segments import Grid, PromptLayout, pad_codes
 from mimo_edge.runtime.chat.text_tokenizer import TextTokenizer
 from mimo_edge.runtime.generation.generation import Generation, Result, Started
 from mimo_edge.runtime.generation.request import Request, check_limits
@@ -90,7 +90,7 @@ class MimoAudio:
 
     It may be used from several threads: `scheduler` does the work of all of them. Audio is a path,
     the bytes of a file, or an array [N]; an array has the sampling rate that is given with it, or
-    else the model's own (`sampling_rate`).
+    else the model's own (`sampling_rate`). Codes [K, T] that `encode` gave are audio, too.
     """
 
     def __init__(self, backend: Backend, slots: int | None = None, *, reuse: bool = True) -> None:
@@ -137,6 +137,8 @@ class MimoAudio:
         """Audio -> codes [K, T], whole patches. Raises AudioError, and ContextError for what no
         prompt can hold."""
         model = self.backend.bundle.model
+        if isinstance(audio, np.ndarray) and audio.ndim == 2 and audio.dtype == np.int64:
+            return pad_codes(audio.astype(np.int64), model.group_size)
         if isinstance(audio, np.ndarray):
             rate = model.sampling_rate if sampling_rate is None else sampling_rate
             wav = audio_from_array(

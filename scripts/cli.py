@@ -18,6 +18,7 @@ COMMANDS = {
     "export": ("export", "turn a checkpoint pair into a bundle of ONNX graphs"),
     "build": ("build", "build TensorRT engines from a bundle, with or without a GPU"),
     "run": ("run", "transcribe, speak, understand, talk: every task of the model"),
+    "serve": ("serve", "serve many callers, by OpenAI's interface"),
     "inspect": ("inspect", "show what is in a bundle"),
     "doctor": ("doctor", "show what this machine can run, and how to get the rest"),
     "demo": ("demo", "a very small model speaks and listens, each stage checked"),
@@ -25,8 +26,12 @@ COMMANDS = {
     "bench": ("bench", "time the stages of a bundle on this machine"),
 }
 # what the runtime's own dependencies do not bring
-OPTIONAL = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "tensorrt_rtx", "cuda")
-EXTRAS = {"build": "trt"}  # command -> the extra that has what it needs, if it is not `export`
+OPTIONAL = (
+    *("torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "tensorrt_rtx", "cuda"),
+    *("fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client"),
+)
+# command -> the extra that has what it needs, if it is not `export`
+EXTRAS = {"build": "trt", "serve": "server"}
 EPILOG = """exit codes: 0 ok, 2 usage or unusable input, 3 something is not installed or not there,
 4 out of memory or disk, 5 parity failed, 6 engine incompatible, 130 interrupted.
 `mimo-edge COMMAND --help` explains a command. Results go to stdout, progress to stderr."""

@@ -275,16 +275,16 @@ class _StdoutSink:
     def write(self, wav: np.ndarray) -> None:
         if not self._open:
             raise AudioError("cannot write to stdout: write only inside the sink's with block")
-        samples = _pcm16(_clipped(wav, "stdout"))
+        samples = to_pcm16(wav, "stdout")
         out = sys.stdout.buffer
         if not self._begun:
-            out.write(_wav_header(self._rate))
+            out.write(wav_header(self._rate))
             self._begun = True
         out.write(samples.astype("<i2", copy=False).tobytes())
         out.flush()
 
 
-def _wav_header(rate: int) -> bytes:
+def wav_header(rate: int) -> bytes:
     """Mono PCM16 of unknown length: both sizes at their maximum, as players expect of a pipe."""
     unknown = 0xFFFFFFFF
     form = struct.pack("<HHIIHH", 1, 1, rate, 2 * rate, 2, 16)
@@ -304,6 +304,11 @@ def _clipped(wav: np.ndarray, name: str) -> np.ndarray:
             "overflowed: build that component in a wider precision"
         )
     return np.clip(wav, -1, 1).astype(np.float32, copy=False)
+
+
+def to_pcm16(wav: np.ndarray, name: str = "the answer") -> np.ndarray:
+    """Float32 `[N]`, clipped to [-1, 1], as int16 `[N]`. AudioError if it is not finite."""
+    return _pcm16(_clipped(wav, name))
 
 
 def _pcm16(wav: np.ndarray) -> np.ndarray:

@@ -106,7 +106,7 @@ class Generation:
         return self._source.generate(self.request)
 
     def start(self) -> Started:
-        """Begin, and do not wait: `result` of what this returns collects the answer.
+        """Begin, and do not wait: `result` or `stream` of what this returns gives the answer.
 
         Answers that are on their way at the same time share steps.
         """
@@ -124,6 +124,7 @@ class Generation:
 
     def stream(
         self,
+        started: Started | None = None,
         *,
         chunk: int = CHUNK_PATCHES,
         left: int = codec.LEFT_OVERLAP,
@@ -139,7 +140,8 @@ class Generation:
         """
         check_stream(chunk, left, right, self._layout.group_size)
         decoder = codec.StreamDecoder(self._source.audio, left, right)
-        clock, words = self._ready(), IncrementalDecoder(self._tokenizer)
+        clock = self._ready() if started is None else started.clock
+        words = IncrementalDecoder(self._tokenizer)
         said = ThoughtStream(opened=self._opened)
         special = self._tokenizer.special
         speaking, closed = self.speaks and not self._opened, False
@@ -159,7 +161,7 @@ class Generation:
                 if thinking or answer:
                     yield Event(text=answer, thinking=thinking)
 
-        for step in self.steps():
+        for step in self.steps() if started is None else started.steps:
             clock.patch(step)
             steps.append(step)
             if step.text_id == special.sostm:
