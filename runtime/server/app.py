@@ -2,6 +2,7 @@
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from mimo_edge.runtime.bundle.errors import MimoError
 from mimo_edge.runtime.server import (
     chat,
     realtime,
@@ -28,7 +29,8 @@ def make_app(service: Service, *, key: str | None = None, origins: tuple[str, ..
         app.include_router(part.routes(service))
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _failed)
+    for kind in (MimoError, MemoryError, Exception):  # the last also ends the connection
+        app.add_exception_handler(kind, _failed)
     return Guard(app, service, key=key, origins=origins)
 
 

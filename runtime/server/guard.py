@@ -94,7 +94,8 @@ def _keys(headers: Headers) -> list[str]:
 
 def _same(given: str, key: str) -> bool:
     """In a time that does not tell how much of it is right."""
-    return hmac.compare_digest(given.encode("utf-8", "replace"), key.encode("utf-8"))
+    # headers were read as latin-1, byte by byte
+    return hmac.compare_digest(given.encode("latin-1", "replace"), key.encode("utf-8"))
 
 
 class _Sender:

@@ -54,6 +54,7 @@ class Server(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=_CLOSING,
         )
         super().__init__(config)

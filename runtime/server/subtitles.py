@@ -10,6 +10,7 @@ from mimo_edge.runtime.backends.base import Floats
 from mimo_edge.runtime.server.voice_activity import stretches
 
 _LONGEST = 30.0  # seconds of one cue
+_MARGIN = 0.3  # seconds of quiet that are left around speech
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,11 +32,18 @@ class Cue:
 
 
 def pieces(wav: Floats, rate: int) -> list[Piece]:
-    """A recording cut in the middle of its pauses. The model gives no times; the pauses do."""
+    """A recording cut in its pauses: the model gives no times, the pauses do.
+
+    Little of a pause is left around each part, and one without pauses is left as it is.
+    """
     spoken = [(s.start, len(wav) if s.stop is None else s.stop) for s in stretches(wav, rate)]
-    edges = [0, *((a[1] + b[0]) // 2 for a, b in pairwise(spoken)), len(wav)]
+    margin = round(_MARGIN * rate)
+    middles = [(before[1] + after[0]) // 2 for before, after in pairwise(spoken)]
+    edges = [0, *middles, len(wav)]
     cut = []
     for (start, stop), first, last in zip(spoken, edges[:-1], edges[1:], strict=True):
+        if middles:
+            first, last = max(first, start - margin), min(last, stop + margin)
         parts = max(1, -(-(last - first) // round(_LONGEST * rate)))  # speech without a pause
         size = -(-(last - first) // parts)
         for at in range(first, last, size):
