@@ -14,13 +14,23 @@ READY := $(VENV)/.ready
 TYPES := build/types/mimo_edge
 FOLDERS := mimo_ref export engines runtime parity scripts
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint system clean
 
 demo: $(READY)
 	$(BIN)/mimo-edge demo --out out/demo
 
-test: $(READY) lint
+test: $(READY) lint system
 	$(BIN)/python -m pytest
+
+# what the tests need beside Python packages: nano's voices are espeak-ng's
+system:
+	@command -v espeak-ng >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends espeak-ng; \
+	  else \
+	    echo "the tests need espeak-ng; install it, for example: sudo apt-get install espeak-ng" >&2; \
+	    exit 1; \
+	  fi; }
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ from mimo_edge.engines.lowering import lower
 from mimo_edge.engines.planner import estimate
 from mimo_edge.engines.ports import bundle_ports, check_ports
 from mimo_edge.engines.profiles import Limits, profiles
-from mimo_edge.engines.recipe import Recipe
+from mimo_edge.engines.recipe import BundleRecipe
 from mimo_edge.engines.target import Target
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.engine import (
@@ -31,7 +31,7 @@ OnProgress = Callable[[str, str, int, int], None]  # piece, phase, steps done, s
 
 
 def identity_of(
-    bundle: Bundle, recipe: Recipe, target: Target, trt: Any, limits: Limits
+    bundle: Bundle, recipe: BundleRecipe, target: Target, trt: Any, limits: Limits
 ) -> Identity:
     """What the engines depend on. `trt` is the TensorRT module that builds them."""
 
@@ -89,21 +89,22 @@ def build_engines(
     """Build every piece of a bundle that is not there yet, in a folder of `home`.
 
     `strict` fails on every warning of TensorRT that is not known to be harmless. Raises
-    EngineError, ResourceError; finished plans stay.
+    EngineError, ResourceError; finished plans stay. InputError if another build is writing there.
     """
     store = EngineStore(home / name_of(identity), identity)
-    found = {piece: store.kept(piece, strict) for piece in PIECES}
-    _check_disk(store.folder, bundle, [p for p, kept in found.items() if kept is None])
-    plans: dict[str, PlanSpec] = {}
-    for piece, kept in found.items():
-        if kept is not None:
-            plans[piece] = kept
-            on_progress(piece, "kept", 1, 1)
-        else:
-            plans[piece] = _build_piece(
-                bundle, piece, store, target, trt, limits, on_progress, strict
-            )
-    return store.folder, store.seal(plans)
+    with store.held():
+        found = {piece: store.kept(piece, strict) for piece in PIECES}
+        _check_disk(store.folder, bundle, [p for p, kept in found.items() if kept is None])
+        plans: dict[str, PlanSpec] = {}
+        for piece, kept in found.items():
+            if kept is not None:
+                plans[piece] = kept
+                on_progress(piece, "kept", 1, 1)
+            else:
+                plans[piece] = _build_piece(
+                    bundle, piece, store, target, trt, limits, on_progress, strict
+                )
+        return store.folder, store.seal(plans)
 
 
 def _build_piece(

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from mimo_edge.runtime.bundle.errors import (
     ResourceError,
 )
 from mimo_edge.runtime.bundle.files import hash_file, write_bytes, write_text
+from mimo_edge.runtime.bundle.lock import locked
 from mimo_edge.runtime.bundle.manifest import PIECES
 
 
@@ -51,6 +52,18 @@ class EngineStore:
                 self._take_over(marker.parent, piece, spec)
                 return spec
         return None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Be the only build that writes this folder. Raises InputError if another does."""
+        with self._typed_errors():
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with locked(self.folder):
+                yield
+        finally:
+            with suppress(OSError):  # it is not empty where something was built
+                self.folder.parent.rmdir()
 
     def begin(self, piece: str) -> None:
         """What is there of a piece is not of this build: nothing may take it for whole."""

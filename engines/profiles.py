@@ -6,11 +6,13 @@ from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.engine import PREFILL_LENGTHS, Profile, Range
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.bundle.manifest import AUDIO_SECONDS, TensorSpec
+from mimo_edge.runtime.bundle.stream_sizes import MOST_FRAMES, MOST_TOKENS
 
 CAPACITY = "capacity"  # the axis of a cache along which it grows
 RUN_POSITIONS = 1024  # of all rows, in the largest run that a profile describes
 SMALLEST_CHUNK = 64  # of a prefill, where that makes it more
 AUDIO_PIECES = ("mel", "tokenizer_encoder", "tokenizer_decoder")
+STREAM_PIECES = ("mel_stream", "vocoder_stream")
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ def profiles(bundle: Bundle, piece: str, limits: Limits) -> tuple[Profile, ...]:
     mel_frames = AUDIO_SECONDS * model.sampling_rate // model.hop_length
     samples = AUDIO_SECONDS * model.sampling_rate + 2 * model.n_fft
     code_frames = mel_frames // model.mel_per_frame
+    mel_per_code = model.samples_per_frame // model.hop_length
     chunk = prefill_chunk(limits)
     fixed = {CAPACITY: (limits.max_seq,) * 3, "codebooks": (model.n_q,) * 3}
     audio = {
@@ -64,7 +67,14 @@ def profiles(bundle: Bundle, piece: str, limits: Limits) -> tuple[Profile, ...]:
         "frames": (1, min(100, code_frames), code_frames),
     }
     language = {"batch": rows, "time": (1, 1, chunk), "patches": (1, 1, chunk)}
+    stream = {
+        "batch": rows,
+        "frames": (1, model.group_size, MOST_FRAMES),
+        "tokens": (1, 2 * model.group_size * mel_per_code, MOST_TOKENS),
+    }
     axes = fixed | (audio if piece in AUDIO_PIECES else language)
+    if piece in STREAM_PIECES:
+        axes = fixed | stream
     return ({port.name: _range(port, axes) for port in bundle.piece(piece).inputs},)
 
 

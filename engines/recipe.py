@@ -1,56 +1,352 @@
-"""Recipes: which component is built in which precision. They are data: `engines/recipes/*.toml`."""
+"""Recipes: which component is computed and stored in what. They are data, `engines/recipes/*.toml`
+or a file of the user's own:
+
+    name = "mine"
+    about = "one line for people"
+
+    [default]                       # of every component that is not named below
+    compute = "fp32"                # fp32, fp16, bf16; left out: that of the export or the bundle
+    weights = { scheme = "int8", block = "channel", method = "nearest" }
+    activations = "float"
+
+    [components.backbone]           # what is left out is the default's
+    weights = { scheme = "int4", block = [128, 64, 32], method = "search" }
+    activations = "dynamic"
+
+    [[exceptions]]                  # by name in the graph; the last that fits wins
+    tensors = "backbone.model.layers.0.*"
+    weights = { scheme = "int8", block = "channel" }
+
+A list of blocks means the first that divides the inputs of a layer; scheme "float" leaves weights
+as they are computed. Activations are "float"; "dynamic": a backend may round them to int8 as it
+runs; or "int8" and "fp8": with scales that calibration has found.
+"""
 
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
+from mimo_edge.engines.components import COMPONENTS, EXACT, TABLES, Matrix
+from mimo_edge.engines.schemes import CHANNEL, METHODS, SCHEMES
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.dtypes import PRECISIONS
-from mimo_edge.runtime.bundle.errors import InputError
-from mimo_edge.runtime.bundle.manifest import PIECES
+from mimo_edge.runtime.bundle.errors import RecipeError
+from mimo_edge.runtime.bundle.manifest import WeightScheme
 
 FOLDER = Path(__file__).parent / "recipes"
+FLOAT = "float"
+ACTIVATIONS = (FLOAT, "dynamic", "int8", "fp8")
+FP8_CAPABILITY = 8.9  # of the oldest GPU that multiplies E4M3
+CALIBRATED = ("int8", "fp8")  # activations whose scales are found before
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How weights are stored: `blocks` are tried in order, CHANNEL is a row of any length."""
+
+    scheme: str = FLOAT
+    blocks: tuple[int, ...] = ()
+    method: str = "nearest"
+
+    def __str__(self) -> str:
+        if self.scheme == FLOAT:
+            return FLOAT
+        blocks = " or ".join("channel" if b == CHANNEL else f"block {b}" for b in self.blocks)
+        return f"{self.scheme} {blocks}, {self.method}"
+
+
+@dataclass(frozen=True)
+class Component:
+    """`compute` None is that of the export or of the bundle."""
+
+    compute: str | None
+    weights: Weights
+    activations: str
+
+
+@dataclass(frozen=True)
+class Form:
+    """How one matrix is stored."""
+
+    scheme: str
+    block: int  # CHANNEL, or so many inputs
+    method: str
 
 
 @dataclass(frozen=True)
 class Recipe:
+    """`exceptions` are pairs of a glob and what is so for the tensors whose names it fits."""
+
     name: str
-    precision: Mapping[str, str]  # piece -> precision
+    about: str
+    components: Mapping[str, Component]
+    exceptions: tuple[tuple[str, Weights], ...] = ()
+
+    @property
+    def quantizes(self) -> bool:
+        used = [*(c.weights for c in self.components.values()), *(w for _, w in self.exceptions)]
+        return any(weights.scheme != FLOAT for weights in used)
+
+    @property
+    def calibrated(self) -> tuple[str, ...]:
+        """The components whose activations need scales from calibration."""
+        return tuple(n for n, c in self.components.items() if c.activations in CALIBRATED)
+
+    def form(self, matrix: Matrix) -> Form | None:
+        """How a matrix is stored; None leaves it as it is computed. Raises RecipeError."""
+        weights = self.components[matrix.component].weights
+        for glob, exception in self.exceptions:
+            if fnmatchcase(matrix.name, glob):
+                weights = exception
+        if weights.scheme == FLOAT:
+            return None
+        if matrix.table:
+            _check_table(self.name, matrix.name, weights)
+        for block in weights.blocks:
+            if block == CHANNEL or matrix.inputs % block == 0:
+                return Form(weights.scheme, block, weights.method)
+        scheme = SCHEMES[weights.scheme]
+        fitting = [_spell(b) for b in scheme.blocks if b == CHANNEL or matrix.inputs % b == 0]
+        others = ["int8 by channel"] if CHANNEL not in scheme.blocks else []
+        raise RecipeError(
+            f"recipe {self.name}: {_list(weights.blocks)} divides not the {matrix.inputs} inputs "
+            f"of {matrix.name}. Of {scheme.name} it can take: {', '.join(fitting) or 'no block'}; "
+            f"else {' or '.join([*others, FLOAT])}, by an exception."
+        )
 
 
 def names() -> list[str]:
+    """The presets."""
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
 def load(name: str) -> Recipe:
-    """Read a recipe by name. Raises InputError."""
-    path = FOLDER / f"{name}.toml"
-    if not path.is_file():
-        raise InputError(f"there is no recipe {name!r}; choose one of {', '.join(names())}")
-    raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    precision = raw["precision"]
-    missing = [piece for piece in PIECES if piece not in precision]
-    if missing or raw["name"] != name:
-        raise InputError(f"{path} is no recipe: it must name itself and every one of {PIECES}")
-    for piece in PIECES:
-        if precision[piece] not in PRECISIONS:
-            raise InputError(
-                f"{path} wants {piece} in {precision[piece]!r}, which nothing here can build; "
-                f"choose one of {', '.join(PRECISIONS)}"
-            )
-    return Recipe(name, precision)
+    """A preset by name, or the recipe in a TOML file. Raises RecipeError."""
+    path = FOLDER / f"{name}.toml" if name in names() else Path(name)
+    if path.suffix != ".toml" or not path.is_file():
+        raise RecipeError(
+            f"there is no recipe {name!r}; choose one of {', '.join(names())}, or give the path of "
+            "a .toml file"
+        )
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise RecipeError(f"{path} cannot be read as TOML: {error}") from error
+    return parse(raw, path)
 
 
-def for_bundle(bundle: Bundle, name: str | None) -> Recipe:
-    """The named recipe, or the one of the bundle's own precision; raises InputError if it does not
-    fit the bundle."""
-    recipe = load(name or bundle.piece("backbone").compute)
-    for piece in PIECES:
-        wanted, found = recipe.precision[piece], bundle.piece(piece).compute
-        if wanted != found:
-            raise InputError(
-                f"recipe {recipe.name} wants {piece} in {wanted}, the bundle has it in {found}. "
-                f"Export the checkpoint with --dtype {wanted}, or choose another recipe."
-            )
+def parse(raw: Mapping[str, Any], path: Path) -> Recipe:
+    """A recipe from its file's content. Raises RecipeError that names the file and the value."""
+    reader = _Reader(path)
+    reader.keys(raw, "the recipe", ("name", "about", "default", "components", "exceptions"))
+    name = reader.text(raw, "name")
+    if name != path.stem:
+        raise RecipeError(f"{path} names itself {name!r}; the name must be that of the file")
+    given = reader.table(raw, "components")
+    for component in given:
+        reader.choice(component, COMPONENTS, "a component")
+    default = reader.table(raw, "default")
+    components = {}
+    for component in COMPONENTS:
+        values: Mapping[str, Any] = {} if component == EXACT else default
+        if component in given:
+            values = {**values, **reader.table(given, component)}
+        components[component] = reader.component(component, values)
+    exceptions = []
+    for entry in raw.get("exceptions", []):
+        reader.keys(entry, "an exception", ("tensors", "weights"))
+        weights = reader.weights("an exception", reader.table(entry, "weights"))
+        exceptions.append((reader.text(entry, "tensors"), weights))
+    recipe = Recipe(name, reader.text(raw, "about"), components, tuple(exceptions))
+    compute_of(recipe, "fp32", path)
     return recipe
+
+
+# components whose states go from one to the next without a cast, and so are computed alike
+_ALIKE = (
+    (
+        *("text_embedding", "speech_embeddings", "patch_encoder"),
+        *("backbone", "lm_head", "patch_decoder", "speech_heads"),
+    ),
+    ("tokenizer_encoder",),
+    ("tokenizer_decoder", "vocoder"),
+)
+
+
+def compute_of(recipe: Recipe, default: str, path: Path | None = None) -> dict[str, str]:
+    """Component -> what it is computed in, where a recipe leaves it open `default`.
+
+    Raises RecipeError if components disagree that hand their states to one another.
+    """
+    found = {}
+    for group in _ALIKE:
+        named = {c: recipe.components[c].compute or default for c in group}
+        if len(set(named.values())) > 1:
+            raise RecipeError(
+                f"{path or f'recipe {recipe.name}'}: {', '.join(group)} hand their states to one "
+                "another and must be computed in one precision, not in "
+                + ", ".join(f"{p} ({c})" for c, p in named.items())
+                + ". Weights may differ."
+            )
+        found.update(named)
+    return found | {EXACT: "fp32"}
+
+
+def check_calibrated(recipe: Recipe) -> None:
+    """Raises RecipeError for a recipe whose activations need scales that nothing finds yet."""
+    if recipe.calibrated:
+        raise RecipeError(
+            f"recipe {recipe.name} quantises the activations of {', '.join(recipe.calibrated)}, "
+            "whose scales need calibration, which is not here yet. Choose int8 or int4, or set "
+            "activations to float or dynamic in a recipe of your own."
+        )
+
+
+def check_export(recipe: Recipe, compute: str) -> None:
+    """Raises RecipeError for a recipe that an export in this precision cannot follow."""
+    check_calibrated(recipe)
+    for name, component in recipe.components.items():
+        if name != EXACT and component.compute not in (None, compute):
+            raise RecipeError(
+                f"recipe {recipe.name} computes {name} in {component.compute}, the export all in "
+                f"{compute}. Give --dtype {component.compute}, or leave compute out of the recipe."
+            )
+
+
+@dataclass(frozen=True)
+class BundleRecipe:
+    """What a bundle is made by: the recipe's name, and the precision of each piece in words."""
+
+    name: str
+    precision: Mapping[str, str]
+
+
+def for_bundle(bundle: Bundle, name: str | None) -> BundleRecipe:
+    """The recipe that a bundle was made by. Raises RecipeError if another is asked for."""
+    own = bundle.manifest.recipe
+    wanted = own if name is None else load(name).name
+    if wanted != own:
+        raise RecipeError(
+            f"{bundle.folder} was made by recipe {own}, not {wanted}. Make one by that: "
+            f"mimo-edge export ... --recipe {wanted}, or of a float bundle mimo-edge quantize."
+        )
+    precision = {}
+    for piece in bundle.manifest.pieces:
+        spec = bundle.piece(piece)
+        forms = {_words(w) for w in spec.weights.values() if w.scheme not in PRECISIONS}
+        precision[piece] = " ".join([spec.compute, *sorted(forms)])
+    return BundleRecipe(own, precision)
+
+
+def check_target(bundle: Bundle, capabilities: tuple[str, ...]) -> None:
+    """Raises RecipeError for a bundle that GPUs of these compute capabilities cannot run."""
+    stored = {
+        w.scheme for piece in bundle.manifest.pieces for w in bundle.piece(piece).weights.values()
+    }
+    old = [c for c in capabilities if float(c) < FP8_CAPABILITY]
+    if "fp8" in stored and old:
+        raise RecipeError(
+            f"{bundle.folder} holds fp8 weights, which compute capability {', '.join(old)} cannot "
+            f"multiply: that takes {FP8_CAPABILITY} or newer. For older GPUs quantise with the "
+            "recipe int8 or int4."
+        )
+
+
+def _words(weights: WeightScheme) -> str:
+    block = "" if weights.block is None else f"/{weights.block}"
+    return "+".join([f"{weights.scheme}{block}", *weights.also])
+
+
+class _Reader:
+    """Values of a recipe's file, checked."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def component(self, name: str, raw: Mapping[str, Any]) -> Component:
+        self.keys(raw, name, ("compute", "weights", "activations"))
+        compute = raw.get("compute")
+        if compute is not None:
+            self.choice(compute, tuple(PRECISIONS), f"compute of {name}")
+        activations = raw.get("activations", FLOAT)
+        self.choice(activations, ACTIVATIONS, f"activations of {name}")
+        weights = self.weights(name, self.table(raw, "weights"))
+        if name == EXACT and (compute not in (None, "fp32") or weights.scheme != FLOAT):
+            raise RecipeError(
+                f"{self.path}: {EXACT} stay in fp32 and {FLOAT}: a code is the nearest of their "
+                "rows. Leave them out."
+            )
+        if activations in CALIBRATED and name not in TABLES and weights.scheme != activations:
+            raise RecipeError(
+                f"{self.path}: {name} has {activations} activations and {weights.scheme} weights. "
+                f"Such a product takes {activations} on both sides, by channel; or choose "
+                f"activations {FLOAT} or dynamic."
+            )
+        if name in TABLES:
+            _check_table(str(self.path), name, weights)
+            activations = FLOAT  # rows are looked up, nothing goes in
+        return Component(compute, weights, activations)
+
+    def weights(self, owner: str, raw: Mapping[str, Any]) -> Weights:
+        self.keys(raw, f"weights of {owner}", ("scheme", "block", "method"))
+        scheme = raw.get("scheme", FLOAT)
+        self.choice(scheme, (FLOAT, *SCHEMES), f"scheme of {owner}")
+        if scheme == FLOAT:
+            if raw.keys() & {"block", "method"}:
+                raise RecipeError(f"{self.path}: {FLOAT} weights of {owner} have no block, method")
+            return Weights()
+        method = raw.get("method", "nearest")
+        self.choice(method, METHODS, f"method of {owner}")
+        allowed = SCHEMES[scheme].blocks
+        block = raw.get("block", "channel" if CHANNEL in allowed else None)
+        blocks = []
+        for value in block if isinstance(block, list) and block else [block]:
+            number = CHANNEL if value == "channel" else value
+            if type(number) is not int or number not in allowed or value == CHANNEL:
+                raise RecipeError(
+                    f"{self.path}: {scheme} weights of {owner} in the block {value!r}; choose of "
+                    + _list(allowed)
+                )
+            blocks.append(number)
+        return Weights(scheme, tuple(blocks), method)
+
+    def keys(self, raw: Any, owner: str, known: tuple[str, ...]) -> None:
+        if not isinstance(raw, Mapping):
+            raise RecipeError(f"{self.path}: {owner} must be a table, not {raw!r}")
+        for key in raw:
+            self.choice(key, known, f"a key of {owner}")
+
+    def choice(self, value: Any, known: tuple[str, ...], what: str) -> None:
+        if value not in known:
+            raise RecipeError(f"{self.path}: {what} is {value!r}; choose one of {', '.join(known)}")
+
+    def table(self, raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+        value = raw.get(key, {})
+        if not isinstance(value, dict):
+            raise RecipeError(f"{self.path}: {key} must be a table, not {value!r}")
+        return value
+
+    def text(self, raw: Mapping[str, Any], key: str) -> str:
+        value = raw.get(key)
+        if not isinstance(value, str) or not value:
+            raise RecipeError(f"{self.path}: {key} must be a text, not {value!r}")
+        return value
+
+
+def _check_table(where: str, name: str, weights: Weights) -> None:
+    if weights.scheme not in (FLOAT, "int8") or weights.blocks not in ((), (CHANNEL,)):
+        raise RecipeError(
+            f"{where}: {name} is a table whose rows are looked up; it can be int8 by channel, or "
+            f"{FLOAT}, not {weights}"
+        )
+
+
+def _spell(block: int) -> str:
+    return "channel" if block == CHANNEL else str(block)
+
+
+def _list(blocks: tuple[int, ...]) -> str:
+    return ", ".join(map(_spell, blocks))

@@ -1,8 +1,8 @@
 """From two checkpoints to a bundle: trace, stream, check, and only then give it its name.
 
-Everything is written into `<bundle>.partial` (`export/folders.py`). It is removed when the export
-fails, unless the caller asked to resume: then finished pieces stay and the next export takes them
-over.
+Everything is written into `<bundle>.partial` (`runtime/bundle/unfinished.py`). It is removed when
+the export fails, unless the caller asked to resume: then finished pieces stay and the next export
+takes them over.
 """
 
 import dataclasses
@@ -10,59 +10,53 @@ import hashlib
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import ml_dtypes
+import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
+from mimo_edge.engines.quantized_graph import quantize_graph
+from mimo_edge.engines.quantized_piece import Plan, is_dynamic, quantized, recorded
+from mimo_edge.engines.recipe import Recipe, check_export, load
+from mimo_edge.engines.weigh import as_parts, weigh
+from mimo_edge.engines.weight_file import Stored, point_to, write_weights
 from mimo_edge.export import (
     backbone,
     mel,
+    mel_stream,
     patch_decoder,
     patch_encoder,
     tokenizer_decoder,
     tokenizer_encoder,
-)
-from mimo_edge.export.folders import (
-    MARK,
-    check_output,
-    partial_of,
-    take_place,
+    vocoder_stream,
 )
 from mimo_edge.export.graph import count_axes_from_the_front, lay_out_weights, simplify
 from mimo_edge.export.piece import Piece, Port, cast
+from mimo_edge.export.shapes import graph_tensors
 from mimo_edge.export.trace import trace
 from mimo_edge.export.weights import (
-    WeightWriter,
+    Region,
+    WeightReader,
     attach,
     check_dtypes,
     plan_regions,
 )
 from mimo_edge.mimo_ref.config import AudioTokenizerConfig, LanguageModelConfig
-from mimo_edge.mimo_ref.errors import ConfigError
 from mimo_edge.mimo_ref.model import AudioTokenizer, LanguageModel
-from mimo_edge.mimo_ref.weights import (
-    TensorFiles,
-    check_names,
-    read_config,
-    upstream_tensors,
-)
+from mimo_edge.mimo_ref.tensor_files import TensorFiles
+from mimo_edge.mimo_ref.weights import check_names, read_config, upstream_tensors
 from mimo_edge.runtime.bundle.dtypes import PRECISIONS
-from mimo_edge.runtime.bundle.errors import (
-    DISK_FULL,
-    MALFORMED,
-    InputError,
-    ResourceError,
-)
+from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.bundle.family import SPEECH_PIECES, Member, member
 from mimo_edge.runtime.bundle.files import hash_file, write_text
+from mimo_edge.runtime.bundle.folders import check_output
 from mimo_edge.runtime.bundle.manifest import (
     COMPONENTS,
     MANIFEST,
-    PIECES,
     SCHEMA,
     FileSpec,
     Manifest,
@@ -71,14 +65,33 @@ from mimo_edge.runtime.bundle.manifest import (
     TensorSpec,
     WeightScheme,
 )
+from mimo_edge.runtime.bundle.unfinished import (
+    finish,
+    own_place,
+    partial_folder,
+    read_marker,
+    write_marker,
+)
 from mimo_edge.runtime.chat.protocol import protocol
 from mimo_edge.runtime.chat.text_tokenizer import TextTokenizer, tokenizer_files
 
 DTYPES: dict[str, torch.dtype] = {n: getattr(torch, d.name) for n, d in PRECISIONS.items()}
+SCALE_DTYPES = {
+    torch.float32: np.float32,
+    torch.float16: np.float16,
+    torch.bfloat16: ml_dtypes.bfloat16,
+}
 EXACT = ("mel", "codebooks")  # components that stay in float32 in every bundle
 TRACE_BYTES = 1 << 30  # memory that torch and a traced graph take, whatever the weights
 TOOLS = ("mimo-edge", "torch", "onnx", "onnxscript", "onnx-ir")
-CODE = ("export/*.py", "mimo_ref/*.py")  # what makes a piece, beside the tools
+# what makes a piece, beside the tools
+CODE = (
+    "export/*.py",
+    "mimo_ref/*.py",
+    "engines/quantized_*.py",
+    "engines/schemes.py",
+    "runtime/bundle/stream_sizes.py",
+)
 
 # (what is being done, steps done, steps in all); steps are bytes of weights
 OnProgress = Callable[[str, int, int], None]
@@ -93,7 +106,6 @@ class Sources:
     text_tokenizer: TextTokenizer
     text_files: list[Path]
     tensors: list[TensorFiles]
-    architecture: str  # as the language model's config.json calls it
 
     @classmethod
     def open(cls, checkpoint: Path, audio_tokenizer: Path, text_tokenizer: Path) -> "Sources":
@@ -111,8 +123,7 @@ class Sources:
         for files, shapes in zip(tensors, shapes_of, strict=True):
             check_names(files, shapes)
             check_dtypes(files, shapes)
-        architecture = read_config(checkpoint, _architecture)
-        return cls(lm, audio, text, tokenizer_files(text_tokenizer), tensors, architecture)
+        return cls(lm, audio, text, tokenizer_files(text_tokenizer), tensors)
 
     def files(self) -> list[Path]:
         """Every file that the bundle is made from."""
@@ -135,8 +146,20 @@ class Sources:
             done += spec.bytes
         return digest.hexdigest()
 
-    def piece_builders(self, dtype: torch.dtype) -> dict[str, Callable[[], Piece]]:
-        """How to build each piece; to be called where tensors are fake."""
+    @property
+    def member(self) -> Member:
+        """Which model of the family the checkpoint is of."""
+        return member(self.language_model.architecture)
+
+    def exports_speech(self, asked: bool) -> bool:
+        """Whether what makes speech is exported: always, but of a model that only listens."""
+        return asked or not self.member.listens_only
+
+    def piece_builders(
+        self, dtype: torch.dtype, speech: bool = True
+    ) -> dict[str, Callable[[], Piece]]:
+        """How to build each piece, those that make `speech` too; to be called where tensors are
+        fake."""
 
         def lm() -> LanguageModel:
             empty = self.text_tokenizer.special.empty
@@ -148,21 +171,32 @@ class Sources:
                 cast(piece, dtype)  # the quantiser and the window stay exact in every precision
             return tokenizer
 
-        return {
+        builders = {
             "mel": lambda: mel.piece(self.audio_tokenizer),
             "tokenizer_encoder": lambda: tokenizer_encoder.piece(audio()),
             "patch_encoder": lambda: patch_encoder.piece(lm(), dtype),
             "backbone": lambda: backbone.piece(lm(), dtype),
             "patch_decoder": lambda: patch_decoder.piece(lm(), dtype),
             "tokenizer_decoder": lambda: tokenizer_decoder.piece(audio()),
+            "mel_stream": lambda: mel_stream.piece(audio(), dtype),
+            "vocoder_stream": lambda: vocoder_stream.piece(audio(), dtype),
         }
+        return {n: build for n, build in builders.items() if speech or n not in SPEECH_PIECES}
 
-    def weight_bytes(self, dtype: torch.dtype) -> int:
+    def weight_bytes(self, dtype: torch.dtype, speech: bool = True) -> int:
         """Bytes of weights that the bundle will hold, give or take the small float32 islands."""
         with torch.device("meta"):
-            models = LanguageModel(self.language_model, 0), AudioTokenizer(self.audio_tokenizer)
-        tensors = [t for m in models for p in m.pieces() for t in p.state_dict().values()]
+            lm, audio = LanguageModel(self.language_model, 0), AudioTokenizer(self.audio_tokenizer)
+        pieces = [*lm.pieces(), *audio.pieces()]
+        if not speech:
+            pieces = [p for p in pieces if p not in (lm.patch_decoder, audio.decoder)]
+        tensors = [tensor for piece in pieces for tensor in piece.state_dict().values()]
         return sum(t.numel() for t in tensors) * dtype.itemsize
+
+    def stored_bytes(self, dtype_name: str, recipe: Recipe, speech: bool = True) -> int:
+        """Bytes of weights as a recipe stores them. Raises RecipeError if it does not fit."""
+        parts = as_parts(graph_tensors(self.language_model, self.audio_tokenizer, speech))
+        return sum(share.bytes for share in weigh(recipe, parts, dtype_name))
 
     def memory_bytes(self, dtype: torch.dtype) -> int:
         """Memory that the export takes at its peak: the tracer, and the largest tensor."""
@@ -205,25 +239,38 @@ def export_bundle(
     sources: Sources,
     output: Path,
     dtype_name: str,
+    recipe: Recipe | None = None,
     *,
     resume: bool = False,
     force: bool = False,
+    speech: bool = False,
     on_progress: OnProgress = lambda *_: None,
 ) -> None:
-    """Write a bundle. Raises InputError, ResourceError; leaves nothing behind on failure, or with
-    `resume` what the next export can go on with. `force` replaces a bundle that is there."""
+    """Write a bundle, computed in `dtype_name` and stored as a recipe says, if one is given.
+
+    Raises InputError, ResourceError; leaves nothing behind on failure, or with `resume` what the
+    next export can go on with. `force` replaces a bundle that is there, `speech` exports what makes
+    speech even of a model that was trained to listen only.
+    Nobody else can write the bundle as long as it takes.
+    """
+    recipe = recipe or load(dtype_name)
+    check_export(recipe, dtype_name)
     dtype = DTYPES[dtype_name]
+    speech = sources.exports_speech(speech)
     read = [p.parent for path in sources.files() for p in (path, path.resolve())]
     output = check_output(output, read, force)
-    total = sources.weight_bytes(dtype)
-    with _partial_folder(output, total, resume) as partial:
+    total = sources.weight_bytes(dtype, speech)
+    held = sources.stored_bytes(dtype_name, recipe, speech)
+    with own_place(output), partial_folder(output, held, resume) as partial:
+        check_output(output, read, force)  # another export may have ended since
         files: dict[str, FileSpec] = {}
         pieces: dict[str, PieceSpec] = {}
         done = 0
         source = sources.fingerprint(lambda *bytes: on_progress("hashing the checkpoints", *bytes))
-        key = json.dumps([source, dtype_name, tool_versions(), _code_digest()])
-        for name, build in sources.piece_builders(dtype).items():
-            finished = _read_marker(partial, name, key) if resume else None
+        made_by = dataclasses.asdict(recipe)
+        key = json.dumps([source, dtype_name, made_by, tool_versions(), _code_digest()])
+        for name, build in sources.piece_builders(dtype, speech).items():
+            finished = read_marker(partial, name, key) if resume else None
             if finished is None:
 
                 def on_write(count: int, name: str = name) -> None:
@@ -232,8 +279,10 @@ def export_bundle(
                     on_progress(f"writing {name}", done, max(total, done))
 
                 on_progress(f"tracing {name}", done, max(total, done))
-                finished = _export_piece(sources, partial, name, build, dtype_name, on_write)
-                _write_marker(partial, name, key, finished)
+                finished = _export_piece(
+                    sources, partial, name, build, dtype_name, recipe, on_write
+                )
+                write_marker(partial, name, key, finished)
             else:
                 done += sum(spec.bytes for spec in finished[1].values())
                 on_progress(f"kept {name}", done, max(total, done))
@@ -245,7 +294,7 @@ def export_bundle(
         states = PRECISIONS[dtype_name].name
         manifest = Manifest(
             schema=SCHEMA,
-            architecture=sources.architecture,
+            architecture=sources.language_model.architecture,
             activation_dtype=states,
             cache_dtype=states,
             model=sources.model_spec(),
@@ -253,12 +302,11 @@ def export_bundle(
             files=files,
             tools=tool_versions(),
             source=source,
-            chat=protocol(sources.text_tokenizer),
+            chat=protocol(sources.text_tokenizer, sources.member),
+            recipe=recipe.name,
         )
         write_text(partial / MANIFEST, manifest.to_json())
-        take_place(partial, output)
-        for left in (*(_marker(output, name) for name in PIECES), output / MARK):
-            left.unlink(missing_ok=True)
+        finish(partial, output)
     on_progress("done", total, total)
 
 
@@ -272,14 +320,6 @@ def _code_digest() -> str:
     for path in sorted(path for pattern in CODE for path in root.glob(pattern)):
         digest.update(f"{path.name} {hash_file(path).sha256}\n".encode())
     return digest.hexdigest()
-
-
-def _architecture(raw: Mapping[str, Any]) -> str:
-    """The first of `architectures`, which is how a released model says what it is."""
-    match raw.get("architectures"):
-        case [str(name), *_]:
-            return name
-    raise ConfigError('"architectures" names no model: take config.json of the release')
 
 
 def _check_text_fits(
@@ -319,48 +359,13 @@ def _joined(numbers: Iterable[int]) -> str:
     return "-".join(map(str, numbers))
 
 
-@contextmanager
-def _partial_folder(output: Path, total: int, resume: bool) -> Iterator[Path]:
-    partial = partial_of(output)
-    new = [folder for folder in partial.parents if not folder.exists()]
-    if partial.exists() and not resume:
-        shutil.rmtree(partial)
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-        (partial / MARK).touch()
-        (partial / MANIFEST).unlink(missing_ok=True)  # it looks whole no longer
-        _check_disk(partial, total)
-        yield partial
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            raise ResourceError(
-                f"the disk of {output} is full. Free {total / 1e9:.1f} GB, or write elsewhere."
-            ) from error
-        raise
-    finally:
-        if partial.exists() and not resume:
-            shutil.rmtree(partial, ignore_errors=True)
-        for folder in new:
-            with suppress(OSError):  # it is not empty where the export went well
-                folder.rmdir()
-
-
-def _check_disk(partial: Path, total: int) -> None:
-    held = sum(path.stat().st_size for path in partial.iterdir())
-    free = shutil.disk_usage(partial).free + held
-    if free < total:
-        raise ResourceError(
-            f"{partial.parent} has {free / 1e9:.1f} GB free, the bundle needs "
-            f"{total / 1e9:.1f} GB. Free some, write elsewhere, or choose a smaller --dtype."
-        )
-
-
 def _export_piece(
     sources: Sources,
     folder: Path,
     name: str,
     build: Callable[[], Piece],
     dtype_name: str,
+    recipe: Recipe,
     on_write: Callable[[int], None],
 ) -> tuple[PieceSpec, dict[str, FileSpec]]:
     piece, model = trace(build)
@@ -368,10 +373,14 @@ def _export_piece(
     count_axes_from_the_front(model)
     regions = plan_regions(model, lay_out_weights(model))
     data_name, graph_name = f"{name}.onnx.data", f"{name}.onnx"
-    writer = WeightWriter(sources.tensors, piece)
-    files = {data_name: writer.write(regions, folder / data_name, on_write)}
     attach(model, regions, data_name)
     proto = ir.to_proto(model)
+    plan = Plan.of(proto, recipe)
+    quantize_graph(proto, plan.weights, plan.forms)
+    stored = _stored(WeightReader(sources.tensors, piece), regions, plan, on_write)
+    data, places = write_weights(folder / data_name, stored)
+    point_to(proto, data_name, places)
+    files = {data_name: data}
     path = folder / graph_name
     path.write_bytes(proto.SerializeToString(deterministic=True))
     onnx.checker.check_model(str(path))
@@ -381,42 +390,37 @@ def _export_piece(
         file=graph_name,
         data=data_name,
         compute="fp32" if name == "mel" else dtype_name,
-        weights={
-            component: WeightScheme("fp32" if component in EXACT else dtype_name)
-            for component in COMPONENTS[name]
-        },
+        weights=recorded(
+            plan,
+            {
+                component: WeightScheme("fp32" if component in EXACT else dtype_name)
+                for component in COMPONENTS[name]
+            },
+        ),
         inputs=_ports(piece.inputs),
         outputs=_ports(piece.outputs),
+        dynamic=is_dynamic(plan, recipe),
     )
     return spec, files
 
 
+def _stored(
+    reader: WeightReader, regions: list[Region], plan: Plan, on_write: Callable[[int], None]
+) -> Iterator[Stored]:
+    """The data of every tensor, quantised where the plan says so."""
+    for region in regions:
+        form = plan.forms.get(region.name)
+        if form is None:
+            yield Stored(region.name, reader.parts(region, on_write))
+        else:
+            weight, width = plan.weights[region.name], region.dtype.itemsize
+
+            def heard(count: int, width: int = width) -> None:
+                on_write(count * width)
+
+            scales = SCALE_DTYPES[region.dtype]
+            yield from quantized(weight, form, reader.reader(region), scales, heard)
+
+
 def _ports(ports: tuple[Port, ...]) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(p.name, str(p.dtype).removeprefix("torch."), p.axes) for p in ports)
-
-
-def _marker(folder: Path, name: str) -> Path:
-    return folder / f"{name}.finished.json"
-
-
-def _write_marker(
-    folder: Path, name: str, key: str, finished: tuple[PieceSpec, dict[str, FileSpec]]
-) -> None:
-    spec, files = finished
-    raw = {"key": key, "piece": dataclasses.asdict(spec)}
-    raw["files"] = {n: dataclasses.asdict(f) for n, f in files.items()}
-    write_text(_marker(folder, name), json.dumps(raw))
-
-
-def _read_marker(folder: Path, name: str, key: str) -> tuple[PieceSpec, dict[str, FileSpec]] | None:
-    """A piece that an earlier export finished from the same sources, or None."""
-    try:
-        raw = json.loads(_marker(folder, name).read_text())
-        if raw["key"] != key:  # before the rest: another version may write it otherwise
-            return None
-    except (OSError, *MALFORMED):
-        return None
-    files = {n: FileSpec(**f) for n, f in raw["files"].items()}
-    if not all((folder / n).is_file() and hash_file(folder / n) == f for n, f in files.items()):
-        return None
-    return PieceSpec.from_raw(raw["piece"]), files

@@ -40,9 +40,9 @@ def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(mask, 0.0, -math.inf).to(dtype)
 
 
-def tensor_scatter(cache: Tensor, update: Tensor, start: Tensor) -> Tensor:
-    """Write update [B, H, T, D] into cache [B, H, S, D] at start [B]; in place if bound so."""
-    return symbolic("TensorScatter", (cache, update, start), cache, axis=2, mode="linear")
+def tensor_scatter(cache: Tensor, new: Tensor, start: Tensor) -> Tensor:
+    """Write new [B, H, T, D] into cache [B, H, S, D] at start [B]; in place if bound so."""
+    return symbolic("TensorScatter", (cache, new, start), cache, axis=2, mode="linear")
 
 
 @contextmanager
@@ -58,9 +58,9 @@ def traced() -> Iterator[None]:
             inputs = (*inputs, masks[id(mask)][1])
         return symbolic("Attention", inputs, q, scale=q.shape[-1] ** -0.5)
 
-    originals = rotary.rotate, attention.attention
-    rotary.rotate, attention.attention = rotate, attend
+    originals = rotary.rotate, attention.attention, attention.write
+    rotary.rotate, attention.attention, attention.write = rotate, attend, tensor_scatter
     try:
         yield
     finally:
-        rotary.rotate, attention.attention = originals
+        rotary.rotate, attention.attention, attention.write = originals

@@ -21,6 +21,7 @@ EXAMPLE_SIZES = {
     "mel_frames": 101,
     "codebooks": 4,
     "frames": 13,
+    "tokens": 11,
 }
 
 

@@ -1,5 +1,6 @@
 """Piece `tokenizer_decoder`: codes of any number of codebooks -> wav."""
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -9,6 +10,7 @@ from mimo_edge.export.piece import Piece, Port
 from mimo_edge.mimo_ref import attention
 from mimo_edge.mimo_ref.model import AudioTokenizer
 from mimo_edge.mimo_ref.qwen2 import Attend
+from mimo_edge.mimo_ref.rvq import ResidualVectorQuantizer
 from mimo_edge.mimo_ref.tokenizer_layers import valid_positions
 from torch import Tensor, nn
 
@@ -74,33 +76,51 @@ def blocked_attend(lengths: Tensor, window: tuple[int, int]) -> Attend:
     return attend
 
 
+class MatrixInverse(nn.Module):
+    """The inverse transform of each frame as two products, in the place of the tokenizer's own."""
+
+    def __init__(self, tokenizer: AudioTokenizer) -> None:
+        super().__init__()
+        n_fft = tokenizer.config.nfft
+        self.real: Tensor
+        self.imaginary: Tensor
+        self.register_buffer("real", torch.zeros(n_fft // 2 + 1, n_fft))
+        self.register_buffer("imaginary", torch.zeros(n_fft // 2 + 1, n_fft))
+        istft = tokenizer.decoder.vocoder.head.istft
+        istft.to_frames = self.to_frames  # type: ignore[method-assign]
+
+    def to_frames(self, real: Tensor, imaginary: Tensor) -> Tensor:
+        return real @ self.real.float() + imaginary @ self.imaginary.float()
+
+    @staticmethod
+    def constants(n_fft: int) -> dict[str, Callable[[], np.ndarray]]:
+        """Its matrices, as a module named `inverse` of a piece."""
+        return {
+            "inverse.real": partial(inverse_fourier_matrix, n_fft, False),
+            "inverse.imaginary": partial(inverse_fourier_matrix, n_fft, True),
+        }
+
+
+def dequantize(quantizer: ResidualVectorQuantizer, codes: Tensor) -> Tensor:
+    """One look-up in all codebooks laid end to end: codes [B, K, T] -> [B, T, D] float32."""
+    codebooks = list(quantizer.codebooks)
+    sizes = torch.arange(len(codebooks))  # first row of each codebook
+    offsets = torch.zeros_like(sizes)
+    for index, codebook in enumerate(codebooks[:-1]):
+        offsets = offsets + torch.where(sizes > index, codebook.shape[0], 0)
+    rows = codes + offsets[: codes.shape[1], None]
+    return F.embedding(rows, torch.cat(codebooks)).sum(1)
+
+
 class TokenizerDecoderGraph(nn.Module):
     def __init__(self, tokenizer: AudioTokenizer) -> None:
         super().__init__()
         self.quantizer, self.decoder = tokenizer.quantizer, tokenizer.decoder
-        istft, n_fft = self.decoder.vocoder.head.istft, tokenizer.config.nfft
-        self.inverse_real: Tensor
-        self.inverse_imaginary: Tensor
-        self.register_buffer("inverse_real", torch.zeros(n_fft // 2 + 1, n_fft))
-        self.register_buffer("inverse_imaginary", torch.zeros(n_fft // 2 + 1, n_fft))
-        istft.to_frames = self.to_frames  # type: ignore[method-assign]
-
-    def to_frames(self, real: Tensor, imaginary: Tensor) -> Tensor:
-        return real @ self.inverse_real.float() + imaginary @ self.inverse_imaginary.float()
-
-    def dequantize(self, codes: Tensor) -> Tensor:
-        """One look-up in all codebooks laid end to end: codes [B, K, T] -> [B, T, D] float32."""
-        codebooks = list(self.quantizer.codebooks)
-        sizes = torch.arange(len(codebooks))  # first row of each codebook
-        offsets = torch.zeros_like(sizes)
-        for index, codebook in enumerate(codebooks[:-1]):
-            offsets = offsets + torch.where(sizes > index, codebook.shape[0], 0)
-        rows = codes + offsets[: codes.shape[1], None]
-        return F.embedding(rows, torch.cat(codebooks)).sum(1)
+        self.inverse = MatrixInverse(tokenizer)
 
     def forward(self, codes: Tensor, lengths: Tensor) -> Tensor:
         decoder, vocoder = self.decoder, self.decoder.vocoder
-        states = self.dequantize(codes).to(decoder.layer_norm.weight.dtype)
+        states = dequantize(self.quantizer, codes).to(decoder.layer_norm.weight.dtype)
         x, lengths = decoder.dconv1(states, lengths, False)
         x = decoder.transform(x, lengths)
         mel, lengths = decoder.dconv2(x, lengths, False)
@@ -113,7 +133,6 @@ class TokenizerDecoderGraph(nn.Module):
 
 
 def piece(tokenizer: AudioTokenizer) -> Piece:
-    n_fft = tokenizer.config.nfft
     return Piece(
         name="tokenizer_decoder",
         module=TokenizerDecoderGraph(tokenizer),
@@ -123,8 +142,5 @@ def piece(tokenizer: AudioTokenizer) -> Piece:
         ),
         outputs=(Port("wav", torch.float32, ("batch", "samples")),),
         owners={"quantizer": tokenizer.quantizer, "decoder": tokenizer.decoder},
-        constants={
-            "inverse_real": partial(inverse_fourier_matrix, n_fft, False),
-            "inverse_imaginary": partial(inverse_fourier_matrix, n_fft, True),
-        },
+        constants=MatrixInverse.constants(tokenizer.config.nfft),
     )

@@ -3,7 +3,6 @@
 One slice of one tensor is in memory at a time, whatever the size of the model.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -12,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import torch
+from mimo_edge.export.finite import check_finite
 from mimo_edge.export.piece import Piece
 from mimo_edge.mimo_ref.errors import CheckpointError
-from mimo_edge.mimo_ref.weights import TensorFiles
+from mimo_edge.mimo_ref.tensor_files import TensorFiles
 from mimo_edge.runtime.bundle.dtypes import DTYPES, PRECISIONS
-from mimo_edge.runtime.bundle.manifest import FileSpec
 from torch import Tensor
 
 SLICE_BYTES = 64 << 20  # how much of a tensor is converted at a time
@@ -55,42 +54,49 @@ def plan_regions(model: ir.Model, transposed: set[str]) -> list[Region]:
     return regions
 
 
-class WeightWriter:
-    """Writes the data file of a piece. `files` are the checkpoints that hold its tensors."""
+class WeightReader:
+    """Reads what the data file of a piece will hold, from the checkpoints in `files`."""
 
     def __init__(self, files: list[TensorFiles], piece: Piece) -> None:
         self.files, self.piece = files, piece
 
-    def write(
-        self, regions: list[Region], path: Path, on_progress: Callable[[int], None]
-    ) -> FileSpec:
-        """Stream all regions into `path`; `on_progress` hears of bytes written. Returns a hash."""
-        digest, position = hashlib.sha256(), 0
-        with path.open("wb") as file:
-            for region in regions:
-                gap = bytes(region.offset - position)
-                file.write(gap)
-                digest.update(gap)
-                for part in self._slices(region):
-                    data = part.contiguous().view(torch.uint8).numpy().data
-                    file.write(data)
-                    digest.update(data)
-                    on_progress(len(data))
-                position = region.offset + region.bytes
-        return FileSpec(digest.hexdigest(), position)
+    def parts(self, region: Region, on_write: Callable[[int], None]) -> Iterator[np.ndarray]:
+        """A region's data in order, as bytes; `on_write` hears of how many."""
+        for part in self._slices(region):
+            data = part.contiguous().view(torch.uint8).numpy()
+            yield data
+            on_write(len(data))
+
+    def reader(self, region: Region) -> Callable[[int, int], np.ndarray]:
+        """Rows from, to of a matrix [outputs, inputs], in float32, as the checkpoint has it."""
+        path, name, tensor = self._map(region)
+
+        def read(start: int, stop: int) -> np.ndarray:
+            part = tensor[start:stop].float().contiguous()
+            check_finite(part, tensor, path, name)
+            return part.numpy()
+
+        return read
 
     def _slices(self, region: Region) -> Iterator[Tensor]:
         """The region's data in order, flattened, in its dtype and layout."""
         if region.name in self.piece.constants:
             yield torch.from_numpy(self.piece.constants[region.name]()).to(region.dtype).flatten()
             return
-        name = self.piece.source(region.name)
-        tensor = map_tensor(next(f.path_of[name] for f in self.files if name in f.path_of), name)
+        path, name, tensor = self._map(region)
         rows = max(1, SLICE_BYTES * region.shape[0] // max(1, region.bytes))
         for start in range(0, region.shape[0], rows):
             stop = start + rows
             part = tensor[:, start:stop].T if region.transposed else tensor[start:stop]
-            yield part.to(region.dtype).contiguous().flatten()
+            part = part.to(region.dtype).contiguous()
+            check_finite(part, tensor, path, name)
+            yield part.flatten()
+
+    def _map(self, region: Region) -> tuple[Path, str, Tensor]:
+        """A region's file, its name there, and its data."""
+        name = self.piece.source(region.name)
+        path = next(f.path_of[name] for f in self.files if name in f.path_of)
+        return path, name, map_tensor(path, name)
 
 
 def check_dtypes(files: TensorFiles, names: Iterable[str]) -> None:

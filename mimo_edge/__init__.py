@@ -9,6 +9,7 @@ What is named here is the public API; everything else may change between version
 """
 
 import importlib.metadata
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,6 +29,10 @@ from mimo_edge.runtime.bundle.errors import (
 from mimo_edge.runtime.chat.conversation import Message
 from mimo_edge.runtime.chat.presets import Sampling
 from mimo_edge.runtime.tasks import MimoAudio, Options
+
+# Read once, when ONNX Runtime is first imported, which nothing above does. Without it, ONNX Runtime
+# keeps a device id and a database below HOME, and reports to its makers. 0 lets it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = importlib.metadata.version("mimo-edge")
 __all__ = [

@@ -4,7 +4,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from mimo_edge.mimo_ref.config_keys import (
+    AUDIO_TOKENIZER,
+    LANGUAGE_MODEL,
+    MOST,
+    check_keys,
+    check_layer_types,
+    flattened,
+    rope_theta,
+)
 from mimo_edge.mimo_ref.errors import ConfigError
+from mimo_edge.mimo_ref.family import MIMO_AUDIO, architecture_of
+
+MOST_DELAY = 256  # sub-steps that a codebook may come later
 
 
 @dataclass(frozen=True)
@@ -43,7 +55,7 @@ class LanguageModelConfig:
     local_attn_heads: int
     local_ffn_dim: int
     input_local_layers: int
-    head_dim: int = 128
+    head_dim: int = 0  # 0: hidden_size / num_attention_heads, as transformers
     rope_theta: float = 10000.0
     rms_norm_eps: float = 1e-6
     max_position_embeddings: int = 8192
@@ -53,39 +65,77 @@ class LanguageModelConfig:
     delay_pattern: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7)
     input_local_dim: int = 0  # 0: as local_dim
     input_full_attention: bool = False  # upstream's None, too, means causal
+    # of MiMo-V2.5-ASR; 0: what MiMo-Audio computes, see `from_dict`
+    local_rotary_base: float = 0.0
+    input_local_attn_heads: int = 0
+    input_local_head_dim: int = 0
+    input_local_intermediate_size: int = 0
+    architecture: str = MIMO_AUDIO
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> "LanguageModelConfig":
         """Parse a `config.json`. Raises ConfigError for what this code does not compute."""
-        values = _known_fields(cls, raw, "language model")
-        _refuse(raw, hidden_act="silu", rope_scaling=None)
-        channels = int(values.setdefault("audio_channels", 8))
+        _check_kind(cls, raw, "language model")
+        raw = flattened(raw)
+        architecture = architecture_of(raw)
+        check_keys(raw, LANGUAGE_MODEL)
+        check_layer_types(raw)
+        values = _given(cls, raw) | {"architecture": architecture}
+        if (theta := rope_theta(raw)) is not None:
+            values["rope_theta"] = theta
+        channels = values.setdefault("audio_channels", cls.audio_channels)
         for name in ("speech_vocab_size", "speech_zeroemb_idx", "delay_pattern"):
             values[name] = _per_channel(values.get(name, cls.delay_pattern), channels, name)
+        if not values.get("head_dim"):
+            values["head_dim"] = _share(values, "hidden_size", "num_attention_heads", "head_dim")
         values["input_local_dim"] = values.get("input_local_dim") or values["local_dim"]
         values["input_full_attention"] = bool(values.get("input_full_attention"))
+        for name, usual in _local_sizes(values, architecture).items():
+            if architecture == MIMO_AUDIO and values.get(name, usual) != usual:
+                raise ConfigError(
+                    f"{name} is {values[name]}, and MiMo-Audio computes {usual}. Take the config "
+                    "of the released checkpoint."
+                )
+            values[name] = values.get(name) or usual
         config = cls(**values)
-        config._check()
+        config._check(raw)
         return config
 
-    def _check(self) -> None:
+    def _check(self, raw: Mapping[str, Any]) -> None:
         if self.num_attention_heads % self.num_key_value_heads:
             raise ConfigError(
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of "
                 f"num_key_value_heads {self.num_key_value_heads}"
             )
-        for name in ("local_dim", "input_local_dim"):
-            if getattr(self, name) % (2 * self.local_attn_heads):
-                raise ConfigError(
-                    f"{name} {getattr(self, name)} does not give an even head size for "
-                    f"local_attn_heads {self.local_attn_heads}"
-                )
+        if self.head_dim % 2 or self.input_local_head_dim % 2:
+            raise ConfigError(
+                f"head_dim {self.head_dim} and input_local_head_dim {self.input_local_head_dim} "
+                "must be even: half of a head is rotated against the other"
+            )
+        if self.local_dim % (2 * self.local_attn_heads):
+            raise ConfigError(
+                f"local_dim {self.local_dim} does not give an even head size for "
+                f"local_attn_heads {self.local_attn_heads}"
+            )
         for empty, vocab in zip(self.speech_zeroemb_idx, self.speech_vocab_size, strict=True):
-            if not 0 <= empty < vocab:
+            if not 0 <= empty < vocab <= MOST:
                 raise ConfigError(f"speech_zeroemb_idx {empty} is outside its vocabulary {vocab}")
+        if not 0 <= min(self.delay_pattern) <= max(self.delay_pattern) < MOST_DELAY:
+            raise ConfigError(
+                f"delay_pattern {self.delay_pattern} must be numbers from 0 to {MOST_DELAY - 1}"
+            )
         longest = self.group_size + max(self.delay_pattern)
         if self.sliding_window is not None and self.sliding_window < longest:
             raise ConfigError(f"sliding_window {self.sliding_window} is below {longest} sub-steps")
+        if raw.get("out_hidden_size") not in (None, self.hidden_size):
+            raise ConfigError(
+                f"out_hidden_size {raw['out_hidden_size']} is not hidden_size {self.hidden_size}: "
+                "a patch must become one position"
+            )
+        if (raw.get("n_rvq") or self.audio_channels) < self.audio_channels:
+            raise ConfigError(
+                f"n_rvq {raw['n_rvq']} is below the {self.audio_channels} audio_channels"
+            )
 
     @property
     def backbone(self) -> Qwen2Config:
@@ -103,18 +153,24 @@ class LanguageModelConfig:
 
     @property
     def patch_encoder(self) -> Qwen2Config:
-        ffn_dim = 4 * self.input_local_dim
-        return self._local(self.input_local_dim, self.input_local_layers, ffn_dim)
+        return self._local(
+            self.input_local_dim,
+            self.input_local_layers,
+            self.input_local_attn_heads,
+            self.input_local_head_dim,
+            self.input_local_intermediate_size,
+        )
 
     @property
     def patch_decoder(self) -> Qwen2Config:
-        return self._local(self.local_dim, self.local_layers, self.local_ffn_dim)
-
-    def _local(self, dim: int, layers: int, ffn_dim: int) -> Qwen2Config:
-        """A local stack: no grouped heads, theta and eps of the backbone."""
         heads = self.local_attn_heads
+        head_dim = self.local_dim // heads
+        return self._local(self.local_dim, self.local_layers, heads, head_dim, self.local_ffn_dim)
+
+    def _local(self, dim: int, layers: int, heads: int, head_dim: int, ffn: int) -> Qwen2Config:
+        """A local stack: no grouped heads, eps of the backbone."""
         return Qwen2Config(
-            dim, layers, heads, heads, dim // heads, ffn_dim, self.rope_theta, self.rms_norm_eps
+            dim, layers, heads, heads, head_dim, ffn, self.local_rotary_base, self.rms_norm_eps
         )
 
 
@@ -159,15 +215,11 @@ class AudioTokenizerConfig:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> "AudioTokenizerConfig":
         """Parse a `config.json`. Raises ConfigError for what this code does not compute."""
-        values = _known_fields(cls, raw, "audio tokenizer")
-        _refuse(
-            raw,
-            activation_function="gelu",
-            ln_type="LayerNorm",
-            rope_type="default",
-            position_embedding_type="rope",
-            vocoder_padding="same",
-        )
+        _check_kind(cls, raw, "audio tokenizer")
+        check_keys(raw, AUDIO_TOKENIZER)
+        values = _given(cls, raw)
+        if (theta := rope_theta(raw)) is not None:
+            values["rope_theta"] = theta
         for name in ("encoder", "decoder", "vocoder"):
             window = f"{name}_attn_window_size"
             if window in values:
@@ -181,9 +233,41 @@ class AudioTokenizerConfig:
         sizes += (sizes[-1],) * (values["num_quantizers"] - len(sizes))
         values["codebook_size"] = sizes[: values["num_quantizers"]]
         config = cls(**values)
-        if config.avg_pooler < 2:
-            raise ConfigError("avg_pooler 1 (no down-sampling) is not supported")
+        config._check()
         return config
+
+    def _check(self) -> None:
+        if self.avg_pooler < 2:
+            raise ConfigError("avg_pooler 1 (no down-sampling) is not supported")
+        if self.window_size > self.nfft:
+            raise ConfigError(f"window_size {self.window_size} is above nfft {self.nfft}")
+        if self.hop_length > self.window_size:
+            raise ConfigError(
+                f"hop_length {self.hop_length} is above window_size {self.window_size}: samples "
+                "between two windows would be lost"
+            )
+        if self.nfft % 2:
+            raise ConfigError(f"nfft {self.nfft} must be even")
+        top = self.sampling_rate / 2 if self.fmax is None else self.fmax
+        if not self.fmin < top <= self.sampling_rate / 2:
+            raise ConfigError(
+                f"fmin {self.fmin:g} and fmax {top:g} must be in order, and at most half of "
+                f"sampling_rate {self.sampling_rate}"
+            )
+        for name, dim, heads in (
+            ("d_model", self.d_model, self.encoder_attention_heads),
+            ("d_model", self.d_model, self.decoder_attention_heads),
+            ("vocoder_dim", self.vocoder_dim, self.vocoder_attention_heads),
+        ):
+            if dim % (2 * heads):
+                raise ConfigError(
+                    f"{name} {dim} does not give an even head size for {heads} attention heads"
+                )
+        if (self.encoder_skip_layer_id or 0) > self.encoder_layers:
+            raise ConfigError(
+                f"encoder_skip_layer_id {self.encoder_skip_layer_id} is above encoder_layers "
+                f"{self.encoder_layers}"
+            )
 
     @property
     def samples_per_frame(self) -> int:
@@ -191,38 +275,52 @@ class AudioTokenizerConfig:
         return self.avg_pooler * self.decoder_stride_size * self.hop_length
 
 
-def _known_fields(cls: type, raw: Mapping[str, Any], what: str) -> dict[str, Any]:
+def _check_kind(cls: type, raw: Any, what: str) -> None:
+    """Refuse what is not the config of a `what` at all."""
     if not isinstance(raw, Mapping):
         raise ConfigError(f"it holds a {type(raw).__name__}, not the settings of a {what}")
-    known = {f.name: f for f in fields(cls)}
-    required = [name for name in known if not hasattr(cls, name)]
-    missing = [name for name in required if raw.get(name) is None]
+    required = [f.name for f in fields(cls) if not hasattr(cls, f.name)]
+    inner = raw.get("audio_config")
+    given = {**(inner if isinstance(inner, Mapping) else {}), **raw}
+    missing = [name for name in required if given.get(name) is None]
     if missing:
         raise ConfigError(
             f"not the config of a MiMo-Audio {what}: missing {', '.join(missing[:10])}"
             f"{' ...' if len(missing) > 10 else ''}. Give the folder of the released {what}."
         )
+
+
+def _given(cls: type, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """What the config says of the fields of `cls`; null is a value where it means something."""
     nullable = ("sliding_window", "fmax", "encoder_skip_layer_id")
-    values = {k: v for k, v in raw.items() if k in known and (v is not None or k in nullable)}
-    may_be_zero = ("fmin", "input_local_dim", "encoder_skip_layer_id", "input_local_layers")
-    for name, value in values.items():
-        kind = known[name].type
-        if kind not in (int, float) and "None" not in str(kind):
-            continue  # bools, and lists that are parsed later
-        whole = kind in (int, int | None)
-        number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-        if value is not None and (
-            not number or value < 0 or (not value and name not in may_be_zero)
-        ):
-            wanted = "a positive whole number" if whole else "a positive number"
-            raise ConfigError(f"{name} is {value!r}; it must be {wanted}")
-    return values
+    known = {f.name for f in fields(cls)}
+    return {k: v for k, v in raw.items() if k in known and (v is not None or k in nullable)}
 
 
-def _refuse(raw: Mapping[str, Any], **expected: Any) -> None:
-    for name, value in expected.items():
-        if raw.get(name, value) not in (value, None):
-            raise ConfigError(f"{name} {raw[name]!r} is not supported, only {value!r}")
+def _local_sizes(values: Mapping[str, Any], architecture: str) -> dict[str, Any]:
+    """What MiMo-Audio computes where MiMo-V2.5-ASR's config has keys of its own."""
+    heads = values["local_attn_heads"]
+    if architecture != MIMO_AUDIO:
+        heads = values.get("input_local_attn_heads") or heads
+    sizes = {
+        "local_rotary_base": values.get("rope_theta", LanguageModelConfig.rope_theta),
+        "input_local_attn_heads": heads,
+        "input_local_intermediate_size": 4 * values["input_local_dim"],
+    }
+    if architecture == MIMO_AUDIO or not values.get("input_local_head_dim"):
+        shared = {**values, "heads": heads}
+        name = "input_local_head_dim"
+        sizes[name] = _share(shared, "input_local_dim", "heads", name)
+    return sizes
+
+
+def _share(values: Mapping[str, Any], whole: str, parts: str, name: str) -> int:
+    """The size of a head where the config does not say it."""
+    if values[whole] % values[parts]:
+        raise ConfigError(
+            f"{whole} {values[whole]} is not a multiple of {values[parts]} heads; say {name}"
+        )
+    return int(values[whole] // values[parts])
 
 
 def _whole_numbers(value: Any, name: str) -> tuple[int, ...]:

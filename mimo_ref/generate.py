@@ -78,8 +78,11 @@ def generate(
     noise: Noise | None = None,
     text: Sampling = Sampling(),
     audio: Sampling = Sampling(),
+    speaks: bool = True,
 ) -> Iterator[Tensor]:
     """Yield the patches [1 + K, G] that follow grid [1 + K, P * G], the stop patch included.
+
+    A model that only listens (`speaks` false) draws no codes: its patches of speech are empty.
 
     Raises ValueError if the prompt already fills `limits.max_patches`.
     """
@@ -100,7 +103,7 @@ def generate(
         scores = model.backbone.text_logits(hidden)
         text_id = int(text(scores, uniform[:1], stops if too_short else torch.zeros_like(stops)))
         codes = empty[:, None].expand(-1, group)  # [K, G]
-        if text_id == model.empty_id:
+        if speaks and text_id == model.empty_id:
             codes = draw_patch(model, hidden, uniform[1:].view(1, group, channels), audio)[0].T
         new = torch.cat((torch.full((1, group), text_id), codes))
         yield new

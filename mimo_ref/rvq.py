@@ -17,8 +17,12 @@ class ResidualVectorQuantizer(nn.Module):
         self.codebooks = nn.ParameterList(torch.zeros(size, dim) for size in sizes)
 
     def encode(self, x: Tensor, n_q: int | None = None) -> Tensor:
-        """x [B, T, D] -> codes [B, n_q, T] int64. A codebook does not depend on later ones."""
+        """x [B, T, D] -> codes [B, n_q, T] int64. A codebook does not depend on later ones.
+
+        A frame that is NaN or infinite, or too large to square, has no nearest code: it gets -1.
+        """
         residual, codes = x.float(), []
+        sound = residual.square().sum(-1) <= torch.finfo(torch.float32).max  # [B, T]
         for codebook in list(self.codebooks)[:n_q]:
             table = codebook.float()
             squares = residual.square().sum(-1, keepdim=True)
@@ -26,7 +30,7 @@ class ResidualVectorQuantizer(nn.Module):
             code = (-distance).argmax(-1)
             residual = residual - table[code]
             codes.append(code)
-        return torch.stack(codes, dim=1)
+        return torch.where(sound[:, None], torch.stack(codes, dim=1), -1)
 
     def decode(self, codes: Tensor) -> Tensor:
         """codes [B, n_q, T] (n_q may be fewer than the codebooks) -> [B, T, D] float32."""

@@ -59,12 +59,16 @@ class Head(nn.Module):
         self.out = nn.Linear(config.vocoder_dim, config.nfft + 2)
         self.istft = InverseSTFT(config.nfft, config.hop_length)
 
-    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """[B, T, D] -> wav [B, T * hop] float32"""
+    def spectrum(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, T, D] -> the spectrum of each frame [B, T, n_fft / 2 + 1], real and imaginary."""
         x, bins = self.out(x), self.istft.n_fft // 2 + 1
         magnitude, phase = x[..., :bins].exp(), x[..., bins:]
         magnitude = magnitude.clamp(max=MAX_MAGNITUDE).float()
-        return self.istft(magnitude * phase.cos().float(), magnitude * phase.sin().float(), valid)
+        return magnitude * phase.cos().float(), magnitude * phase.sin().float()
+
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        """[B, T, D] -> wav [B, T * hop] float32"""
+        return self.istft(*self.spectrum(x), valid)
 
 
 class Vocoder(nn.Module):

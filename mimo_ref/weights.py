@@ -4,7 +4,6 @@ Tensor names on disk are upstream's. Each piece says how its own names differ: `
 and `UPSTREAM`, a table of patterns.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -14,10 +13,9 @@ import torch
 from mimo_edge.mimo_ref.config import AudioTokenizerConfig, LanguageModelConfig
 from mimo_edge.mimo_ref.errors import CheckpointError, ConfigError
 from mimo_edge.mimo_ref.model import AudioTokenizer, LanguageModel
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from mimo_edge.mimo_ref.tensor_files import TensorFiles, foreign_names, read_json, shorten
+from torch import nn
 
-INDEX = "model.safetensors.index.json"
 # training statistics and position tables that some files carry and inference does not use
 UNUSED = re.compile(r"\._codebook\.(embed_avg|cluster_size|inited)$|\.inv_freq$")
 EMPTY_TOKEN = "<|empty|>"
@@ -39,52 +37,10 @@ def upstream_tensors(pieces: Iterable[nn.Module]) -> dict[str, list[tuple[nn.Mod
     return places
 
 
-class TensorFiles:
-    """The tensors of a checkpoint folder, by name. Raises CheckpointError for damaged files."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._files: list[Any] = []
-        self.where: dict[str, Any] = {}
-        self.path_of: dict[str, Path] = {}
-        for path in self._paths():
-            try:
-                file = safe_open(path, framework="pt")
-            except (SafetensorError, OSError) as error:
-                raise CheckpointError(
-                    f"{path} is damaged or truncated ({error}). Download it again."
-                ) from error
-            self._files.append(file)
-            self.where.update(dict.fromkeys(file.keys(), file))
-            self.path_of.update(dict.fromkeys(file.keys(), path))
-
-    def _paths(self) -> list[Path]:
-        index = self.folder / INDEX
-        if index.is_file():
-            try:
-                names = sorted(
-                    {Path(name).name for name in read_json(index)["weight_map"].values()}
-                )
-            except (KeyError, TypeError, AttributeError) as error:
-                raise CheckpointError(f"{index} lists no weights. Download it again.") from error
-            paths = [self.folder / name for name in names]
-        else:
-            paths = sorted(self.folder.glob("*.safetensors"))
-        missing = [p.name for p in paths if not p.is_file()]
-        if missing or not paths:
-            what = _shorten(missing) if missing else "any *.safetensors"
-            raise CheckpointError(f"{self.folder} has not {what}. Download the missing files.")
-        return paths
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self.where[name].get_slice(name).get_shape())
-
-    def read(self, name: str) -> Tensor:
-        return self.where[name].get_tensor(name)
-
-
 def check_names(files: TensorFiles, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Compare a folder with what its config implies. Raises CheckpointError with what is wrong."""
+    if foreign := foreign_names(files, shapes):
+        raise CheckpointError(foreign)
     problems = []
     missing = sorted(set(shapes) - set(files.where))
     unexpected = sorted(n for n in set(files.where) - set(shapes) if not UNUSED.search(n))
@@ -95,25 +51,12 @@ def check_names(files: TensorFiles, shapes: Mapping[str, tuple[int, ...]]) -> No
     ]
     for label, names in (("missing", missing), ("unexpected", unexpected), ("wrong shape", wrong)):
         if names:
-            problems.append(f"{len(names)} {label}: {_shorten(names)}")
+            problems.append(f"{len(names)} {label}: {shorten(names)}")
     if problems:
         raise CheckpointError(
             f"{files.folder} does not match its config.json. {'; '.join(problems)}. "
             "Check that all files come from one release and were downloaded whole."
         )
-
-
-def _shorten(names: list[str], limit: int = 10) -> str:
-    return ", ".join(names[:limit]) + (" ..." if len(names) > limit else "")
-
-
-def read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing. Give a released checkpoint's folder.") from error
-    except (ValueError, OSError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}). Download it again.") from error
 
 
 def read_config(folder: Path, parse: Callable[[Mapping[str, Any]], Any]) -> Any:

@@ -1,5 +1,7 @@
 """Sounds to look at."""
 
+import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,10 +22,21 @@ def spectrum(wav: Floats, rate: int) -> Floats:
 
 def draw(sounds: Mapping[str, Floats], rate: int, path: Path, title: str = "") -> bool:
     """Spectrograms one above the other, as a picture; False, and nothing, without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
+    with tempfile.TemporaryDirectory() as cache:
+        # matplotlib keeps a list of all fonts, below HOME unless told otherwise
+        own = os.environ.setdefault("MPLCONFIGDIR", cache) == cache
+        try:
+            return _draw(sounds, rate, path, title)
+        except ImportError:
+            return False
+        finally:
+            if own:
+                del os.environ["MPLCONFIGDIR"]
+
+
+def _draw(sounds: Mapping[str, Floats], rate: int, path: Path, title: str) -> bool:
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 2 * len(sounds)), layout="constrained")
     figure.suptitle(title)
     longest = max(map(len, sounds.values())) / rate

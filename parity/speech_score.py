@@ -12,17 +12,35 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mimo_edge.parity.word_errors import WordErrors
+from mimo_edge.parity.word_errors import WordErrors, words
 from mimo_edge.runtime.audio import codec
 from mimo_edge.runtime.backends.base import Floats, Ints
 from mimo_edge.runtime.bundle.errors import MALFORMED, InputError
+from mimo_edge.runtime.bundle.files import read_text
 from mimo_edge.runtime.chat.conversation import Audio
 from mimo_edge.runtime.generation.generation import Generation, Result
 from mimo_edge.runtime.tasks import MimoAudio, Options
 
 UTTERANCES = "utterances.json"
 LONGEST = 96  # patches of an answer: 15 seconds of speech. What is longer has gone astray
-Overlaps = tuple[int, int]  # left and right, in frames, of a streamed decode
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """How speech is decoded while it comes; see `Generation.stream`."""
+
+    kind: str | None = None
+    lookahead: int | None = None
+    left: int | None = None
+    right: int | None = None
+
+    def speak(self, generation: Generation) -> Result:
+        """All of an answer."""
+        *_, last = generation.stream(
+            kind=self.kind, lookahead=self.lookahead, left=self.left, right=self.right
+        )
+        assert last.result is not None
+        return last.result
 
 
 @dataclass(frozen=True)
@@ -46,7 +64,7 @@ class UtteranceSet:
         """Read a folder. Raises InputError if it is not as this module says."""
         path = folder / UTTERANCES
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw = json.loads(read_text(path))
             found = cls(
                 tuple(Utterance(folder / u["audio"], _text(u["text"])) for u in raw["asr"]),
                 tuple(map(_text, _list(raw["tts"]))),
@@ -99,11 +117,11 @@ class Verdict:
 class Judge:
     """Puts a bundle to its tasks. Sampling is that of the presets, utterance i draws by seed i.
 
-    With `overlaps`, speech is decoded as a stream of that setting, else whole.
+    With `streaming`, speech is decoded as a stream of that setting, else whole.
     """
 
-    def __init__(self, model: MimoAudio, overlaps: Overlaps | None = None) -> None:
-        self.model, self.overlaps = model, overlaps
+    def __init__(self, model: MimoAudio, streaming: Streaming | None = None) -> None:
+        self.model, self.streaming = model, streaming
 
     def asr(self, utterances: Iterable[Utterance], n_q: int | None = None) -> Iterator[Verdict]:
         """Transcribe. With n_q, what the codec makes of the first n_q codebooks of each."""
@@ -140,7 +158,8 @@ class Judge:
         return codec.decode(self.model.backend, codes[:n_q])
 
     def _heard_back(self, task: str, generation: Generation, wanted: str) -> Verdict:
-        result = _speak(generation, self.overlaps)
+        streaming = self.streaming
+        result = generation.result() if streaming is None else streaming.speak(generation)
         wav = _sound(result)
         heard = "" if wav is None else self.transcribe(wav)
         return self._verdict(task, heard, wanted, result)
@@ -155,8 +174,8 @@ def _sound(result: Result) -> Floats | None:
 
 
 def _text(value: object) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise TypeError(f"a text is needed, not {value!r}")
+    if not isinstance(value, str) or not words(value):
+        raise TypeError(f"a text with words is needed, not {value!r}")
     return value
 
 
@@ -164,14 +183,6 @@ def _list(value: object) -> list[object]:
     if not isinstance(value, list):
         raise TypeError(f"a list is needed, not {value!r}")
     return value
-
-
-def _speak(generation: Generation, overlaps: Overlaps | None) -> Result:
-    if overlaps is None:
-        return generation.result()
-    *_, last = generation.stream(left=overlaps[0], right=overlaps[1])
-    assert last.result is not None
-    return last.result
 
 
 def totals(verdicts: Iterable[Verdict]) -> dict[str, WordErrors]:

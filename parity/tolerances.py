@@ -40,6 +40,10 @@ MEL_QUIET = -6.0
 HALF_STATES_RELATIVE = 5e-2  # of the largest value
 HALF_AUDIO_SNR = 25.0  # dB
 
+# A choice that the float32 model prefers by less than this, in its own scores, is a near tie: at
+# this margin its two candidates are 1.1 to 1 (level 5 of the ladder).
+NEAR_TIE = 0.1
+
 # What a build may lose on a set of utterances against the model's own score: points of word error
 # rate, or, if that is more, what chance explains. Speech is drawn, and the least rounding makes
 # other draws, so two sound builds differ by about the root of their errors.

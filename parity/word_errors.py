@@ -29,8 +29,9 @@ class WordErrors:
 
     @property
     def rate(self) -> float:
-        """Edits per word said; above 1 if more was heard than said."""
-        return self.edits / max(1, self.words)
+        """Edits per word said; above 1 if more was heard than said. Of no words said, whatever was
+        heard is all wrong: 1, or 0 if nothing was."""
+        return self.edits / self.words if self.words else float(self.edits > 0)
 
     @property
     def right_rate(self) -> float:

@@ -13,22 +13,24 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self, overload
+from typing import Any, Self, TypeGuard, cast, overload
 
 import numpy as np
 from mimo_edge.runtime.audio import codec
-from mimo_edge.runtime.audio.read import audio_from_array, load_audio
+from mimo_edge.runtime.audio.pieces import encode_pieces
+from mimo_edge.runtime.audio.read import MIN_SAMPLES, audio_from_array, load_audio
 from mimo_edge.runtime.backends.base import Backend, Ints, Providers
 from mimo_edge.runtime.backends.opening import open_backend
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import ContextError, InputError
+from mimo_edge.runtime.chat.checks import as_grid, as_messages, check_options
 from mimo_edge.runtime.chat.conversation import Audio, Message
 from mimo_edge.runtime.chat.presets import PRESETS, Sampling
 from mimo_edge.runtime.chat.prompts import Example, PromptBuilder, Turn
 from mimo_edge.runtime.chat.segments import Grid, PromptLayout, pad_codes
 from mimo_edge.runtime.chat.text_tokenizer import TextTokenizer
 from mimo_edge.runtime.generation.generation import Generation, Result, Started
-from mimo_edge.runtime.generation.request import Request, check_limits
+from mimo_edge.runtime.generation.request import Request
 from mimo_edge.runtime.generation.scheduler import Scheduler
 
 
@@ -54,7 +56,7 @@ class Options:
     template: str | None = None  # the instruction of asr and tts, otherwise drawn by seed
 
     def __post_init__(self) -> None:
-        check_limits(self.max_new, self.min_new, self.seed)
+        check_options(self)
         for channel in ("text", "audio"):  # a value that cannot be is refused here, not later
             self.sampling(_GREEDY, channel)
 
@@ -67,13 +69,20 @@ class Options:
 
 
 _GREEDY = Sampling(0.0)
-Messages = list[Message] | tuple[Message, ...]
+Messages = Iterable[Message | Mapping[str, Any]]
 # what the turns of a conversation are made of: task -> role -> fields
 _SAID: dict[str, dict[str, tuple[str, ...]]] = {
     "dialogue": {"user": ("audio",), "assistant": ("text", "audio")},
     "speech-to-text": {"user": ("audio",), "assistant": ("text",)},
     "chat": {"user": ("text",), "assistant": ("text",)},
 }
+
+
+def _is_conversation(given: object) -> TypeGuard[Messages]:
+    """Whether it is messages, a list of them or a generator, and not one recording."""
+    if isinstance(given, str | Path | bytes | bytearray | memoryview | np.ndarray):
+        return False
+    return isinstance(given, Iterable) and not hasattr(given, "read")
 
 
 @dataclass(frozen=True)
@@ -95,8 +104,10 @@ class MimoAudio:
 
     def __init__(self, backend: Backend, slots: int | None = None, *, reuse: bool = True) -> None:
         self.backend = backend
-        model = backend.bundle.model
-        self.tokenizer = TextTokenizer.from_folder(backend.bundle.folder)
+        model, self.member = backend.bundle.model, backend.bundle.member
+        self.tokenizer = TextTokenizer.from_folder(
+            backend.bundle.folder, backend.bundle.manifest.files
+        )
         self.layout = PromptLayout(model.group_size, model.n_q, model.empty_codes)
         self.prompts = PromptBuilder(self.tokenizer, self.layout)
         self.scheduler = Scheduler(backend, self.tokenizer.special.empty, slots, reuse=reuse)
@@ -136,48 +147,68 @@ class MimoAudio:
     def encode(self, audio: Audio, sampling_rate: int | None = None) -> Ints:
         """Audio -> codes [K, T], whole patches. Raises AudioError, and ContextError for what no
         prompt can hold."""
-        model = self.backend.bundle.model
+        model, pieces = self.backend.bundle.model, self.member.piece_seconds
         if isinstance(audio, np.ndarray) and audio.ndim == 2 and audio.dtype == np.int64:
             return pad_codes(audio.astype(np.int64), model.group_size)
+        # pieces are filled where they are too short for a mel
+        least, most = MIN_SAMPLES if pieces is None else 1, model.max_audio_seconds
         if isinstance(audio, np.ndarray):
             rate = model.sampling_rate if sampling_rate is None else sampling_rate
             wav = audio_from_array(
-                audio, rate, rate=model.sampling_rate, max_seconds=model.max_audio_seconds
+                audio, rate, rate=model.sampling_rate, max_seconds=most, min_samples=least
             )
         elif sampling_rate is not None:
             raise InputError("a sampling_rate is of an array; a file says its own: leave it out")
         else:
-            wav = load_audio(audio, rate=model.sampling_rate, max_seconds=model.max_audio_seconds)
+            rate = model.sampling_rate
+            wav = load_audio(audio, rate=rate, max_seconds=most, min_samples=least)
         patches = len(wav) // (model.group_size * model.samples_per_frame)
         if patches >= model.context:  # before minutes are spent on it
             raise ContextError(
                 f"the audio, {len(wav) / model.sampling_rate:.0f} s, is {patches} patches and the "
                 f"context holds {model.context} with the answer. Cut it into parts."
             )
+        if pieces is not None:
+            return encode_pieces(self.scheduler.audio, wav, pieces)
         return codec.encode(self.scheduler.audio, wav)
 
     @overload
     def transcribe(
-        self, audio: Audio, *, sampling_rate: int | None = None, options: Options = Options()
+        self,
+        audio: Audio,
+        *,
+        language: str | None = None,
+        sampling_rate: int | None = None,
+        options: Options = Options(),
     ) -> str: ...
 
     @overload
     def transcribe(
-        self, audio: list[Audio], *, sampling_rate: int | None = None, options: Options = Options()
+        self,
+        audio: list[Audio],
+        *,
+        language: str | None = None,
+        sampling_rate: int | None = None,
+        options: Options = Options(),
     ) -> list[str]: ...
 
     def transcribe(
         self,
         audio: Audio | list[Audio],
         *,
+        language: str | None = None,
         sampling_rate: int | None = None,
         options: Options = Options(),
     ) -> str | list[str]:
-        """What is said in a recording, or in each of several, which share steps."""
+        """What is said in a recording, or in each of several, which share steps. For `language` see
+        `asr`."""
+
+        def prepared(one: Audio) -> Generation:
+            return self.asr(one, options, language=language, sampling_rate=sampling_rate)
+
         if not isinstance(audio, list):
-            return self.asr(audio, options, sampling_rate=sampling_rate).result().answer
-        prepared = (self.asr(one, options, sampling_rate=sampling_rate) for one in audio)
-        return [result.answer for result in self.results(prepared)]
+            return prepared(audio).result().answer
+        return [result.answer for result in self.results(map(prepared, audio))]
 
     def results(self, generations: Iterable[Generation]) -> Iterator[Result]:
         """The answers of several generations, in their order.
@@ -199,11 +230,22 @@ class MimoAudio:
                 left.steps.cancel()
 
     def asr(
-        self, audio: Audio, options: Options = Options(), *, sampling_rate: int | None = None
+        self,
+        audio: Audio,
+        options: Options = Options(),
+        *,
+        language: str | None = None,
+        sampling_rate: int | None = None,
     ) -> Generation:
-        """Transcribe speech."""
-        rng, codes = random.Random(options.seed), self.encode(audio, sampling_rate)
-        prompt = self.prompts.asr(codes, rng=rng, template=options.template)
+        """Transcribe speech. `language` is for MiMo-V2.5-ASR: auto, chinese or english."""
+        tag = self.member.tag(language)
+        prompt = self.prompts.asr(
+            self.encode(audio, sampling_rate),
+            rng=random.Random(options.seed),
+            template=options.template,
+            language=language,
+            tag=tag,
+        )
         return self._generation("asr", prompt, options)
 
     def tts(
@@ -217,6 +259,7 @@ class MimoAudio:
     ) -> Generation:
         """Speak a text: plainly, in the style of `instruction`, or as the text itself asks
         (`natural`); the latter two can copy a `voice`."""
+        self.member.check_task("tts")
         if natural and instruction is not None:
             raise InputError("natural says that the text holds the style; drop the instruction")
         if voice is not None and not natural and instruction is None:
@@ -245,6 +288,7 @@ class MimoAudio:
         options: Options = Options(),
     ) -> Generation:
         """Answer a question about any audio, in text."""
+        self.member.check_task("understand")
         codes = self.encode(audio, sampling_rate)
         prompt = self.prompts.understand(codes, question, thinking=thinking)
         return self._generation("understand", prompt, options, opened=thinking)
@@ -255,19 +299,20 @@ class MimoAudio:
         *,
         system_prompt: str | None = None,
         voice: Audio | None = None,
-        history: Grid | None = None,
+        history: Grid | Result | None = None,
         sampling_rate: int | None = None,
         options: Options = Options(),
     ) -> Generation:
         """Answer speech with speech: one turn, a whole conversation, or the next turn of `history`
         (a `Result.history`; system prompt and voice are then those of the first turn)."""
+        self.member.check_task("dialogue")
         codes = None if voice is None or history is not None else self.encode(voice)
-        if isinstance(audio, list | tuple):
+        if _is_conversation(audio):
             turns = self._turns("dialogue", audio, history)
             prompt = self.prompts.dialogue_turns(turns, system_prompt=system_prompt, voice=codes)
         else:
             prompt = self.prompts.dialogue(
-                self.encode(audio, sampling_rate),
+                self.encode(cast(Audio, audio), sampling_rate),
                 system_prompt=system_prompt,
                 voice=codes,
                 continues=history is not None,
@@ -279,17 +324,18 @@ class MimoAudio:
         audio: Audio | Messages,
         *,
         thinking: bool = False,
-        history: Grid | None = None,
+        history: Grid | Result | None = None,
         sampling_rate: int | None = None,
         options: Options = Options(),
     ) -> Generation:
         """Answer speech with text: one turn, a conversation, or the next turn of `history`."""
-        if isinstance(audio, list | tuple):
+        self.member.check_task("speech-to-text")
+        if _is_conversation(audio):
             turns = self._turns("speech-to-text", audio, history)
             prompt = self.prompts.speech_to_text_turns(turns, thinking=thinking)
         else:
             prompt = self.prompts.speech_to_text(
-                self.encode(audio, sampling_rate), thinking=thinking
+                self.encode(cast(Audio, audio), sampling_rate), thinking=thinking
             )
         return self._generation("speech-to-text", prompt, options, history=history, opened=thinking)
 
@@ -298,10 +344,11 @@ class MimoAudio:
         text: str | Messages,
         *,
         thinking: bool = False,
-        history: Grid | None = None,
+        history: Grid | Result | None = None,
         options: Options = Options(),
     ) -> Generation:
         """Answer text with text: one turn, a conversation, or the next turn of `history`."""
+        self.member.check_task("chat")
         if isinstance(text, str):
             prompt = self.prompts.chat(text, thinking=thinking)
         else:
@@ -319,6 +366,7 @@ class MimoAudio:
         sampling_rate: int | None = None,
     ) -> Generation:
         """Do to `audio` what the examples show: few-shot speech-to-speech."""
+        self.member.check_task("in-context")
         shown = [
             Example(self.encode(e.input_audio), self.encode(e.output_audio), e.transcript)
             for e in examples
@@ -326,11 +374,12 @@ class MimoAudio:
         prompt = self.prompts.in_context(instruction, shown, self.encode(audio, sampling_rate))
         return self._generation("in-context", prompt, options)
 
-    def _turns(self, task: str, messages: Messages, history: Grid | None) -> list[Turn]:
+    def _turns(self, task: str, messages: Messages, history: Grid | Result | None) -> list[Turn]:
         """The turns of a conversation, checked before the first of them is encoded."""
         if history is not None:
             raise InputError("give a conversation or a history, not both")
-        for index, message in enumerate(messages):
+        turns = as_messages(messages)
+        for index, message in enumerate(turns):
             fields = _SAID[task].get(message.role, ("text", "audio"))
             for name in ("text", "audio"):
                 if name not in fields and getattr(message, name) is not None:
@@ -340,7 +389,7 @@ class MimoAudio:
                     )
         return [
             Turn(m.role, m.text, None if m.audio is None else self.encode(m.audio, m.sampling_rate))
-            for m in messages
+            for m in turns
         ]
 
     def _checked(self, history: Grid) -> Grid:
@@ -365,12 +414,12 @@ class MimoAudio:
         prompt: Grid,
         options: Options,
         *,
-        history: Grid | None = None,
+        history: Grid | Result | None = None,
         opened: bool = False,
     ) -> Generation:
         preset, context = PRESETS[task], self.backend.bundle.model.context
-        if history is not None:
-            prompt = np.concatenate((self._checked(history), prompt), axis=1)
+        if (grid := as_grid(history)) is not None:
+            prompt = np.concatenate((self._checked(grid), prompt), axis=1)
         patches = prompt.shape[1] // self.layout.group_size
         if patches >= context:
             raise ContextError(
@@ -393,6 +442,7 @@ class MimoAudio:
             request,
             speaks=preset.speaks,
             opened=opened,
+            tags=tuple(self.member.languages.values()),
         )
 
     def __enter__(self) -> Self:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 from mimo_edge.runtime.audio import codec
-from mimo_edge.runtime.backends.base import Ints, RowStates
+from mimo_edge.runtime.audio.pacing import GrowingChunks, rehearse
+from mimo_edge.runtime.audio.player import Player
+from mimo_edge.runtime.backends.base import AudioPieces, Ints, RowStates
 from mimo_edge.runtime.backends.opening import open_backend
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.dtypes import PRECISIONS
@@ -23,6 +25,7 @@ from mimo_edge.scripts.backend_arguments import add_backend_arguments, opening
 
 PROMPT = 64  # patches
 SPEECH_SECONDS = 4
+STREAMED = 100  # patches: 16 seconds
 
 
 @dataclass(frozen=True)
@@ -96,9 +99,13 @@ def run(args: argparse.Namespace) -> int:
         }
         stages = [_measure(name, call, n, weights, rate) for name, (weights, call) in calls.items()]
         share = _overhead(backend, n)
+        step = sum(s.median_ms for s in stages if s.stage.startswith(("step", "patch_decoder")))
+        prefill = sum(s.median_ms for s in stages if s.stage.startswith("prefill"))
+        player = rehearse_stream(backend, step / 1e3, prefill / 1e3)
         described = backend.describe()
     if args.json:
         raw = {"backend": described, "read_gb_per_s": rate / 1e9, "overhead_share": share}
+        raw |= {"player": dataclasses.asdict(player)}
         print(json.dumps(raw | {"stages": [dataclasses.asdict(s) for s in stages]}))
         return 0
     print(f"{described}; memory read {rate / 1e9:.1f} GB/s; medians of {n} runs\n")
@@ -112,7 +119,34 @@ def run(args: argparse.Namespace) -> int:
         f"\nof a generated patch, {100 * share:.0f} % is our Python and the text sampler, "
         f"{100 - 100 * share:.0f} % the backend"
     )
+    first = player.first_sound or 0.0
+    print(
+        f"{STREAMED} patches as a stream: first sound after {1e3 * first:.0f} ms, "
+        f"{len(player.underruns)} underruns, {player.silence:.2f} s of silence in them"
+    )
     return 0
+
+
+def rehearse_stream(backend: AudioPieces, patch_seconds: float, start: float) -> Player:
+    """A stream whose patches take so long, decoded here and now, to a player in thought."""
+    model, rng = backend.bundle.model, np.random.default_rng(0)
+    decoder = codec.open_stream(backend)
+
+    def push(patches: int) -> float:
+        shape = (model.n_q, patches * model.group_size)
+        return len(decoder.push(rng.integers(0, min(model.empty_codes), shape)))
+
+    def decode(patches: int, taken: int) -> tuple[float, float]:
+        began = time.perf_counter()
+        samples = push(patches)
+        return time.perf_counter() - began, samples / model.sampling_rate
+
+    try:
+        push(2)
+        decoder.finish()  # loaded, and as new
+        return rehearse(GrowingChunks(), STREAMED, patch_seconds, decode, start)
+    finally:
+        decoder.close()
 
 
 def read_rate() -> float:

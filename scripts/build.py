@@ -21,6 +21,7 @@ from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.manifest import PIECES
 from mimo_edge.scripts.machine import memory_bytes
 from mimo_edge.scripts.progress import StageProgress, size
+from mimo_edge.scripts.signals import code_of
 
 ORT_TARGETS = ("ort-cpu", "ort-cuda")
 EPILOG = f"""targets:
@@ -71,11 +72,12 @@ def run(args: argparse.Namespace) -> int:
     """Build, with progress. Returns the exit code."""
     try:
         return _run(args)
-    except StillBuilding:
+    except StillBuilding as interruption:
         try:
             print("mimo-edge: interrupted", file=sys.stderr, flush=True)
         finally:
-            os._exit(130)  # nothing is being written, and TensorRT's thread cannot be stopped
+            # nothing is being written, and TensorRT's thread cannot be stopped
+            os._exit(code_of(interruption))
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -87,6 +89,7 @@ def _run(args: argparse.Namespace) -> int:
             return _check_sessions(bundle, args.target, args.dry_run, args.json)
         target = parse(args.target)
         chosen = recipe.for_bundle(bundle, args.recipe)
+        recipe.check_target(bundle, target.capabilities)
         context = bundle.model.context
         limits = Limits(context if args.max_seq is None else args.max_seq, args.max_batch)
         limits.check(context)

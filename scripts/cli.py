@@ -3,19 +3,21 @@
 import argparse
 import importlib
 import importlib.metadata
-import io
-import os
 import sys
 from collections.abc import Sequence
 
 from mimo_edge.mimo_ref.errors import CheckpointError, ConfigError
-from mimo_edge.runtime.bundle.errors import DISK_FULL, EnvironmentProblem, MimoError
+from mimo_edge.runtime.bundle.errors import DISK_FULL, EnvironmentProblem, MimoError, no_room
 from mimo_edge.runtime.bundle.requirements import install
+from mimo_edge.scripts.signals import code_of, ending_signals
+from mimo_edge.scripts.standard_streams import ReaderGone, check_stdout, tolerant_streams
 
 # name -> (module, what it does); the order is the order of use
 COMMANDS = {
     "make-checkpoint": ("make_checkpoint", "write a random checkpoint pair, to try all else"),
     "export": ("export", "turn a checkpoint pair into a bundle of ONNX graphs"),
+    "quantize": ("quantize", "turn a float bundle into a quantised one, without torch"),
+    "recipe": ("recipe", "the recipes: what each means, and what it will weigh"),
     "build": ("build", "build TensorRT engines from a bundle, with or without a GPU"),
     "run": ("run", "transcribe, speak, understand, talk: every task of the model"),
     "serve": ("serve", "serve many callers, by OpenAI's interface"),
@@ -23,44 +25,53 @@ COMMANDS = {
     "doctor": ("doctor", "show what this machine can run, and how to get the rest"),
     "demo": ("demo", "a very small model speaks and listens, each stage checked"),
     "score": ("score", "how well a bundle hears and speaks, in word errors"),
+    "streams": ("streams", "what each way of streaming costs in sound and in time"),
     "bench": ("bench", "time the stages of a bundle on this machine"),
 }
 # what the runtime's own dependencies do not bring
 OPTIONAL = (
-    *("torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "tensorrt_rtx", "cuda"),
+    *("torch", "onnx", "ml_dtypes", "onnx_ir", "onnxscript", "safetensors"),
+    *("tensorrt_rtx", "cuda"),
     *("fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client"),
 )
 # command -> the extra that has what it needs, if it is not `export`
-EXTRAS = {"build": "trt", "serve": "server"}
+EXTRAS = {"build": "trt", "quantize": "quantize", "serve": "server"}
 EPILOG = """exit codes: 0 ok, 2 usage or unusable input, 3 something is not installed or not there,
-4 out of memory or disk, 5 parity failed, 6 engine incompatible, 130 interrupted.
+4 out of memory or disk, 5 parity failed, 6 engine incompatible, 130 interrupted,
+143 and 129 ended by SIGTERM and SIGHUP.
 `mimo-edge COMMAND --help` explains a command. Results go to stdout, progress to stderr."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # JSON is UTF-8, and an answer in Chinese must not fail in a locale that has no Chinese
-        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
-    try:
-        code = _dispatch(argv)
-        if sys.stdout is not None:  # None where the caller has closed it
-            sys.stdout.flush()  # at exit it would be too late to say that the disk is full
+    with tolerant_streams():
+        code = _guarded(argv)
+        try:
+            check_stdout()  # at exit it would be too late to say that the disk is full
+        except MimoError as error:
+            return code or _fail(str(error), error.exit_code)
         return code
+
+
+def _guarded(argv: list[str]) -> int:
+    """The exit code of a command, with every error as one sentence."""
+    try:
+        with ending_signals():
+            return _dispatch(argv)
+    except SystemExit as ended:  # argparse has said what is wrong
+        return ended.code if isinstance(ended.code, int) else 0
     except (MimoError, ConfigError, CheckpointError) as error:
         return _fail(str(error), getattr(error, "exit_code", 2))
     except MemoryError:
         return _fail("out of memory. Use a smaller precision, or a larger machine.", 4)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
-    except BrokenPipeError:  # the reader of our output is gone
-        _drop_output()
+    except KeyboardInterrupt as interruption:
+        return _fail("interrupted", code_of(interruption))
+    except ReaderGone:
         return 0
     except OSError as error:
-        _drop_output()
         if error.errno in DISK_FULL:
-            return _fail(f"{error}. Free some disk space, or write elsewhere.", 4)
+            return _fail(f"{error}. {no_room(error)}", 4)
         return _fail(f"{error}. Check the path and its permissions.", 2)
 
 
@@ -100,14 +111,6 @@ def _load(command: str, module: str):  # type: ignore[no-untyped-def]
         raise EnvironmentProblem(
             f"`mimo-edge {command}` needs the package {package}. {remedy}."
         ) from error
-
-
-def _drop_output() -> None:
-    """Throw away what stdout does not take, or the interpreter would complain at exit."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> int:

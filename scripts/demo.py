@@ -99,7 +99,7 @@ def _work(model: MimoAudio, utterances: UtteranceSet, out: Path) -> Iterator[tup
 def _stream(generation: Generation, path: Path, rate: int) -> Result:
     """The same speech again, as it comes."""
     with open_sink(path, rate) as sink:
-        for event in generation.stream(right=8, left=64):
+        for event in generation.stream():
             if len(event.wav):
                 sink.write(event.wav)
             result = event.result

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from mimo_edge.engines.recipe import check_export, load
 from mimo_edge.export.exporter import DTYPES, Sources, export_bundle
 from mimo_edge.runtime.bundle.engine_folders import INSIDE
 from mimo_edge.runtime.bundle.errors import InputError
@@ -29,11 +30,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--text-tokenizer", metavar="DIR", type=Path, help="default: the CHECKPOINT folder"
     )
     parser.add_argument("-o", "--output", metavar="BUNDLE", type=Path, required=True)
-    parser.add_argument("--dtype", choices=sorted(DTYPES), default="fp32", help="default: fp32")
+    parser.add_argument("--recipe", metavar="NAME", help="see `mimo-edge recipe list`")
+    parser.add_argument(
+        "--dtype",
+        choices=sorted(DTYPES),
+        help="what is computed in, where the recipe leaves it open (default: fp32)",
+    )
     parser.add_argument(
         "--resume",
         action="store_true",
         help="keep finished pieces if this export is interrupted, and take over those of the last",
+    )
+    parser.add_argument(
+        "--with-speech",
+        action="store_true",
+        help="export what makes speech, too, of a model that was trained to listen only",
     )
     parser.add_argument("--force", action="store_true", help="replace BUNDLE if it exists")
 
@@ -51,11 +62,16 @@ def run(args: argparse.Namespace) -> int:
     checkpoint = folder_of(args.checkpoint)
     text = args.text_tokenizer or checkpoint
     sources = Sources.open(checkpoint, folder_of(audio_tokenizer), text)
-    weights = sources.weight_bytes(DTYPES[args.dtype])
+    chosen = load(args.recipe or args.dtype or "fp32")
+    named = chosen.components["backbone"].compute
+    dtype = args.dtype or named or "fp32"
+    check_export(chosen, dtype)
+    speech = sources.exports_speech(args.with_speech)
+    weights = sources.stored_bytes(dtype, chosen, speech)
     with StageProgress() as progress:
         progress.note(
-            f"{size(weights)} of weights in {args.dtype}; needs that much disk, and about "
-            f"{size(sources.memory_bytes(DTYPES[args.dtype]))} of memory"
+            f"{size(weights)} of weights by recipe {chosen.name}; needs that much disk, and about "
+            f"{size(sources.memory_bytes(DTYPES[dtype]))} of memory"
         )
         engines = args.output / INSIDE
         if args.force and engines.is_dir():
@@ -66,10 +82,12 @@ def run(args: argparse.Namespace) -> int:
         export_bundle(
             sources,
             args.output,
-            args.dtype,
+            dtype,
+            chosen,
             resume=args.resume,
             force=args.force,
+            speech=args.with_speech,
             on_progress=progress.report,
         )
-    print(f"{args.output}: bundle with {size(weights)} of weights in {args.dtype}")
+    print(f"{args.output}: bundle with {size(weights)} of weights by recipe {chosen.name}")
     return 0

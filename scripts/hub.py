@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from mimo_edge.mimo_ref.weights import INDEX
+from mimo_edge.mimo_ref.tensor_files import INDEX
 from mimo_edge.runtime.bundle.errors import (
     MALFORMED,
     EnvironmentProblem,

@@ -62,8 +62,8 @@ def run(args: argparse.Namespace) -> int:
     print(f"exported by {', '.join(f'{k} {v}' for k, v in manifest.tools.items())}")
     print(f"source checkpoint {manifest.source[:16]}, bundle {bundle.identity[:16]}\n")
     print(
-        f"{model.layers} layers of width {model.hidden_size}, vocabulary {model.vocab_size}, "
-        f"context {model.context} patches"
+        f"{bundle.member.title}: {model.layers} layers of width {model.hidden_size}, "
+        f"vocabulary {model.vocab_size}, context {model.context} patches"
     )
     print(
         f"patches of {model.group_size} frames x {model.n_q} codebooks, delays "

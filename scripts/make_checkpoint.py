@@ -11,11 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from mimo_edge.export.folders import partial_of, take_place
 from mimo_edge.mimo_ref.config import AudioTokenizerConfig, LanguageModelConfig
 from mimo_edge.mimo_ref.model import AudioTokenizer, LanguageModel
 from mimo_edge.mimo_ref.weights import EMPTY_TOKEN, upstream_tensors
 from mimo_edge.runtime.bundle.errors import DISK_FULL, InputError, ResourceError
+from mimo_edge.runtime.bundle.folders import (
+    MARK,
+    left_unfinished,
+    partial_of,
+    recover,
+    remove_folder,
+    take_place,
+)
+from mimo_edge.runtime.bundle.lock import locked
 from mimo_edge.scripts.checkpoint.presets import PRESETS, Config, Preset
 from mimo_edge.scripts.checkpoint.random_weights import RandomWeights
 from mimo_edge.scripts.checkpoint.safetensors_stream import Layout, Shape, write_tensors
@@ -117,12 +125,19 @@ def _new_folder(out: Path, needed: int, force: bool) -> Iterator[Path]:
                 f"{out} needs {size(needed)}, its disk has {size(free)} free. Free "
                 f"{size(needed - free)}, choose a folder on another disk, or cut with --layers."
             )
-        partial.mkdir()
-        try:
-            yield partial
-            take_place(partial, out)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        with locked(out):
+            recover(out)
+            _check_replaceable(out, force)
+            if partial.is_dir() and left_unfinished(partial):
+                remove_folder(partial)
+            partial.mkdir()
+            try:
+                (partial / MARK).touch()
+                yield partial
+                take_place(partial, out)
+                (out / MARK).unlink()
+            finally:
+                remove_folder(partial)
 
 
 @contextmanager
@@ -131,8 +146,8 @@ def _typed_errors(out: Path, needed: int) -> Iterator[None]:
         yield
     except FileExistsError as error:
         raise InputError(
-            f"{error.filename} is in the way: another run is writing it, or one was killed. "
-            "Remove it if none is running."
+            f"{error.filename} is in the way: no run of this command left it. Move it away, or "
+            "choose another name."
         ) from error
     except OSError as error:
         if error.errno in DISK_FULL:

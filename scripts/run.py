@@ -5,18 +5,23 @@ import dataclasses
 import json
 import os
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
-from mimo_edge.runtime.audio.codec import LEFT_OVERLAP, RIGHT_OVERLAP
+from mimo_edge.runtime.audio.play import BothSinks, SystemPlayer
 from mimo_edge.runtime.audio.write import AudioSink, open_sink
 from mimo_edge.runtime.bundle.errors import InputError, MimoError
+from mimo_edge.runtime.bundle.family import LANGUAGES
+from mimo_edge.runtime.bundle.lock import locked
 from mimo_edge.runtime.chat.conversation import read_conversation, read_history, write_history
 from mimo_edge.runtime.chat.presets import PRESETS
-from mimo_edge.runtime.generation.generation import CHUNK_PATCHES, Generation, Result
+from mimo_edge.runtime.generation.generation import Generation, Result
 from mimo_edge.runtime.tasks import Demonstration, MimoAudio, Options
 from mimo_edge.scripts.backend_arguments import add_backend_arguments, opening, verify
+from mimo_edge.scripts.standard_streams import ReaderGone, stdout_lost
+from mimo_edge.scripts.stream_arguments import add_stream_arguments, check_streaming, streaming
 
 Prepare = Callable[[MimoAudio, argparse.Namespace, Options], Generation]
 
@@ -45,13 +50,16 @@ def run(args: argparse.Namespace) -> int:
     speaks = PRESETS[args.task].speaks
     if not args.no_verify:
         verify(args.bundle)
-    with MimoAudio.open(
-        args.bundle, args.backend, verify=not args.no_verify, **opening(args)
-    ) as model:
+    with ExitStack() as held:
+        for output in _outputs(args):
+            held.enter_context(locked(output))
+        model = held.enter_context(
+            MimoAudio.open(args.bundle, args.backend, verify=not args.no_verify, **opening(args))
+        )
         if args.task == "asr" and len(args.audio) > 1:
             return _transcribe(model, args)
         # before the long work, so that an output that cannot be written is refused at once
-        sink = open_sink(args.output, model.sampling_rate) if speaks else None
+        sink = _sink(args, model.sampling_rate) if speaks else None
         generation = TASKS[args.task][2](model, args, _options(args))
         if args.stream:
             result = _stream(generation, args, sink)
@@ -60,10 +68,34 @@ def run(args: argparse.Namespace) -> int:
             if sink is not None and result.wav is not None:
                 with sink:
                     sink.write(result.wav)
-    _print(result, args)  # first: whatever becomes of the file, the answer was seen
-    if getattr(args, "history", None):
-        write_history(args.history, result.history)
+        _print(result, args)  # first: whatever becomes of the file, the answer was seen
+        if getattr(args, "history", None):
+            write_history(args.history, result.history)
+    _remark(result, args)
     return 0
+
+
+def _remark(result: Result, args: argparse.Namespace) -> None:
+    """Say what a whole-looking answer does not show; not behind JSON on stderr, which has it."""
+    if args.json and args.output == "-":
+        return
+    if result.wav is not None and not len(result.wav):
+        print("mimo-edge: no speech came; the answer is silent", file=sys.stderr)
+    if not result.stopped:
+        patches = result.timings.patches
+        why = "--max-new" if patches == args.max_new else "the context"
+        print(
+            f"mimo-edge: the answer was cut after {patches} patches, by {why}; it may go on",
+            file=sys.stderr,
+        )
+
+
+def _sink(args: argparse.Namespace, rate: int) -> AudioSink:
+    """Where speech goes: to a file, to the player, or to both."""
+    if not args.play:
+        return open_sink(args.output, rate)
+    player = SystemPlayer(rate)
+    return player if args.output is None else BothSinks(open_sink(args.output, rate), player)
 
 
 def _transcribe(model: MimoAudio, args: argparse.Namespace) -> int:
@@ -75,7 +107,7 @@ def _transcribe(model: MimoAudio, args: argparse.Namespace) -> int:
     def prepared() -> Iterator[Generation]:
         for name in args.audio:
             try:
-                generation = model.asr(name, _options(args))
+                generation = model.asr(name, _options(args), language=args.language)
             except InputError as error:
                 print(f"mimo-edge: {error}", file=sys.stderr)
                 failed.append(error)
@@ -84,6 +116,7 @@ def _transcribe(model: MimoAudio, args: argparse.Namespace) -> int:
             yield generation
 
     for number, result in enumerate(model.results(prepared())):
+        _remark(result, args)
         if args.json:
             print(json.dumps({"input": names[number]} | _as_json(result, args), ensure_ascii=False))
         else:
@@ -96,14 +129,14 @@ def _stream(generation: Generation, args: argparse.Namespace, sink: AudioSink | 
     result = None
     show_text = not args.json and args.output != "-"
     with sink or nullcontext():
-        for event in generation.stream(
-            chunk=args.chunk, left=args.left_overlap, right=args.right_overlap
-        ):
+        for event in generation.stream(**streaming(args)):
             if event.text and show_text:
                 print(_printable(event.text), end="", flush=True)
             if sink is not None and len(event.wav):
                 sink.write(event.wav)
             result = event.result
+            if stdout_lost() and not _outputs(args) and not (args.json and args.output == "-"):
+                raise ReaderGone
     if show_text:
         print()
     assert result is not None  # the last event of every stream
@@ -125,7 +158,7 @@ def _as_json(result: Result, args: argparse.Namespace) -> dict[str, object]:
         "text": result.text,
         "answer": result.answer,
         "thinking": result.thinking,
-        "audio": str(args.output) if result.wav is not None else None,
+        "audio": str(args.output) if result.wav is not None and args.output else None,
         "frames": int(result.codes.shape[1]),
         "stopped": result.stopped,
         "seed": result.seed,
@@ -134,23 +167,52 @@ def _as_json(result: Result, args: argparse.Namespace) -> dict[str, object]:
 
 
 def _printable(text: str) -> str:
-    """Without control characters, which a terminal would obey."""
+    """Without control characters, which a terminal would obey, and halves of characters."""
     return "".join(
-        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+        "\N{REPLACEMENT CHARACTER}"
+        if c not in "\n\t" and unicodedata.category(c) in ("Cc", "Cs")
+        else c
+        for c in text
     )
+
+
+def _outputs(args: argparse.Namespace) -> list[str]:
+    """The files that are written."""
+    given = args.output, getattr(args, "history", None)
+    return [path for path in given if path is not None and path != "-"]
+
+
+def _inputs(args: argparse.Namespace) -> Iterator[str]:
+    """The files that are read and must not be written over."""
+    audio = getattr(args, "audio", None) or []
+    yield from [audio] if isinstance(audio, str) else audio
+    yield from (getattr(args, name, None) or "" for name in ("voice", "conversation"))
+    if args.task != "chat":
+        yield getattr(args, "input", None) or ""
+    for heard, spoken, _ in getattr(args, "example", []):
+        yield from (heard, spoken)
 
 
 def _check(args: argparse.Namespace) -> None:
     """What argparse cannot see."""
-    if PRESETS[args.task].speaks and args.output is None:
-        raise InputError("this task answers with speech: say where it goes with -o FILE (or -o -)")
+    if PRESETS[args.task].speaks and args.output is None and not args.play:
+        raise InputError(
+            "this task answers with speech: say where it goes with -o FILE (or -o -), or --play it"
+        )
     given = [name for name in ("history", "conversation") if getattr(args, name, None)]
     if len(given) == 2:
         raise InputError("give --history or --conversation, not both")
     history = getattr(args, "history", None)
+    check_streaming(args)
+    places = [os.path.realpath(path) for path in _outputs(args)]
+    if len(set(places)) < len(places):
+        raise InputError(f"-o and --history both name {history}; give them different names")
+    for path in _inputs(args):
+        if path and os.path.realpath(path) in places:
+            raise InputError(f"{path} is read, and would be written over; name another output")
     if history and not Path(history).parent.is_dir():
         raise InputError(f"{history} cannot be written: there is no such folder; create it first")
-    if history and not os.access(Path(history).parent, os.W_OK):
+    if history and not os.access(Path(os.path.realpath(history)).parent, os.W_OK):
         raise InputError(f"{history} cannot be written: its folder allows no writing; name another")
     if args.task == "asr" and len(args.audio) > 1 and args.stream:
         raise InputError("--stream is of one recording; give one, or leave it out")
@@ -166,28 +228,28 @@ def _options(args: argparse.Namespace) -> Options:
     return Options(**{name: getattr(args, name) for name in names if hasattr(args, name)})
 
 
+def _typed(text: str) -> str:
+    """Text of the command line, which Python cannot read in a locale that is not UTF-8; names of
+    files it must leave as they are."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        return text  # refused where it is used, with the character
+
+
 def _common(parser: argparse.ArgumentParser, speaks: bool) -> None:
     if speaks:
         parser.add_argument(
             "-o", "--output", metavar="FILE", help=".wav .flac .ogg .opus .mp3, or - for stdout"
         )
+        parser.add_argument("--play", action="store_true", help="let it be heard as well")
     else:
-        parser.set_defaults(output=None)
+        parser.set_defaults(output=None, play=False)
     add_backend_arguments(parser)
     how = parser.add_argument_group("how it answers")
     how.add_argument("--json", action="store_true", help="one JSON object with text and timings")
     how.add_argument("--stream", action="store_true", help="put out text and sound as they come")
-    how.add_argument(
-        "--chunk", metavar="N", type=int, default=CHUNK_PATCHES, help="patches between two decodes"
-    )
-    how.add_argument("--left-overlap", metavar="FRAMES", type=int, default=LEFT_OVERLAP)
-    how.add_argument(
-        "--right-overlap",
-        metavar="FRAMES",
-        type=int,
-        default=RIGHT_OVERLAP,
-        help=f"40 ms each; default {RIGHT_OVERLAP}, fewer sound sooner",
-    )
+    add_stream_arguments(how)
     what = parser.add_argument_group("what it generates (defaults: the task's own)")
     what.add_argument("--seed", type=int, default=0, help="same seed, same answer; default 0")
     what.add_argument("--max-new", metavar="N", type=int, help="patches at most")
@@ -212,20 +274,27 @@ def _declare_asr(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "audio", metavar="AUDIO", nargs="+", help=f"{_SOUND}; several share their steps"
     )
-    parser.add_argument("--template", help="the instruction (default: one of upstream's, by seed)")
+    parser.add_argument(
+        "--language", choices=LANGUAGES, help="of the speech; for MiMo-V2.5-ASR only"
+    )
+    parser.add_argument(
+        "--template", type=_typed, help="the instruction (default: one of upstream's, by seed)"
+    )
 
 
 def _declare_tts(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("text", metavar="TEXT")
-    parser.add_argument("--instruction", help="the style, in words")
+    parser.add_argument("text", metavar="TEXT", type=_typed)
+    parser.add_argument("--instruction", type=_typed, help="the style, in words")
     parser.add_argument("--natural", action="store_true", help="TEXT says what is spoken and how")
     parser.add_argument("--voice", metavar="AUDIO", help="a voice to copy")
-    parser.add_argument("--template", help="the instruction (default: one of upstream's, by seed)")
+    parser.add_argument(
+        "--template", type=_typed, help="the instruction (default: one of upstream's, by seed)"
+    )
 
 
 def _declare_understand(parser: argparse.ArgumentParser) -> None:
     _declare_audio(parser)
-    parser.add_argument("question", metavar="QUESTION")
+    parser.add_argument("question", metavar="QUESTION", type=_typed)
     parser.add_argument("--thinking", action="store_true")
 
 
@@ -241,7 +310,7 @@ def _declare_turn(parser: argparse.ArgumentParser) -> None:
 
 def _declare_dialogue(parser: argparse.ArgumentParser) -> None:
     _declare_turn(parser)
-    parser.add_argument("--system-prompt", metavar="TEXT")
+    parser.add_argument("--system-prompt", metavar="TEXT", type=_typed)
     parser.add_argument("--voice", metavar="AUDIO", help="the voice of the answer")
 
 
@@ -252,7 +321,7 @@ def _declare_written(parser: argparse.ArgumentParser) -> None:
 
 def _declare_in_context(parser: argparse.ArgumentParser) -> None:
     _declare_audio(parser)
-    parser.add_argument("--instruction", required=True)
+    parser.add_argument("--instruction", type=_typed, required=True)
     parser.add_argument(
         "--example",
         nargs=3,
@@ -304,19 +373,24 @@ def _written(task: str) -> Prepare:
                     )
             return method(given.messages, thinking=args.thinking, options=options)
         history = read_history(args.history) if args.history else None
-        return method(args.input, thinking=args.thinking, history=history, options=options)
+        said = _typed(args.input) if task == "chat" else args.input
+        return method(said, thinking=args.thinking, history=history, options=options)
 
     return prepare
 
 
 def _in_context(model: MimoAudio, args: argparse.Namespace, options: Options) -> Generation:
-    examples = [Demonstration(*example) for example in args.example]
+    examples = [Demonstration(a, b, _typed(text)) for a, b, text in args.example]
     return model.in_context(args.instruction, examples, args.audio, options)
 
 
 # name -> (help, arguments, how the answer is prepared)
 TASKS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Prepare]] = {
-    "asr": ("transcribe speech", _declare_asr, lambda m, a, o: m.asr(a.audio[0], o)),
+    "asr": (
+        "transcribe speech",
+        _declare_asr,
+        lambda m, a, o: m.asr(a.audio[0], o, language=a.language),
+    ),
     "tts": ("speak a text", _declare_tts, _tts),
     "understand": (
         "answer a question about audio",

@@ -9,11 +9,13 @@ import argparse
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, astuple
 from pathlib import Path
 
 from mimo_edge.parity.speech_score import (
     Judge,
+    Streaming,
     UtteranceSet,
     Verdict,
     totals,
@@ -23,7 +25,8 @@ from mimo_edge.parity.word_errors import WordErrors
 from mimo_edge.runtime.audio import codec
 from mimo_edge.runtime.audio.write import write_audio
 from mimo_edge.runtime.bundle.errors import MALFORMED, InputError, ParityError
-from mimo_edge.runtime.bundle.files import write_text
+from mimo_edge.runtime.bundle.files import read_text, write_text
+from mimo_edge.runtime.bundle.lock import locked
 from mimo_edge.runtime.tasks import MimoAudio
 from mimo_edge.scripts.backend_arguments import add_backend_arguments, opening, verify
 from mimo_edge.scripts.progress import StageProgress
@@ -52,8 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_backend_arguments(parser)
     parser.add_argument("--stream", action="store_true", help="judge streamed speech")
-    parser.add_argument("--left-overlap", metavar="N", type=int, default=codec.LEFT_OVERLAP)
-    parser.add_argument("--right-overlap", metavar="N", type=int, default=codec.RIGHT_OVERLAP)
+    parser.add_argument("--codec-stream", choices=codec.STREAMS, help="see `mimo-edge run --help`")
+    for name in ("lookahead", "left-overlap", "right-overlap"):
+        parser.add_argument(f"--{name}", metavar="N", type=int)
     parser.add_argument("--wavs", metavar="DIR", type=Path, help="keep what was spoken")
     parser.add_argument("--record", metavar="FILE", type=Path, help="write the score, to compare")
     parser.add_argument(
@@ -72,19 +76,23 @@ def run(args: argparse.Namespace) -> int:
     own = None if args.against is None else read_score(args.against)
     if own is not None:
         check_same_set(own, {task: errors.words for task, errors in utterances.said().items()})
-    if args.record is not None:
-        _check_writable(args.record)
+    for option, output in (("--record", args.record), ("--wavs", args.wavs)):
+        if output is not None:
+            _check_writable(option, output, folder=option == "--wavs")
     count = len(utterances.asr) + len(utterances.tts) + len(utterances.dialogue)
     verdicts: list[Verdict] = []
     if not args.no_verify:
         verify(args.bundle)
-    with (
-        MimoAudio.open(
-            args.bundle, args.backend, verify=not args.no_verify, **opening(args)
-        ) as model,
-        StageProgress() as progress,
-    ):
-        judge = Judge(model, (args.left_overlap, args.right_overlap) if args.stream else None)
+    with ExitStack() as held:
+        for output in filter(None, (args.record, args.wavs)):
+            output.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(output))
+        model = held.enter_context(
+            MimoAudio.open(args.bundle, args.backend, verify=not args.no_verify, **opening(args))
+        )
+        progress = held.enter_context(StageProgress())
+        setting = args.codec_stream, args.lookahead, args.left_overlap, args.right_overlap
+        judge = Judge(model, Streaming(*setting) if args.stream else None)
         for verdict in judge.all(utterances):
             verdicts.append(verdict)
             progress.report("judging", len(verdicts), count, "utterances")
@@ -92,10 +100,10 @@ def run(args: argparse.Namespace) -> int:
                 args.wavs.mkdir(parents=True, exist_ok=True)
                 path = args.wavs / f"{len(verdicts):03}-{verdict.task}.wav"
                 write_audio(path, verdict.wav, model.sampling_rate)
-    score = totals(verdicts)
-    print(json.dumps(as_json(score, verdicts)) if args.json else table(score, verdicts))
-    if args.record is not None:
-        write_score(args.record, score)
+        score = totals(verdicts)
+        print(json.dumps(as_json(score, verdicts)) if args.json else table(score, verdicts))
+        if args.record is not None:
+            write_score(args.record, score)
     if own is not None and (worse := losses(score, own)):
         raise ParityError("worse than the model's own score: " + "; ".join(worse))
     return 0
@@ -160,9 +168,9 @@ def write_score(path: Path, score: Score) -> None:
 def read_score(path: Path) -> Score:
     """What `write_score` wrote. Raises InputError for anything else."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(read_text(path))
         score = {str(task): WordErrors(**counts) for task, counts in raw.items()}
-        whole = all(isinstance(n, int) for errors in score.values() for n in astuple(errors))
+        whole = all(type(n) is int and n >= 0 for e in score.values() for n in astuple(e))
         if not score or not whole:
             raise TypeError("it holds no counts")
         return score
@@ -179,8 +187,14 @@ def _default_set() -> Path:
     return UTTERANCES
 
 
-def _check_writable(path: Path) -> None:
-    """Raises InputError now for a file that could not be written after the long work."""
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"--record {path} cannot be written. Choose another file.")
+def _check_writable(option: str, path: Path, folder: bool) -> None:
+    """Raises InputError now for a file or folder that could not be written after the long work."""
+    place = Path(os.path.realpath(path))
+    above = next(p for p in (place, *place.parents) if p.is_dir())
+    right_kind = not place.exists() or (place.is_dir() if folder else place.is_file())
+    # a file in the way is no folder, and the one above it would seem to do
+    way = all(p.is_dir() for p in place.parents if p.exists())
+    if not (right_kind and way and os.access(above, os.W_OK | os.X_OK)):
+        raise InputError(
+            f"{option} {path} cannot be written. Choose another {'folder' if folder else 'file'}."
+        )

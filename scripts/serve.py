@@ -6,9 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from mimo_edge.runtime.audio.codec import LEFT_OVERLAP, RIGHT_OVERLAP
 from mimo_edge.runtime.bundle.errors import InputError
-from mimo_edge.runtime.generation.generation import CHUNK_PATCHES
 from mimo_edge.runtime.server.app import make_app
 from mimo_edge.runtime.server.limits import Limits
 from mimo_edge.runtime.server.service import Service, Streaming
@@ -16,6 +14,7 @@ from mimo_edge.runtime.server.serving import DRAIN_SECONDS, Server, listen
 from mimo_edge.runtime.server.voices import Voices
 from mimo_edge.runtime.tasks import MimoAudio
 from mimo_edge.scripts.backend_arguments import add_backend_arguments, opening, verify
+from mimo_edge.scripts.stream_arguments import add_stream_arguments, streaming
 
 KEY = "MIMO_EDGE_API_KEY"
 EXAMPLES = f"""examples:
@@ -52,10 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     limits.add_argument("--max-audio", metavar="SECONDS", type=float, default=Limits.audio_seconds)
     limits.add_argument("--max-upload", metavar="MIB", type=int, default=Limits.upload_bytes >> 20)
     limits.add_argument("--max-seconds", metavar="SECONDS", type=float, default=Limits.seconds)
-    stream = parser.add_argument_group("how answers are streamed (see `mimo-edge run --help`)")
-    stream.add_argument("--chunk", metavar="PATCHES", type=int, default=CHUNK_PATCHES)
-    stream.add_argument("--left-overlap", metavar="FRAMES", type=int, default=LEFT_OVERLAP)
-    stream.add_argument("--right-overlap", metavar="FRAMES", type=int, default=RIGHT_OVERLAP)
+    add_stream_arguments(parser.add_argument_group("how answers are streamed"))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -75,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
             voices,
             name=args.name or args.bundle.resolve().name,
             limits=limits,
-            streaming=Streaming(args.chunk, args.left_overlap, args.right_overlap),
+            streaming=Streaming(**streaming(args)),
         )
         app = make_app(service, key=key, origins=tuple(args.origin))
         host, port = sock.getsockname()[:2]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from mimo_edge.export.exporter import Sources, export_bundle, tool_versions
 from mimo_edge.runtime.bundle.bundle import Bundle
-from mimo_edge.runtime.bundle.dtypes import PRECISIONS
+from mimo_edge.runtime.bundle.dtypes import DTYPES, PRECISIONS
+from mimo_edge.runtime.bundle.family import MIMO_AUDIO
 from mimo_edge.runtime.bundle.files import hash_file, write_text
 from mimo_edge.runtime.bundle.manifest import (
     COMPONENTS,
@@ -22,7 +23,9 @@ from mimo_edge.runtime.bundle.manifest import (
     TensorSpec,
     WeightScheme,
 )
+from onnx import TensorProto, helper
 
+from tests import v25_asr
 from tests.golden import Golden
 
 ROOT = Path(__file__).parent.parent
@@ -36,6 +39,7 @@ CODE = (
 
 
 NANO = ROOT / "assets" / "nano"
+Ports = tuple[TensorSpec, ...]
 LOCAL = 4  # width of the patch decoder
 SPEC = ModelSpec(
     group_size=4,
@@ -70,16 +74,32 @@ def hollow(folder: Path, precision: str = "fp32") -> Bundle:
         pieces[piece] = PieceSpec(
             f"{piece}.onnx", f"{piece}.onnx.data", compute, weights, inputs, outputs
         )
-        for name, content in ((f"{piece}.onnx", b""), (f"{piece}.onnx.data", bytes(1000 * number))):
+        graph, data = _graph(piece, inputs, outputs), bytes(1000 * number)
+        for name, content in ((f"{piece}.onnx", graph), (f"{piece}.onnx.data", data)):
             (folder / name).write_bytes(content)
             files[name] = hash_file(folder / name)
     states = PRECISIONS[precision].name
-    manifest = Manifest(SCHEMA, "Hollow", states, states, SPEC, pieces, files, {}, "", {})
+    about = (MIMO_AUDIO, states, states, SPEC)
+    manifest = Manifest(SCHEMA, *about, pieces, files, {}, "", {}, precision)
     write_text(folder / MANIFEST, manifest.to_json())
     return Bundle.open(folder)
 
 
-def handed_on(model: ModelSpec, states: str) -> dict[str, tuple[tuple[TensorSpec, ...], ...]]:
+def _graph(name: str, inputs: Ports, outputs: Ports) -> bytes:
+    """A graph of ports alone."""
+    sides = [
+        [
+            helper.make_tensor_value_info(
+                port.name, getattr(TensorProto, DTYPES[port.dtype].onnx), port.axes
+            )
+            for port in ports
+        ]
+        for ports in (inputs, outputs)
+    ]
+    return helper.make_model(helper.make_graph([], name, *sides)).SerializeToString()
+
+
+def handed_on(model: ModelSpec, states: str) -> dict[str, tuple[Ports, Ports]]:
     """The ports over which pieces meet, and none besides: piece -> inputs, outputs."""
     mel = TensorSpec("mel", "float32", ("mel_frames", model.n_mels))
     embeddings = TensorSpec("embeddings", states, ("batch", "time", model.hidden_size))
@@ -115,6 +135,12 @@ def exported_nano() -> Path:
     return _exported(lm, NANO / "audio_tokenizer", lm, "fp32")
 
 
+def exported_v25_asr() -> Path:
+    """The bundle of the golden MiMo-V2.5-ASR, with what makes speech: the goldens hold codes."""
+    lm = v25_asr.LANGUAGE_MODEL
+    return _exported(lm, v25_asr.AUDIO_TOKENIZER, lm, "fp32")
+
+
 def _exported(lm: Path, audio_tokenizer: Path, text_tokenizer: Path, dtype: str) -> Path:
     digest = hashlib.sha256(f"{dtype} {tool_versions()}".encode())
     for path in sorted(p for pattern in CODE for p in ROOT.glob(pattern)):
@@ -124,5 +150,5 @@ def _exported(lm: Path, audio_tokenizer: Path, text_tokenizer: Path, dtype: str)
     folder = ROOT / "build" / "test-bundles" / digest.hexdigest()[:16]
     if not (folder / MANIFEST).is_file():
         sources = Sources.open(lm, audio_tokenizer, text_tokenizer)
-        export_bundle(sources, folder, dtype, force=True)
+        export_bundle(sources, folder, dtype, force=True, speech=True)
     return folder

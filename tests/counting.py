@@ -90,7 +90,7 @@ class CountingBackend:
     slots = 2
 
     def __init__(self, rows: int = 2) -> None:
-        self.bundle: Any = SimpleNamespace(model=MODEL)
+        self.bundle: Any = SimpleNamespace(model=MODEL, speaks=True)
         self.states = CountingRows(rows)
 
     def new_rows(self, rows: int) -> CountingRows:

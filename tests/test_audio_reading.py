@@ -2,6 +2,7 @@
 
 import io
 import os
+import tempfile
 import threading
 import tracemalloc
 from pathlib import Path
@@ -17,6 +18,7 @@ from mimo_edge.runtime.bundle.errors import AudioError
 
 from tests.check import close
 from tests.golden import Golden
+from tests.other_user import as_other_user
 from tests.sounds import CLIPS, STEP, encoded, flac_without_length, speech
 
 
@@ -150,13 +152,14 @@ def test_bad_paths(tmp_path: Path) -> None:
         assert repr(str(path)) in str(raised.value)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_unreadable_path(tmp_path: Path) -> None:
-    path = tmp_path / "secret.wav"
-    path.write_bytes(encoded(speech()))
-    path.chmod(0)
-    with pytest.raises(AudioError, match="may not be read"):
-        load_audio(path)
+def test_unreadable_path() -> None:
+    with tempfile.TemporaryDirectory() as name:  # whose parents others may enter
+        path = Path(name) / "secret.wav"
+        path.write_bytes(encoded(speech()))
+        path.parent.chmod(0o755)
+        path.chmod(0)
+        with pytest.raises(AudioError, match="may not be read"):
+            as_other_user(lambda: load_audio(path))
 
 
 @pytest.mark.parametrize("source", [io.StringIO("text"), None, 3, [0.0] * 1000])

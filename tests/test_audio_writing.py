@@ -6,6 +6,7 @@ import os
 import resource
 import struct
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from mimo_edge.runtime.audio.read import load_audio
 from mimo_edge.runtime.audio.write import open_sink, write_audio
 from mimo_edge.runtime.bundle.errors import AudioError, ResourceError
 
+from tests.other_user import as_other_user
 from tests.sounds import STEP, speech
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".opus", ".mp3")
@@ -161,11 +163,12 @@ def test_bad_targets(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == before
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_read_only_folder(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(AudioError, match="no permission"):
-        open_sink(tmp_path / "out.wav", 24000)
+def test_read_only_folder() -> None:
+    with tempfile.TemporaryDirectory() as name:  # whose parents others may enter
+        folder = Path(name)
+        folder.chmod(0o555)
+        with pytest.raises(AudioError, match="no permission"):
+            as_other_user(lambda: open_sink(folder / "out.wav", 24000))
 
 
 @pytest.mark.parametrize(

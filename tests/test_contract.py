@@ -224,9 +224,9 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda raw: port(raw, "tokenizer_encoder", "inputs", "mel").update(axes=["mel_frames", 80]),
         "mel gives mel",
     ),
-    "codebooks": (lambda raw: raw["model"].update(n_q=3), "3 codebooks"),
-    "vocabulary": (lambda raw: raw["model"].update(vocab_size=10**12), "logits"),
-    "layers": (lambda raw: raw["model"].update(layers=10**9), "the model 1000000000 layers"),
+    "codebooks": (lambda raw: raw["model"].update(n_q=3), "n_q says 3"),
+    "vocabulary": (lambda raw: raw["model"].update(vocab_size=10**6), "logits"),
+    "layers": (lambda raw: raw["model"].update(layers=1000), "the model 1000 layers"),
     "cache": (lambda raw: raw.update(cache_dtype="float16"), "past_keys_0 float32"),
     "activations": (lambda raw: raw.update(activation_dtype="float16"), "embeddings float32"),
     "unknown dtype": (

@@ -9,18 +9,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from mimo_edge.export import exporter
 from mimo_edge.export.exporter import Sources
 from mimo_edge.mimo_ref.config import AudioTokenizerConfig, LanguageModelConfig
 from mimo_edge.mimo_ref.errors import CheckpointError
-from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.errors import BundleError, InputError
+from mimo_edge.runtime.bundle.family import SPEECH_PIECES
+from mimo_edge.runtime.bundle.files import hash_file
+from mimo_edge.runtime.bundle.manifest import PIECES, FileSpec, PieceSpec
 from mimo_edge.runtime.chat.text_tokenizer import TextTokenizer
 from mimo_edge.scripts.checkpoint.presets import PRESETS
 from mimo_edge.scripts.checkpoint.small_tokenizer import write_tokenizer
 from mimo_edge.scripts.make_checkpoint import AUDIO_TOKENIZER, LANGUAGE_MODEL, make_checkpoint
 from safetensors.numpy import load_file, save_file
 
-from tests.bundles import NANO
+from tests.bundles import NANO, hollow
 from tests.golden import Golden
 
 TINY = PRESETS["tiny"].cut(1)
@@ -128,7 +133,7 @@ def test_the_fingerprint_follows_everything(tiny: Path, tmp_path: Path) -> None:
     seen.add(opened(tmp_path / "other").fingerprint())
     edit(same / LANGUAGE_MODEL / "special_tokens_map.json", lambda raw: raw.update(note="other"))
     seen.add(opened(same).fingerprint())
-    edit(same / AUDIO_TOKENIZER / "config.json", lambda raw: raw.update(note="other"))
+    edit(same / AUDIO_TOKENIZER / "config.json", lambda raw: raw.update(_name_or_path="other"))
     heard: list[tuple[int, int]] = []
     seen.add(opened(same).fingerprint(lambda *progress: heard.append(progress)))
     assert len(seen) == 4
@@ -149,3 +154,38 @@ def test_other_code_makes_other_pieces(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "mimo_ref" / "piece.py").write_text("x = 1")
     assert exporter._code_digest() == before
     assert "onnx-ir" in exporter.tool_versions()
+
+
+@pytest.mark.parametrize(
+    ("preset", "speech"), [("tiny", False), ("tiny-asr", False), ("tiny-asr", True)]
+)
+def test_what_speaks_is_exported_of_what_speaks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preset: str, speech: bool
+) -> None:
+    """Of a model that only listens, if it is asked for."""
+    made: list[str] = []
+    like = hollow(tmp_path / "hollow").manifest
+
+    def trace_nothing(
+        sources: Sources, folder: Path, name: str, *_: object
+    ) -> tuple[PieceSpec, dict[str, FileSpec]]:
+        made.append(name)
+        spec = like.pieces[name]
+        for file in (spec.file, spec.data):
+            shutil.copyfile(tmp_path / "hollow" / file, folder / file)
+        return spec, {file: hash_file(folder / file) for file in (spec.file, spec.data)}
+
+    monkeypatch.setattr(exporter, "_export_piece", trace_nothing)
+    monkeypatch.setattr(Sources, "model_spec", lambda _: like.model)
+    make_checkpoint(tmp_path / "c", PRESETS[preset].cut(1))
+    sources = opened(tmp_path / "c")
+    exporter.export_bundle(sources, tmp_path / "b", "fp32", speech=speech)
+    bundle = Bundle.open(tmp_path / "b")
+    speaks = speech or preset == "tiny"
+    assert bundle.speaks == speaks
+    assert set(made) == set(PIECES) - (set() if speaks else set(SPEECH_PIECES))
+    whole, heard = sources.weight_bytes(torch.float32), sources.weight_bytes(torch.float32, False)
+    assert 0 < heard < whole
+    if not speaks:
+        with pytest.raises(BundleError, match=r"no piece patch_decoder: .*--with-speech"):
+            bundle.path("patch_decoder")

@@ -1,8 +1,10 @@
 """Audio to codes and back, whole or as a stream, in windows that bound the memory."""
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
+from mimo_edge.runtime.audio.stateful import LOOKAHEAD, StatefulStream
 from mimo_edge.runtime.backends.base import AudioPieces, Floats, Ints
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.bundle.manifest import AUDIO_SECONDS
@@ -11,6 +13,62 @@ from mimo_edge.runtime.chat.segments import pad_codes
 
 LEFT_OVERLAP = 250  # frames; upstream's defaults
 RIGHT_OVERLAP = 40
+WINDOWED, STATEFUL = "windowed", "stateful"
+STREAMS = (WINDOWED, STATEFUL)
+
+
+class CodecStream(Protocol):
+    """Codes to sound while they come."""
+
+    def push(self, codes: Ints) -> Floats:
+        """codes [K, T], T may be 0 -> what can sound now, maybe nothing."""
+
+    def finish(self, codes: Ints | None = None) -> Floats:
+        """The last codes, if any are left -> the rest of the stream, which is then as new."""
+
+    def close(self) -> None:
+        """Give the memory back; the stream is of no use afterwards."""
+
+
+def stream_kind(kind: str | None, left: int | None, right: int | None) -> str:
+    """Which of `STREAMS` is meant: stateful, unless overlaps say that it is windowed."""
+    if kind is None:
+        return STATEFUL if left is None and right is None else WINDOWED
+    if kind not in STREAMS:
+        raise InputError(f"there is no codec stream {kind!r}; choose one of {', '.join(STREAMS)}")
+    return kind
+
+
+def open_stream(
+    codec: AudioPieces,
+    kind: str | None = None,
+    *,
+    left: int | None = None,
+    right: int | None = None,
+    lookahead: int | None = None,
+) -> CodecStream:
+    """A stream of one of `STREAMS`; without `kind`, see `stream_kind`.
+
+    `left` and `right` are windowed's overlaps, `lookahead` is stateful's, in frames; None stands
+    for the default. Raises InputError for settings that do not fit each other.
+    """
+    kind = stream_kind(kind, left, right)
+    if kind == WINDOWED:
+        if lookahead is not None:
+            raise InputError("a windowed stream has no lookahead: it has a right overlap")
+        return StreamDecoder(
+            codec,
+            LEFT_OVERLAP if left is None else left,
+            RIGHT_OVERLAP if right is None else right,
+        )
+    if left is not None or right is not None:
+        raise InputError("a stateful stream has no overlaps: it has a lookahead")
+    return StatefulStream(codec, LOOKAHEAD if lookahead is None else lookahead)
+
+
+def stream_pieces(kind: str) -> tuple[str, ...]:
+    """The pieces that a stream runs, to load them before its first codes come."""
+    return ("tokenizer_decoder",) if kind == WINDOWED else ("mel_stream", "vocoder_stream")
 
 
 def encode(backend: AudioPieces, wav: Floats) -> Ints:
@@ -94,6 +152,9 @@ class StreamDecoder:
         wav = self._decode(self._sounded, length)
         self._window, self._sounded = self._window[:, :0], 0
         return wav
+
+    def close(self) -> None:
+        self._window, self._sounded = self._window[:, :0], 0
 
     def _remember(self, codes: Ints) -> None:
         self._window = np.concatenate((self._window, codes), axis=1)

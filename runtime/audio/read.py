@@ -55,6 +55,7 @@ def load_audio(
     *,
     rate: int = SAMPLE_RATE,
     max_seconds: float = MAX_SECONDS,
+    min_samples: int = MIN_SAMPLES,
 ) -> np.ndarray:
     """Read WAV, FLAC, MP3, Ogg Vorbis or Opus as wav: float32 `[N]` at `rate` Hz.
 
@@ -67,7 +68,7 @@ def load_audio(
 
     AudioError, naming the source and the remedy, if it cannot be opened, is not audio, is damaged
     or cut short, holds more than one stream, NaN or inf, float samples in the range of integers, no
-    samples or fewer than `MIN_SAMPLES`, or lasts longer than `max_seconds`.
+    samples or fewer than `min_samples`, or lasts longer than `max_seconds`.
     """
     name = source_name(source)
     with opened(source, name, max_seconds) as (file, layout):
@@ -82,7 +83,7 @@ def load_audio(
             expected = resampled_length(likely, decoder.samplerate, rate)
             blocks = _blocks(decoder, window, file, layout, name, max_seconds)
             wav = _collect(_resampled(_mono(blocks, decoder, layout, name), resampler), expected)
-    _check_length(wav.shape[0], rate, name)  # the longest: in the file's own rate
+    _check_length(wav.shape[0], rate, name, min_samples)  # the longest: in the file's own rate
     return wav
 
 
@@ -92,6 +93,7 @@ def audio_from_array(
     *,
     rate: int = SAMPLE_RATE,
     max_seconds: float = MAX_SECONDS,
+    min_samples: int = MIN_SAMPLES,
     name: str = "the audio array",
 ) -> np.ndarray:
     """An array `[N]` of `sampling_rate` Hz as wav of `rate` Hz. Errors as `check_audio`."""
@@ -103,7 +105,7 @@ def audio_from_array(
     _resampler(sampling_rate, rate, name)  # refuses an absurd ratio by name
     if sampling_rate != rate:
         wav = resample(wav, sampling_rate, rate)
-    _check_length(wav.shape[0], rate, name)
+    _check_length(wav.shape[0], rate, name, min_samples)
     return wav
 
 
@@ -282,13 +284,13 @@ def _collect(pieces: Iterator[np.ndarray], expected: int) -> np.ndarray:
     return wav
 
 
-def _check_length(samples: int, rate: int, name: str) -> None:
+def _check_length(samples: int, rate: int, name: str, min_samples: int = MIN_SAMPLES) -> None:
     if samples == 0:
         raise AudioError(f"{name} holds no samples; record or export it again")
-    if samples < MIN_SAMPLES:
+    if samples < min_samples:
         raise AudioError(
             f"{name} is too short: {samples} samples at {rate} Hz ({1000 * samples / rate:.1f} ms),"
-            f" the model needs {MIN_SAMPLES}; add silence or record more"
+            f" the model needs {min_samples}; add silence or record more"
         )
 
 

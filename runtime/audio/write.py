@@ -4,7 +4,6 @@ import contextlib
 import errno
 import io
 import os
-import secrets
 import struct
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ import soundfile
 from mimo_edge.runtime.audio.callbacks import SoundFile, raise_kept
 from mimo_edge.runtime.audio.resample import check_rate
 from mimo_edge.runtime.bundle.errors import DISK_FULL, AudioError, ResourceError
+from mimo_edge.runtime.bundle.files import replacing
 
 _BLOCK = 1 << 16  # samples encoded at once; libsndfile crashes on a very long Vorbis write
 _FORMATS = {  # extension: libsndfile's format and subtype
@@ -63,6 +63,11 @@ def open_sink(path: str | Path, rate: int) -> AudioSink:
     return _StdoutSink(rate) if str(path) == "-" else _FileSink(Path(path), rate)
 
 
+def pcm16(wav: np.ndarray, name: str) -> np.ndarray:
+    """float32 `[N]` as int16 `[N]`; AudioError, with the sink's name, as `AudioSink.write`."""
+    return _pcm16(_clipped(wav, name))
+
+
 def write_audio(path: str | Path, wav: np.ndarray, rate: int) -> None:
     """Write float32 `[N]` of `rate` Hz to `path`, whole or not at all. Errors as `open_sink`."""
     with open_sink(path, rate) as sink:
@@ -104,9 +109,7 @@ class _FileSink:
                 f"cannot write {self._name}: {self._subtype} cannot hold {rate} Hz; "
                 "use .wav or another rate"
             )
-        # Beside the target, so that the rename stays within one file system; not made from the
-        # target's name, which may already be as long as a name can be.
-        self._temporary = folder / f".mimo-edge-{os.getpid()}-{secrets.token_hex(4)}.part"
+        self._place = contextlib.ExitStack()  # holds the temporary file that becomes the target
 
     def _holds_rate(self) -> bool:
         if self._subtype == "VORBIS" and self._rate not in _VORBIS_RATES:
@@ -129,7 +132,8 @@ class _FileSink:
 
     def __enter__(self) -> Self:
         try:
-            self._target = _Target(self._temporary.open("x+b"))
+            temporary = self._place.enter_context(replacing(self._path))
+            self._target = _Target(temporary.open("w+b"))
             self._file = self._encoder(self._target)
             self._check()
         except BaseException as error:
@@ -152,8 +156,8 @@ class _FileSink:
                 self._file.close()  # libsndfile writes the end, and is silent about its failure
                 self._check()
                 assert self._target is not None
-                self._target.finish()
-                self._temporary.replace(self._path)
+                self._target.close()
+                self._place.close()
         except (soundfile.SoundFileError, OSError) as failure:
             raise self._failed(failure) from None
         finally:
@@ -186,7 +190,8 @@ class _FileSink:
                 if opened is not None:
                     opened.close()
         self._target = None
-        self._temporary.unlink(missing_ok=True)
+        unfinished = AudioError(f"{self._name} was not finished")
+        self._place.__exit__(AudioError, unfinished, None)  # nothing to do where all went well
 
     def _failed(self, error: BaseException) -> ResourceError:
         cause = getattr(self._target, "error", None) or error
@@ -238,11 +243,6 @@ class _Target:
     def tell(self) -> int:
         return self._file.tell()
 
-    def finish(self) -> None:
-        """All on the disk, not only in its cache: a rename may outlive what it renames."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
     def close(self) -> None:
         self._file.close()
 
@@ -275,7 +275,7 @@ class _StdoutSink:
     def write(self, wav: np.ndarray) -> None:
         if not self._open:
             raise AudioError("cannot write to stdout: write only inside the sink's with block")
-        samples = to_pcm16(wav, "stdout")
+        samples = pcm16(wav, "stdout")
         out = sys.stdout.buffer
         if not self._begun:
             out.write(wav_header(self._rate))
@@ -304,11 +304,6 @@ def _clipped(wav: np.ndarray, name: str) -> np.ndarray:
             "overflowed: build that component in a wider precision"
         )
     return np.clip(wav, -1, 1).astype(np.float32, copy=False)
-
-
-def to_pcm16(wav: np.ndarray, name: str = "the answer") -> np.ndarray:
-    """Float32 `[N]`, clipped to [-1, 1], as int16 `[N]`. AudioError if it is not finite."""
-    return _pcm16(_clipped(wav, name))
 
 
 def _pcm16(wav: np.ndarray) -> np.ndarray:

@@ -67,6 +67,52 @@ class RowStates(Protocol):
         """Give the memory back. Nothing else may be called then; a second time does nothing."""
 
 
+class CodecStates(Protocol):
+    """Keys and values of streams in `rows` rows, and the two graphs that use them.
+
+    All else that a stream leaves behind crosses this line and comes back with the next call.
+    """
+
+    rows: int
+    remembered: int  # mel frames that vocoder_stream keeps of a row
+    last_shape: tuple[int, ...]  # of what mel_stream keeps of a row beside its statistics
+
+    def mel(
+        self,
+        codes: Ints,
+        lengths: Ints,
+        positions: Ints,
+        weights: Ints,
+        statistics: Floats,
+        last: Floats,
+    ) -> tuple[Floats, Floats, Floats]:
+        """mel_stream: codes [rows, K, T] -> mel [rows, T * M, n_mels], statistics and last.
+
+        lengths, positions, weights [rows]; statistics [rows, 4]; last [rows, *last_shape].
+        """
+
+    def frames(
+        self,
+        mel: Floats,
+        positions: Ints,
+        blocks: Ints,
+        until: Ints,
+        past_positions: Ints,
+        kept: Ints,
+    ) -> tuple[Floats, Floats]:
+        """vocoder_stream: tokens [rows, Q, n_mels] -> windowed frames [rows, Q, n_fft], and the
+        square of the window [n_fft].
+
+        positions, blocks, until [rows, Q]; past_positions and kept [rows, remembered].
+        """
+
+    def clear(self, row: int) -> None:
+        """Zero a row: what is masked counts for nothing, unless it is NaN or infinite."""
+
+    def close(self) -> None:
+        """Give the memory back."""
+
+
 class AudioPieces(Protocol):
     """The pieces that turn audio into codes and back."""
 
@@ -80,6 +126,9 @@ class AudioPieces(Protocol):
 
     def decode(self, codes: Ints, lengths: Ints) -> Floats:
         """codes [B, K, T], lengths [B] -> wav [B, T * samples_per_frame]"""
+
+    def new_codec_rows(self, rows: int) -> CodecStates:
+        """Fresh state of this many streams."""
 
 
 class Backend(AudioPieces, Protocol):

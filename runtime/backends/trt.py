@@ -8,10 +8,13 @@ made for: who asks for as many rows next takes them over.
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakSet
 
 import numpy as np
 from mimo_edge.runtime.backends.base import Floats, Ints
 from mimo_edge.runtime.backends.cuda import CudaDevice
+from mimo_edge.runtime.backends.finite import check_finite
+from mimo_edge.runtime.backends.trt_codec import TrtCodecStates
 from mimo_edge.runtime.backends.trt_context import (
     Context,
     Engine,
@@ -49,6 +52,7 @@ class TrtBackend:
         self._contexts: dict[str, Context] = {}
         self._rows: list[RowMemory] = []  # of all rows that were handed out
         self._idle: list[RowMemory] = []  # those of them that nobody uses
+        self._streams: WeakSet[TrtCodecStates] = WeakSet()  # that are in use
         try:
             self._open()
         except BaseException:
@@ -83,11 +87,12 @@ class TrtBackend:
                 self._audio_context(piece)
 
     def mel(self, wav: Floats) -> Floats:
-        return self._run("mel", {"wav": wav})
+        return check_finite(self._run("mel", {"wav": wav}), "mel")
 
     def encode(self, mel: Floats) -> Ints:
         lengths = np.array([len(mel)], np.int64)
-        return self._run("tokenizer_encoder", {"mel": mel[None], "lengths": lengths})[0]
+        codes = self._run("tokenizer_encoder", {"mel": mel[None], "lengths": lengths})[0]
+        return check_finite(codes, "tokenizer_encoder")
 
     def decode(self, codes: Ints, lengths: Ints) -> Floats:
         samples = self.bundle.model.samples_per_frame
@@ -95,14 +100,16 @@ class TrtBackend:
         for row, length in enumerate(lengths):
             feed = {"codes": codes[row : row + 1, :, :length], "lengths": lengths[row : row + 1]}
             wavs[row, : length * samples] = self._run("tokenizer_decoder", feed)[0]
-        return wavs
+        return check_finite(wavs, "tokenizer_decoder")
+
+    def new_codec_rows(self, rows: int) -> TrtCodecStates:
+        self._check_rows(rows)
+        states = TrtCodecStates(self, rows)
+        self._streams.add(states)
+        return states
 
     def new_rows(self, rows: int) -> TrtRowStates:
-        if rows > self.identity.max_batch:
-            raise InputError(
-                f"{rows} rows asked for, the engines hold {self.identity.max_batch}. "
-                f"Build them with --max-batch {rows}."
-            )
+        self._check_rows(rows)
         memory = next((idle for idle in self._idle if idle.rows == rows), None)
         if memory is None:
             for idle in self._idle:  # made for another number of rows: in the way now
@@ -114,6 +121,13 @@ class TrtBackend:
         else:
             self._idle.remove(memory)
         return TrtRowStates(memory, self._give_back)
+
+    def _check_rows(self, rows: int) -> None:
+        if rows > self.identity.max_batch:
+            raise InputError(
+                f"{rows} rows asked for, the engines hold {self.identity.max_batch}. "
+                f"Build them with --max-batch {rows}."
+            )
 
     def context(self, piece: str, *, captured: bool = False) -> Context:
         """A fresh execution context of a piece; `captured` if it is to be part of a CUDA graph."""
@@ -150,6 +164,8 @@ class TrtBackend:
         finally:
             for memory in self._rows:
                 memory.forget_contexts()
+            for states in self._streams:
+                states.forget_contexts()
             self._rows.clear()
             self._idle.clear()
             self._contexts.clear()

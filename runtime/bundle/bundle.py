@@ -5,8 +5,10 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
-from mimo_edge.runtime.bundle.errors import MALFORMED, BundleError
-from mimo_edge.runtime.bundle.files import chunks
+from mimo_edge.runtime.bundle.check import check_graphs, check_manifest
+from mimo_edge.runtime.bundle.errors import MALFORMED, BundleError, unreadable
+from mimo_edge.runtime.bundle.family import SPEECH_PIECES, Member, member
+from mimo_edge.runtime.bundle.files import chunks, read_text
 from mimo_edge.runtime.bundle.manifest import (
     MANIFEST,
     PIECES,
@@ -15,8 +17,15 @@ from mimo_edge.runtime.bundle.manifest import (
     ModelSpec,
     PieceSpec,
 )
-from mimo_edge.runtime.bundle.shared_ports import disagreements
 from mimo_edge.runtime.bundle.verified import LARGE, Verified
+
+_State = tuple[int, int, int]
+
+
+def _state(path: Path) -> _State:
+    """What changes when a file is replaced or written: its number, size, and time."""
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 class Bundle:
@@ -27,6 +36,7 @@ class Bundle:
 
     def __init__(self, folder: Path, manifest: Manifest, verify: bool = True) -> None:
         self.folder, self.manifest, self.verify = folder, manifest, verify
+        self._seen: dict[str, _State] = {}  # file -> as it was when it was checked
 
     @classmethod
     def open(
@@ -44,6 +54,17 @@ class Bundle:
         `on_progress` is called with (bytes hashed, bytes in all). Raises BundleError.
         """
         folder = Path(folder)
+        try:
+            return cls._open(folder, verify, on_progress)
+        except OSError as error:
+            raise BundleError(
+                unreadable(error.filename or folder, error, "Check the path and the disk.")
+            ) from error
+
+    @classmethod
+    def _open(
+        cls, folder: Path, verify: bool, on_progress: Callable[[int, int], None] | None
+    ) -> "Bundle":
         path = folder / MANIFEST
         if not path.is_file():
             raise BundleError(
@@ -51,7 +72,11 @@ class Bundle:
                 "Make one with `mimo-edge export CHECKPOINT --audio-tokenizer DIR -o BUNDLE`."
             )
         try:
-            manifest = Manifest.from_json(path.read_text(encoding="utf-8"))
+            manifest = Manifest.from_json(read_text(path))
+            if missing := _missing(manifest):
+                lacks = f"it lacks the pieces {', '.join(missing)}"
+                raise BundleError(f"{lacks}. Export it again.")
+            check_manifest(manifest)
         except BundleError as error:
             raise BundleError(f"{folder}: {error}") from error
         except MALFORMED as error:
@@ -59,24 +84,26 @@ class Bundle:
                 f"{path} is damaged ({type(error).__name__}: {error}). Export the bundle again."
             ) from error
         bundle = cls(folder, manifest, verify)
-        missing = [name for name in PIECES if name not in manifest.pieces]
-        if missing:
-            raise BundleError(f"{folder} lacks the pieces {', '.join(missing)}. Export it again.")
-        if problems := disagreements(manifest):
-            raise BundleError(
-                f"{path} contradicts itself: {'; '.join(problems[:3])}. Export the bundle again."
-            )
         bundle._check_sizes()
+        check_graphs(folder, manifest)
         if verify:
             bundle._check_hashes(on_progress)
         return bundle
 
     def piece(self, name: str) -> PieceSpec:
-        return self.manifest.pieces[name]
+        """Raises BundleError for a piece that speaks, in a bundle that only listens."""
+        try:
+            return self.manifest.pieces[name]
+        except KeyError:
+            raise BundleError(
+                f"{self.folder} has no piece {name}: {self.member.title} is exported without what "
+                "makes speech. Export it again with --with-speech if you want it."
+            ) from None
 
     def path(self, name: str) -> Path:
         """The ONNX file of a piece."""
-        return self.folder / self.manifest.pieces[name].file
+        self.check_unchanged()
+        return self.folder / self.piece(name).file
 
     def weights(self, name: str) -> FileSpec:
         """The weights file of a piece: its hash and size."""
@@ -87,9 +114,31 @@ class Bundle:
         """Of all files of the manifest."""
         return sum(spec.bytes for spec in self.manifest.files.values())
 
+    def check_unchanged(self) -> None:
+        """Raises BundleError if a file is another than the one that was opened: what is loaded now
+        would not fit what is loaded already."""
+        for name, seen in self._seen.items():
+            path = self.folder / name
+            try:
+                changed = _state(path) != seen
+            except OSError:
+                changed = True
+            if changed:
+                raise BundleError(f"{path} has changed since the bundle was opened. Open it again.")
+
     @property
     def model(self) -> ModelSpec:
         return self.manifest.model
+
+    @property
+    def member(self) -> Member:
+        """Which model of the family it is of."""
+        return member(self.manifest.architecture)
+
+    @property
+    def speaks(self) -> bool:
+        """Whether the pieces that make speech are in it."""
+        return all(name in self.manifest.pieces for name in SPEECH_PIECES)
 
     @cached_property
     def identity(self) -> str:
@@ -104,6 +153,7 @@ class Bundle:
             path = self.folder / name
             if not path.is_file():
                 raise BundleError(f"{path} is missing. Copy the whole bundle, or export it again.")
+            self._seen[name] = _state(path)
             size = path.stat().st_size
             if size != spec.bytes:
                 raise BundleError(
@@ -134,3 +184,11 @@ class Bundle:
                 known.add(path, spec)
         if known is not None:
             known.save()
+
+
+def _missing(manifest: Manifest) -> list[str]:
+    """The pieces that its model needs and it does not have."""
+    listens = member(manifest.architecture).listens_only
+    listens = listens and not manifest.pieces.keys() & SPEECH_PIECES
+    needed = [name for name in PIECES if not (listens and name in SPEECH_PIECES)]
+    return [name for name in needed if name not in manifest.pieces]

@@ -34,6 +34,10 @@ class BundleError(InputError):
     """A bundle is missing, incomplete, altered, of another schema version, or computes NaN."""
 
 
+class RecipeError(InputError):
+    """A recipe is unknown or malformed, or cannot be had of this checkpoint, bundle or target."""
+
+
 class EnvironmentProblem(MimoError, RuntimeError):
     """A package, provider or device that was asked for is not there."""
 
@@ -62,7 +66,24 @@ class EngineError(MimoError, RuntimeError):
     exit_code = 6
 
 
-# of an OSError: no space, or none left to this user
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+# of an OSError: no space, none left to this user, or a file larger than the system or a limit takes
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # what reading a JSON file can raise that is not what it should be
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+
+
+def no_room(error: OSError) -> str:
+    """What to do about an error of DISK_FULL."""
+    if error.errno == errno.EFBIG:
+        return (
+            "The file system, or a limit (`ulimit -f`), takes no larger file: write elsewhere, or "
+            "lift the limit."
+        )
+    return "Free some disk space, or write elsewhere."
+
+
+def unreadable(path: object, error: OSError, remedy: str) -> str:
+    """The sentence for a file that is there and cannot be read; `remedy` if nothing forbids it."""
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"{path} may not be read; change its permissions."
+    return f"{path} cannot be read ({error.strerror}). {remedy}"

@@ -17,6 +17,8 @@ from typing import Any
 
 from mimo_edge.runtime.bundle.dtypes import DTYPES, PRECISIONS
 from mimo_edge.runtime.bundle.errors import BundleError
+from mimo_edge.runtime.bundle.family import member
+from mimo_edge.runtime.bundle.names import plain_name
 
 SCHEMA = 2
 MANIFEST = "bundle.json"
@@ -28,6 +30,8 @@ COMPONENTS: Mapping[str, tuple[str, ...]] = {
     "backbone": ("backbone", "lm_head"),
     "patch_decoder": ("speech_embeddings", "patch_decoder", "speech_heads"),
     "tokenizer_decoder": ("codebooks", "tokenizer_decoder", "vocoder"),
+    "mel_stream": ("codebooks", "tokenizer_decoder"),
+    "vocoder_stream": ("vocoder",),
 }
 PIECES = tuple(COMPONENTS)
 AUDIO_SECONDS = 60  # longer audio is encoded, and longer speech decoded, in parts
@@ -47,7 +51,9 @@ class WeightScheme:
     """How the weights of a component are stored: a precision, or a quantised form in blocks."""
 
     scheme: str
-    block: int | None = None  # weights that share a scale
+    block: int | None = None  # weights that share a scale; None of a quantised form: a channel
+    method: str | None = None  # how the scales were found
+    also: tuple[str, ...] = ()  # other forms that some of the component's weights have
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ class PieceSpec:
     weights: Mapping[str, WeightScheme]  # component -> how its weights are stored
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    dynamic: bool = False  # a backend may round what products read to int8 as it runs
 
     @classmethod
     def from_raw(cls, raw: Mapping[str, Any]) -> "PieceSpec":
@@ -74,9 +81,14 @@ class PieceSpec:
 
         if raw["compute"] not in PRECISIONS:
             raise ValueError(f"compute is {raw['compute']!r}")
-        weights = {name: WeightScheme(**scheme) for name, scheme in raw["weights"].items()}
+        if not isinstance(raw["dynamic"], bool):
+            raise ValueError(f"dynamic is {raw['dynamic']!r}")
+        weights = {
+            name: WeightScheme(**{**scheme, "also": tuple(scheme["also"])})
+            for name, scheme in raw["weights"].items()
+        }
         sides = ports(raw["inputs"]), ports(raw["outputs"])
-        return cls(raw["file"], raw["data"], raw["compute"], weights, *sides)
+        return cls(raw["file"], raw["data"], raw["compute"], weights, *sides, raw["dynamic"])
 
 
 @dataclass(frozen=True)
@@ -128,6 +140,7 @@ class Manifest:
     tools: Mapping[str, str]
     source: str  # fingerprint of the checkpoints it was exported from
     chat: Mapping[str, Any]  # the prompt protocol, for programs that are not this one
+    recipe: str  # the name of that by which it was made
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
@@ -145,13 +158,14 @@ class Manifest:
             )
         files = {name: FileSpec(**spec) for name, spec in raw["files"].items()}
         for name in files:
-            if "/" in name or "\\" in name or name in ("", ".", ".."):
+            if not plain_name(name):
                 raise ValueError(f"{name!r} is not the name of a file in the bundle")
         pieces = {name: PieceSpec.from_raw(spec) for name, spec in raw["pieces"].items()}
         for name, piece in pieces.items():
             for file in (piece.file, piece.data):
                 if file not in files:
                     raise ValueError(f"the file of piece {name}, {file!r}, is not listed")
+        member(raw["architecture"])
         if not isinstance(raw["chat"], dict):
             raise ValueError(f"chat is {raw['chat']!r}")
         return cls(
@@ -165,6 +179,7 @@ class Manifest:
             tools=raw["tools"],
             source=raw["source"],
             chat=raw["chat"],
+            recipe=raw["recipe"],
         )
 
 

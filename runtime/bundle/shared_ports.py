@@ -21,6 +21,8 @@ def disagreements(manifest: Manifest) -> list[str]:
 def _between_pieces(manifest: Manifest) -> Iterator[str]:
     """A state has one dtype and one width; codes have one dtype everywhere."""
     for source, leaves, target, enters in HANDED_ON:
+        if not {source, target} <= manifest.pieces.keys():
+            continue  # of a model that only listens
         given = _port(manifest.pieces[source].outputs, leaves)
         taken = _port(manifest.pieces[target].inputs, enters)
         if given is None or taken is None:
@@ -48,12 +50,17 @@ def _with_the_model(manifest: Manifest) -> Iterator[str]:
         ("backbone", "logits", "float32", model.vocab_size),
         ("patch_encoder", "codes", "int64", model.group_size),
     ):
+        if piece not in manifest.pieces:
+            continue
         spec = manifest.pieces[piece]
         port = _port((*spec.inputs, *spec.outputs), name)
         if port is None:
             yield f"{piece} has no {name}"
         elif port.dtype != dtype or (size is not None and port.axes[-1:] != (size,)):
             yield f"{piece} has {_said(port)}, the model says {dtype} of {size}"
+    books = _port(manifest.pieces["tokenizer_encoder"].outputs, "codes")
+    if books is not None and isinstance(books.axes[1], int) and books.axes[1] < model.n_q:
+        yield f"tokenizer_encoder makes {books.axes[1]} codebooks, the model reads {model.n_q}"
     codes = _port(manifest.pieces["patch_encoder"].inputs, "codes")
     if codes is not None and codes.axes[-2:-1] != (model.n_q,):
         yield f"patch_encoder has {_said(codes)}, the model says {model.n_q} codebooks"

@@ -12,10 +12,11 @@ A conversation file is JSON:
 
 import io
 import json
+import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import Any
 
 import numpy as np
 from mimo_edge.runtime.backends.base import Floats, Ints
@@ -24,14 +25,18 @@ from mimo_edge.runtime.bundle.errors import (
     MALFORMED,
     InputError,
     ResourceError,
+    unreadable,
 )
-from mimo_edge.runtime.bundle.files import write_bytes
+from mimo_edge.runtime.bundle.files import PRIVATE, read_text, write_bytes
 from mimo_edge.runtime.chat.segments import Grid
 
 # a path, the bytes of a file, wav [N], or codes [K, T]
 Audio = str | Path | bytes | Floats | Ints
 
-_KEYS = {"role", "text", "audio"}
+_KEYS = ("role", "text", "audio")
+_FILE_KEYS = ("messages", "system_prompt", "voice")
+_LARGEST_HISTORY = 1 << 24  # numbers; the longest context of the 7B has 300,000
+_GRID = "grid.npy"
 
 
 @dataclass(frozen=True)
@@ -55,54 +60,96 @@ def read_conversation(path: str | Path) -> Conversation:
     """Raises InputError that names the file and the message."""
     path = Path(path)
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        items = raw["messages"]
-        messages = [_message(item, path, index) for index, item in enumerate(items)]
-        voice = None if raw.get("voice") is None else path.parent / raw["voice"]
+        raw = json.loads(read_text(path))
+        if not isinstance(raw, dict) or not isinstance(raw["messages"], list):
+            raise TypeError
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}. Check the path.") from error
+        raise InputError(unreadable(path, error, "Check the path.")) from error
     except MALFORMED as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(
             f'{path} is no conversation file: it must be JSON with a list "messages" of '
             '{"role", "text" or "audio"}.'
         ) from error
+    unknown = [key for key in raw if key not in _FILE_KEYS]
+    if unknown:
+        raise InputError(
+            f"{path} has {unknown[0]!r}, which is no part of a conversation file; it may have "
+            f"{', '.join(_FILE_KEYS)}. Correct or remove it."
+        )
+    for key in _FILE_KEYS[1:]:
+        if not isinstance(raw.get(key), str | None):
+            raise InputError(
+                f"{path} is no conversation file: its {key} must be text, not {raw[key]!r}."
+            )
+    messages = [_message(item, path, index) for index, item in enumerate(raw["messages"])]
+    voice = None if raw.get("voice") is None else path.parent / raw["voice"]
     return Conversation(messages, raw.get("system_prompt"), voice)
 
 
 def _message(item: object, path: Path, index: int) -> Message:
-    if not isinstance(item, dict) or not {"role"} <= item.keys() <= _KEYS:
+    if not isinstance(item, dict) or "role" not in item or not item.keys() <= set(_KEYS):
         raise InputError(f"{path}, message {index}: give a role, and text or audio, nothing else")
-    audio = item.get("audio")
-    return Message(
-        item["role"], item.get("text"), None if audio is None else path.parent / str(audio)
-    )
+    role, audio = item["role"], item.get("audio")
+    for key, value in (("role", role), ("audio", audio)):
+        if not isinstance(value, str) and (key == "role" or value is not None):
+            raise InputError(f"{path}, message {index}: {key} must be text, not {value!r}")
+    return Message(role, item.get("text"), None if audio is None else path.parent / audio)
 
 
 def read_history(path: str | Path) -> Grid | None:
-    """The grid that `write_history` left, or None if there is no such file."""
+    """The grid that `write_history` left, or None if there is no such file.
+
+    Raises InputError for anything else. What the file claims is checked before it is given memory.
+    """
     path = Path(path)
     if not path.exists():
         return None
+    if not path.is_file():
+        raise InputError(f"{path} is no file and so no history. Choose another name.")
     try:
-        with np.load(path) as file:
-            return file["grid"]
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
+        with zipfile.ZipFile(path) as archive, archive.open(_GRID) as file:
+            _check_header(file)
+        with np.load(path) as arrays:
+            return arrays["grid"]
+    except PermissionError as error:
+        raise InputError(unreadable(path, error, "")) from error
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, *_ZIP, *MALFORMED) as error:
         raise InputError(
             f"{path} is no history file ({error}). Delete it to start anew."
         ) from error
 
 
+# what zipfile raises for a damaged entry: another method, a password
+_ZIP = (NotImplementedError, RuntimeError, OverflowError)
+
+
+def _check_header(file: Any) -> None:
+    """Raises ValueError for an array that no history is."""
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    else:
+        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:
+        raise ValueError(f"it holds {dtype}")
+    count = 1
+    for length in shape:
+        count *= length
+    if not 0 <= count <= _LARGEST_HISTORY:
+        raise ValueError(f"it holds {count} numbers")
+
+
 def write_history(path: str | Path, grid: Grid) -> None:
-    """Write a `Result.history`, whole or not at all. Raises InputError, ResourceError."""
+    """Write a `Result.history`, whole or not at all; it holds a voice, so a new file is readable by
+    its owner alone. Raises InputError, ResourceError."""
     path, content = Path(path), io.BytesIO()
     np.savez_compressed(content, grid=grid)
     try:
-        write_bytes(path, content.getvalue())
+        write_bytes(path, content.getvalue(), PRIVATE)
     except OSError as error:
         if error.errno in DISK_FULL:
             raise ResourceError(
-                f"{path} cannot be written: the disk is full. The file is as it was."
+                f"{path} cannot be written: the disk is full, or takes no file as large as this "
+                f"({error.strerror}). The file is as it was."
             ) from error
         raise InputError(f"{path} cannot be written: {error.strerror}. Check the path.") from error

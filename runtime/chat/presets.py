@@ -10,6 +10,7 @@ from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.chat.text_tokenizer import SpecialIds
 
 COLDEST, HOTTEST = 1e-5, 1e5  # scores divided by a temperature outside these overflow float32
+NO_LIMIT = 1 << 24  # above every vocabulary, and exact in every type that it is cast to
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,10 @@ class Sampling:
             raise InputError(
                 f"top_p must be above 0 and at most 1, not {self.top_p!r}; use 1 for no limit"
             )
+        # plain numbers, whatever kind was given
+        object.__setattr__(self, "temperature", float(self.temperature))
+        object.__setattr__(self, "top_k", min(int(self.top_k), NO_LIMIT))
+        object.__setattr__(self, "top_p", float(self.top_p))
 
     @property
     def greedy(self) -> bool:
@@ -61,7 +66,12 @@ class TaskPreset:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float holds
+        return False
 
 
 _GREEDY = Sampling(temperature=0.0)

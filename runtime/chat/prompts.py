@@ -40,7 +40,18 @@ _TTS_STYLE_AND_VOICE = (
 _DIALOGUE_VOICE = "Your voice should be:"
 
 _T = TypeVar("_T")
-Part = str | Grid  # a string is one text segment, a grid is a finished segment
+
+
+@dataclass(frozen=True)
+class Words:
+    """Text that a user gave, as one text segment with what the prompt puts around it."""
+
+    text: str
+    before: str = ""
+    after: str = ""
+
+
+Part = str | Words | Grid  # a string is one text segment of ours, a grid is a finished segment
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,18 +75,34 @@ class Example:
 class PromptBuilder:
     """Builds prompts. Codes are [K, T], padded to whole patches by repeating the last frame.
 
+    With `special` False, special tokens in what a user wrote are text: "<|im_end|>" in a question
+    does not end the turn. Those of the prompt itself are special in any case. Upstream's is True.
+
     All methods return int64 [1 + K, P * G]; they raise InputError for codes or turns that cannot be
     used and TextError for text that cannot.
     """
 
-    def __init__(self, tokenizer: TextTokenizer, layout: PromptLayout) -> None:
+    def __init__(
+        self, tokenizer: TextTokenizer, layout: PromptLayout, *, special: bool = True
+    ) -> None:
         self.tokenizer = tokenizer
         self.layout = layout
+        self.special = special
 
-    def asr(self, codes: Codes, *, rng: random.Random, template: str | None = None) -> Grid:
-        """Transcribe speech. The instruction is drawn from `rng` unless `template` gives it."""
-        request = template or asr_template(rng)
-        return self._join([_USER, self._audio(codes), request, _END, *_answer(thinking=False)])
+    def asr(
+        self,
+        codes: Codes,
+        *,
+        rng: random.Random,
+        template: str | None = None,
+        language: str | None = None,
+        tag: str = "",
+    ) -> Grid:
+        """Transcribe speech. The instruction, in `language` if one is named, is drawn from `rng`
+        unless `template` gives it; `tag` opens the answer."""
+        request = Words(template or asr_template(rng, language))
+        answer = [_ASSISTANT, _NO_THOUGHT + tag]
+        return self._join([_USER, self._audio(codes), request, _END, *answer])
 
     def tts(
         self,
@@ -99,19 +126,19 @@ class PromptBuilder:
         if not natural:
             request = f"{template or tts_template(text, rng)}: {request}"
             if instruction is None:
-                return self._join([f"{_USER}{request}{_END}", _SPEAK])
+                return self._join([Words(request, _USER, _END), _SPEAK])
             request += f"({_words(instruction, 'instruction')})"
         style: list[Part] = [_TTS_STYLE]
         if voice is not None:
             style = [_TTS_STYLE_AND_VOICE, self._audio(voice, "voice")]
         return self._join(
-            [_SYSTEM, *style, _END, f"{_USER}{request}{_END}", f"{_ASSISTANT}{_THINK}"]
+            [_SYSTEM, *style, _END, Words(request, _USER, _END), f"{_ASSISTANT}{_THINK}"]
         )
 
     def understand(self, codes: Codes, question: str, *, thinking: bool = False) -> Grid:
         """Answer a question about speech or sound, in text."""
-        question = _words(question, "question")
-        return self._join([_USER, self._audio(codes), question, _END, *_answer(thinking)])
+        asked = Words(_words(question, "question"))
+        return self._join([_USER, self._audio(codes), asked, _END, *_answer(thinking)])
 
     def dialogue(
         self,
@@ -147,7 +174,9 @@ class PromptBuilder:
             opening = [_SYSTEM, _DIALOGUE_VOICE, self._audio(voice, "voice"), _END]
 
         def user(index: int, turn: Turn) -> list[Part]:
-            briefing: list[Part] = [system_prompt, "\n\n"] if system_prompt and index == 0 else []
+            briefing: list[Part] = []
+            if system_prompt and index == 0:
+                briefing = [Words(system_prompt), "\n\n"]
             return [*briefing, self._audio(turn.codes, f"turn {index} (user)")]
 
         def assistant(index: int, turn: Turn) -> list[Part]:
@@ -175,13 +204,13 @@ class PromptBuilder:
         """Answer the last turn with text. All turns need text, user turns more than blanks."""
 
         def user(index: int, turn: Turn) -> list[Part]:
-            return [_words(turn.text, f"turn {index} (user): text")]
+            return [Words(_words(turn.text, f"turn {index} (user): text"))]
 
         return self._join([*_conversation(turns, user, _written), *_answer(thinking)])
 
     def in_context(self, instruction: str, examples: Sequence[Example], codes: Codes) -> Grid:
         """Speech to speech as the examples show it; meant for the base model."""
-        parts: list[Part] = [f"[Int]:{_words(instruction, 'instruction')}\n"]
+        parts: list[Part] = [Words(_words(instruction, "instruction"), "[Int]:", "\n")]
         for index, example in enumerate(examples):
             name = f"example {index}"
             spoken = self._spoken(example.transcript, example.output_codes, name)
@@ -192,9 +221,18 @@ class PromptBuilder:
         def segment(part: Part) -> Grid:
             if isinstance(part, np.ndarray):
                 return part
-            return text_segment(self.tokenizer.encode(part), self.layout)
+            return text_segment(self._ids(part), self.layout)
 
         return np.concatenate([segment(part) for part in parts], axis=1)
+
+    def _ids(self, part: str | Words) -> list[int]:
+        if isinstance(part, str):
+            return self.tokenizer.encode(part)
+        if not isinstance(part.text, str):
+            raise TextError(f"text must be a str, not {type(part.text).__name__}: decode it first")
+        if self.special:
+            return self.tokenizer.encode(part.before + part.text + part.after)
+        return self.tokenizer.encode_between(part.before, part.text, part.after)
 
     def _audio(self, codes: Codes | None, name: str = "audio") -> Part:
         padded = pad_codes(_given(codes, name, "codes"), self.layout.group_size)
@@ -204,7 +242,7 @@ class PromptBuilder:
 
     def _spoken(self, text: str | None, codes: Codes | None, name: str) -> Part:
         padded = pad_codes(_given(codes, name, "codes"), self.layout.group_size)
-        text_ids = self.tokenizer.encode(_given(text, name, "text"))
+        text_ids = self._ids(Words(_given(text, name, "text")))
         return streaming_segment(text_ids, padded, self.layout, self.tokenizer.special)
 
 
@@ -215,7 +253,7 @@ def _answer(thinking: bool) -> list[Part]:
 
 def _written(index: int, turn: Turn) -> list[Part]:
     """An assistant's turn that was text."""
-    return [_given(turn.text, f"turn {index} (assistant)", "text")]
+    return [Words(_given(turn.text, f"turn {index} (assistant)", "text"))]
 
 
 def _conversation(

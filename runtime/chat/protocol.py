@@ -11,9 +11,10 @@ from random import Random
 from typing import Any
 
 import numpy as np
+from mimo_edge.runtime.bundle.family import Member
 from mimo_edge.runtime.chat import templates
 from mimo_edge.runtime.chat.presets import PRESETS
-from mimo_edge.runtime.chat.prompts import Example, Part, PromptBuilder, Turn
+from mimo_edge.runtime.chat.prompts import Example, Part, PromptBuilder, Turn, Words
 from mimo_edge.runtime.chat.segments import RUN, Codes, Grid
 from mimo_edge.runtime.chat.text_tokenizer import TextTokenizer
 
@@ -50,8 +51,8 @@ class _Outline(PromptBuilder):
         return _Speech(name)
 
 
-def protocol(tokenizer: TextTokenizer) -> dict[str, Any]:
-    """The section `chat` of bundle.json."""
+def protocol(tokenizer: TextTokenizer, member: Member) -> dict[str, Any]:
+    """The section `chat` of bundle.json, of a model of the family."""
 
     def text(words: str) -> dict[str, Any]:
         """With its ids, unless something is yet to be filled in."""
@@ -60,7 +61,12 @@ def protocol(tokenizer: TextTokenizer) -> dict[str, Any]:
     def as_json(part: Part) -> dict[str, Any]:
         if isinstance(part, _Sound):
             return {"audio": str(part)}
-        return {"spoken": str(part)} if isinstance(part, _Speech) else text(str(part))
+        if isinstance(part, _Speech):
+            return {"spoken": str(part)}
+        if isinstance(part, Words):
+            return text(part.before + part.text + part.after)
+        assert isinstance(part, str)
+        return text(part)
 
     prompts = {
         task: {form: [as_json(part) for part in parts] for form, parts in forms.items()}
@@ -84,7 +90,10 @@ def protocol(tokenizer: TextTokenizer) -> dict[str, Any]:
                 "prompts": prompts[task],
             }
             for task, preset in PRESETS.items()
+            if not member.tasks or task in member.tasks
         },
+        "language_tags": {name: text(tag) for name, tag in member.languages.items()},
+        "piece_seconds": member.piece_seconds,
     }
 
 

@@ -54,12 +54,12 @@ TTS_EN = (
 )
 
 
-def asr_template(rng: random.Random) -> str:
-    """One transcription instruction of either language: the language of the audio is not known.
+def asr_template(rng: random.Random, language: str | None = None) -> str:
+    """One transcription instruction: of either language, where that of the audio is not known.
 
     `random.Random(seed)` draws what upstream draws after `random.seed(seed)`.
     """
-    return rng.choice(ASR_ZH + ASR_EN)
+    return rng.choice({"chinese": ASR_ZH, "english": ASR_EN}.get(language or "", ASR_ZH + ASR_EN))
 
 
 def tts_template(text: str, rng: random.Random) -> str:

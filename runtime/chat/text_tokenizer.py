@@ -1,17 +1,20 @@
 """Text to ids and back: the Qwen2 byte-level BPE of the checkpoint, read from its own files.
 
 Every id comes from those files. Special tokens written out in a text count as special tokens, as
-they do upstream, so `"<|im_end|>"` inside a user's text ends the turn.
+they do upstream, so `"<|im_end|>"` inside a user's text ends the turn; `special=False` makes them
+text like any other, for text that comes from somebody who must not speak for the system.
 """
 
 import codecs
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mimo_edge.runtime.bundle.errors import MALFORMED, BundleError, TextError
+from mimo_edge.runtime.bundle.errors import MALFORMED, BundleError, TextError, unreadable
+from mimo_edge.runtime.bundle.files import read_text
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 # Either set is a whole tokenizer; the first one found is used.
@@ -73,12 +76,13 @@ class TextTokenizer:
         self.special = special
 
     @classmethod
-    def from_folder(cls, folder: Path) -> "TextTokenizer":
+    def from_folder(cls, folder: Path, named: Collection[str] | None = None) -> "TextTokenizer":
         """Read tokenizer.json, or vocab.json with merges.txt, and the added tokens beside them.
 
+        `named` are the files that may be read, those of a bundle's manifest; None allows all.
         Raises BundleError if the files are missing, unreadable, or contradict each other.
         """
-        files = tokenizer_files(folder)
+        files = tokenizer_files(folder, named)
         read = {file.name: file for file in files}
         extras = {name: _read_json(read[name]) for name in _EXTRA_FILES if name in read}
         tokenizer = _load_core(read)
@@ -92,8 +96,11 @@ class TextTokenizer:
         """Number of ids, added tokens included; the model's own vocabulary is padded beyond it."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of `text`, nothing put before or after it. Raises TextError if it is no Unicode."""
+    def encode(self, text: str, special: bool = True) -> list[int]:
+        """Ids of `text`, nothing put before or after it. Raises TextError if it is no Unicode.
+
+        Without `special` no id of an added token comes out, whatever the text holds.
+        """
         if not isinstance(text, str):
             raise TextError(f"text must be a str, not {type(text).__name__}: decode it first")
         try:
@@ -103,8 +110,30 @@ class TextTokenizer:
                 f"text holds a lone surrogate {text[error.start]!r} at character {error.start}: "
                 "remove it, or decode the text with errors='replace'"
             ) from None
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        tokenizer = self._tokenizer if special else self._plain
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
         return ids
+
+    def encode_between(self, before: str, text: str, after: str) -> list[int]:
+        """Ids of `before + text + after` in one go, with the special tokens of `text` as text.
+
+        Those of the other two count. Text that holds none has the ids that `encode` gives it.
+        """
+        start = max((before.rfind(t) + len(t) for t in self._added if t in before), default=0)
+        stop = min((after.find(t) for t in self._added if t in after), default=len(after))
+        between = self.encode(before[start:] + text + after[:stop], special=False)
+        return [*self.encode(before[:start]), *between, *self.encode(after[stop:])]
+
+    @cached_property
+    def _added(self) -> list[str]:
+        """Every token that is found before the text is split into words."""
+        return [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
+
+    @cached_property
+    def _plain(self) -> Tokenizer:
+        """The same without added tokens."""
+        raw = json.loads(self._tokenizer.to_str())
+        return Tokenizer.from_str(json.dumps(raw | {"added_tokens": []}))
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`, special tokens written out.
@@ -146,15 +175,20 @@ class IncrementalDecoder:
         return rest
 
 
-def tokenizer_files(folder: Path) -> list[Path]:
+def tokenizer_files(folder: Path, named: Collection[str] | None = None) -> list[Path]:
     """The files that `from_folder` reads from `folder`: what a bundle must carry of them.
 
+    Of `named` alone, unless it is None.
     Raises BundleError, naming the files looked for, if there is no whole tokenizer.
     """
     folder = Path(folder)
+
+    def there(name: str) -> bool:
+        return (named is None or name in named) and (folder / name).is_file()
+
     for core in _CORE_FILES:
-        if all((folder / name).is_file() for name in core):
-            extras = [name for name in _EXTRA_FILES if (folder / name).is_file()]
+        if all(map(there, core)):
+            extras = [name for name in _EXTRA_FILES if there(name)]
             return [folder / name for name in (*core, *extras)]
     wanted = ", or ".join(" with ".join(core) for core in _CORE_FILES)
     raise BundleError(
@@ -176,8 +210,10 @@ _BYTE_OF_CHAR = _byte_alphabet()
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, *MALFORMED) as error:
+        content = json.loads(read_text(path))
+    except OSError as error:
+        raise BundleError(unreadable(path, error, "Copy it again.")) from error
+    except MALFORMED as error:
         raise BundleError(f"{path}: cannot be read as JSON ({error}); copy it again") from error
     if not isinstance(content, dict):
         raise BundleError(f"{path}: holds no JSON object; copy it again")
@@ -189,9 +225,11 @@ def _load_core(read: dict[str, Path]) -> Tokenizer:
     core = [read[name] for names in _CORE_FILES for name in names if name in read]
     try:
         if len(core) == 1:
-            tokenizer = Tokenizer.from_file(str(core[0]))
+            tokenizer = Tokenizer.from_str(read_text(core[0]))
         else:
             tokenizer = _byte_level_bpe(vocab=core[0], merges=core[1])
+    except OSError as error:
+        raise BundleError(unreadable(error.filename, error, "Copy it again.")) from error
     except Exception as error:  # the library raises bare Exception for whatever is wrong
         names = " and ".join(str(path) for path in core)
         raise BundleError(f"{names}: not a usable tokenizer ({error}); copy again") from error
@@ -202,7 +240,12 @@ def _load_core(read: dict[str, Path]) -> Tokenizer:
 
 
 def _byte_level_bpe(vocab: Path, merges: Path) -> Tokenizer:
-    tokenizer = Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
+    pairs: list[tuple[str, str]] = []
+    for line in _lines(merges):
+        if not line.startswith("#version"):
+            left, right = line.split(" ")
+            pairs.append((left, right))
+    tokenizer = Tokenizer(models.BPE(vocab=json.loads(read_text(vocab)), merges=pairs))
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -212,6 +255,11 @@ def _byte_level_bpe(vocab: Path, merges: Path) -> Tokenizer:
     )
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines that hold something. Only line feeds end them: other separators are letters here."""
+    return [line for row in read_text(path).split("\n") if (line := row.removesuffix("\r"))]
 
 
 def _add_declared(tokenizer: Tokenizer, extras: dict[str, dict[str, Any]], folder: Path) -> None:

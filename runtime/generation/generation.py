@@ -8,16 +8,18 @@ from typing import Protocol
 
 import numpy as np
 from mimo_edge.runtime.audio import codec
+from mimo_edge.runtime.audio.pacing import Chunks, FixedChunks, GrowingChunks
 from mimo_edge.runtime.backends.base import AudioPieces, Floats, Ints
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.chat.answer import DECODE_PIECE, answer_text, split_answer
 from mimo_edge.runtime.chat.segments import Grid, PromptLayout
+from mimo_edge.runtime.chat.tags import TagFilter, without_tags
 from mimo_edge.runtime.chat.text_tokenizer import IncrementalDecoder, TextTokenizer
 from mimo_edge.runtime.chat.thought import ThoughtStream, split_thinking
 from mimo_edge.runtime.generation.request import Request, Step, join_steps
 from mimo_edge.runtime.generation.scheduler import Handle
 
-CHUNK_PATCHES = 6  # about a second of speech between two decodes of a stream
+CHUNK_PATCHES = 6  # about a second of speech between two decodes of a windowed stream
 
 
 @dataclass(frozen=True)
@@ -97,9 +99,11 @@ class Generation:
         *,
         speaks: bool,
         opened: bool = False,
+        tags: tuple[str, ...] = (),
     ) -> None:
         self._source, self._tokenizer, self._layout = source, tokenizer, layout
         self.request, self.speaks, self._opened = request, speaks, opened
+        self._tags = tags
 
     def steps(self) -> Iterator[Step]:
         """The generated patches, as they come. Who stops reading them ends the answer."""
@@ -126,29 +130,56 @@ class Generation:
         self,
         started: Started | None = None,
         *,
-        chunk: int = CHUNK_PATCHES,
-        left: int = codec.LEFT_OVERLAP,
-        right: int = codec.RIGHT_OVERLAP,
+        kind: str | None = None,
+        chunk: int | None = None,
+        lookahead: int | None = None,
+        left: int | None = None,
+        right: int | None = None,
     ) -> Iterator[Event]:
         """Text and sound while they are generated; the last event carries the result.
 
-        `chunk` patches are collected between decodes; `left` and `right` are the overlaps in frames
-        of `codec.StreamDecoder`. A smaller right overlap sounds sooner and less like the
-        whole decode. Sound starts where the prompt says so; should the model open speech once more
-        later, `result` keeps only what follows, as upstream does, and a stream has sounded already.
-        After a thought, sound starts where the model opens speech, and at the end if it never does.
+        For `kind`, `lookahead`, `left` and `right` see `codec.open_stream`. `chunk` patches are
+        collected between decodes; without it a windowed stream takes 6, and a stateful one begins
+        with 1 and takes more as playback allows. A smaller lookahead or right overlap sounds
+        sooner and less like the whole decode. Sound starts where the prompt says so; should the
+        model open speech once more later, `result` keeps only what follows, as upstream does, and a
+        stream has sounded already. After a thought, sound starts where the model opens speech, and
+        at the end if it never does.
         """
-        check_stream(chunk, left, right, self._layout.group_size)
-        decoder = codec.StreamDecoder(self._source.audio, left, right)
-        clock = self._ready() if started is None else started.clock
+        kind = codec.stream_kind(kind, left, right)
+        chunks = chunks_of(kind, chunk, left, self._layout.group_size)
+        decoder = codec.open_stream(
+            self._source.audio, kind, left=left, right=right, lookahead=lookahead
+        )
+        try:
+            yield from self._sounding(started, decoder, chunks, codec.stream_pieces(kind))
+        finally:
+            decoder.close()
+
+    def _sounding(
+        self,
+        started: Started | None,
+        decoder: codec.CodecStream,
+        chunks: Chunks,
+        pieces: Sequence[str],
+    ) -> Iterator[Event]:
+        rate = self._source.audio.bundle.model.sampling_rate
+        clock = self._ready(pieces) if started is None else started.clock
         words = IncrementalDecoder(self._tokenizer)
-        said = ThoughtStream(opened=self._opened)
+        untagged, said = TagFilter(self._tags), ThoughtStream(opened=self._opened)
         special = self._tokenizer.special
         speaking, closed = self.speaks and not self._opened, False
         steps: list[Step] = []
         waiting: list[Ints] = []
         held: list[Ints] = []  # speech before it is known whether a sostm comes
         heard: list[Floats] = []
+
+        def decoded(codes: Sequence[Ints]) -> Iterator[Event]:
+            began = time.perf_counter()
+            wav = decoder.push(np.concatenate(codes, axis=1))
+            now = time.perf_counter()
+            chunks.decoded(now, len(codes), now - began, len(wav) / rate)
+            yield from sounded(wav)
 
         def sounded(wav: Floats) -> Iterator[Event]:
             if len(wav):
@@ -157,12 +188,13 @@ class Generation:
                 yield Event(wav=wav)
 
         def spoken(text: str) -> Iterator[Event]:
-            for thinking, answer in said.feed(text):
+            for thinking, answer in said.feed(untagged.feed(text)):
                 if thinking or answer:
                     yield Event(text=answer, thinking=thinking)
 
         for step in self.steps() if started is None else started.steps:
             clock.patch(step)
+            chunks.patch(step.seconds)
             steps.append(step)
             if step.text_id == special.sostm:
                 speaking, held = self.speaks and not closed, []
@@ -174,24 +206,25 @@ class Generation:
                 waiting.append(step.codes)
             elif step.codes is not None and self.speaks and not closed:
                 held.append(step.codes)
-            if len(waiting) >= chunk:
-                yield from sounded(decoder.push(np.concatenate(waiting, axis=1)))
+            if len(waiting) >= chunks.wanted:
+                yield from decoded(waiting)
                 waiting = []
-        for start in range(0, len(held), chunk):  # none came: all of it was speech
-            yield from sounded(decoder.push(np.concatenate(held[start : start + chunk], axis=1)))
+        while held:  # none came: all of it was speech
+            taken, held = held[: chunks.wanted], held[chunks.wanted :]
+            yield from decoded(taken)
         yield from sounded(decoder.finish(np.concatenate(waiting, axis=1) if waiting else None))
         yield from spoken(words.finish())
-        thinking, answer = said.finish()
-        if thinking or answer:
-            yield Event(text=answer, thinking=thinking)
+        for thinking, answer in (*said.feed(untagged.finish()), said.finish()):
+            if thinking or answer:
+                yield Event(text=answer, thinking=thinking)
         wav = np.concatenate(heard) if heard else np.zeros(0, np.float32)
         yield Event(result=self._finish(steps, clock, wav, False))
 
-    def _ready(self) -> "_Clock":
-        """Load what is needed, then start the clock."""
+    def _ready(self, decoding: Sequence[str] = ("tokenizer_decoder",)) -> "_Clock":
+        """Load what is needed, `decoding` for the sound of it; then start the clock."""
         pieces = ["patch_encoder", "backbone"]
         if self.speaks:
-            pieces += ["patch_decoder", "tokenizer_decoder"]
+            pieces += ["patch_decoder", *decoding]
         self._source.load(pieces)
         return _Clock(self._source.audio.bundle.model.sampling_rate)
 
@@ -206,7 +239,7 @@ class Generation:
         )
         # upstream's text has a token's place inside a character that speech has split; ours has not
         words = self._tokenizer.decode(i for i in answer.text_ids if i not in special.speech_tokens)
-        thinking, rest = split_thinking(words, opened=self._opened)
+        thinking, rest = split_thinking(without_tags(words, self._tags), opened=self._opened)
         wav = heard
         if not self.speaks:
             wav = None
@@ -214,7 +247,7 @@ class Generation:
             wav = codec.decode(self._source.audio, answer.codes)
             clock.sound()
         return Result(
-            text=answer_text(answer.text_ids, self._tokenizer),
+            text=without_tags(answer_text(answer.text_ids, self._tokenizer), self._tags),
             answer=rest,
             thinking=thinking,
             codes=answer.codes,
@@ -226,17 +259,20 @@ class Generation:
         )
 
 
-def check_stream(chunk: int, left: int, right: int, group_size: int) -> None:
-    """Raises InputError for settings that no stream can have."""
-    if chunk < 1:
-        raise InputError(f"chunk must be at least 1 patch, not {chunk}; the default is 6")
-    codec.check_overlaps(left, right)
-    window = left + chunk * group_size
+def chunks_of(kind: str, chunk: int | None, left: int | None, group_size: int) -> Chunks:
+    """How many patches each decode takes. Raises InputError for what is too few or too many."""
+    if chunk is not None and chunk < 1:
+        raise InputError(f"chunk must be at least 1 patch, not {chunk}; leave it out")
+    if kind == codec.STATEFUL:
+        return GrowingChunks() if chunk is None else FixedChunks(chunk)
+    chunk = CHUNK_PATCHES if chunk is None else chunk
+    window = (codec.LEFT_OVERLAP if left is None else left) + chunk * group_size
     if window > DECODE_PIECE:
         raise InputError(
             f"left overlap and chunk make {window} frames to decode at once, of at most "
             f"{DECODE_PIECE}; the defaults are 250 frames and 6 patches of 4 frames"
         )
+    return FixedChunks(chunk)
 
 
 class _Clock:

@@ -10,16 +10,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from mimo_edge.runtime.backends.base import Backend, Floats, Ints
+from mimo_edge.runtime.backends.finite import OVERFLOW
 from mimo_edge.runtime.bundle.errors import BundleError, ContextError, InputError, ResourceError
 from mimo_edge.runtime.generation.positions import Positions
 from mimo_edge.runtime.generation.request import Failure, Outcome, Request, Step, split_grid
 from mimo_edge.runtime.generation.sampling import Noise, sample
 
 PREFILL_CHUNK = 256  # patches of a prompt between two steps of the others
-_OVERFLOW = (
-    "a component overflowed, or its weights are damaged. Export with a wider --dtype (bf16 or "
-    "fp32), or check the checkpoint."
-)
 
 
 @dataclass(eq=False)
@@ -66,6 +63,7 @@ class Loop:
         self, backend: Backend, empty_id: int, slots: int = 1, *, reuse: bool = True
     ) -> None:
         self._model, self._empty_id = backend.bundle.model, empty_id
+        self._speaks = backend.bundle.speaks
         self._states = backend.new_rows(slots)
         self._slots = [_Slot(Positions(empty_id)) for _ in range(slots)]
         self._reuse = reuse
@@ -157,7 +155,7 @@ class Loop:
         for number, row in rows:
             assert row.scores is not None
             if not np.isfinite(row.scores.max()):
-                error = BundleError(f"the scores of the text are NaN or infinite; {_OVERFLOW}")
+                error = BundleError(f"the scores of the text are NaN or infinite; {OVERFLOW}")
                 failures.append(self._fail(number, error))
                 continue
             going.append((number, row))
@@ -166,6 +164,8 @@ class Loop:
             chosen = sample(row.scores, float(uniforms[number][0]), row.request.text, removed)
             text_ids[number] = chosen
         speaking = [(n, row) for n, row in going if text_ids[n] == self._empty_id]
+        if not self._speaks:  # such a patch is empty: the model was trained to listen only
+            speaking = []
         try:
             codes, inside = self._codes(speaking, uniforms)
         except Exception as error:
@@ -275,7 +275,7 @@ class Loop:
             text_id, spoken = text_ids[number], codes.get(number)
             if spoken is not None and spoken.min() < 0:  # what the graph makes of such scores
                 error = BundleError(
-                    f"the scores of the audio codes are NaN or infinite; {_OVERFLOW}"
+                    f"the scores of the audio codes are NaN or infinite; {OVERFLOW}"
                 )
                 outcomes.append(self._fail(number, error))
                 continue

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from mimo_edge.runtime.backends.base import Ints
-from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.chat.checks import checked_limits
 from mimo_edge.runtime.chat.presets import Sampling
 from mimo_edge.runtime.chat.segments import Grid
 
@@ -22,7 +22,7 @@ class Request:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_limits(self.max_new, self.min_new, self.seed)
+        checked_limits(self.max_new, self.min_new, self.seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,16 +48,6 @@ class Failure:
 
 
 Outcome = Step | Failure
-
-
-def check_limits(max_new: int | None, min_new: int, seed: int) -> None:
-    """Raises InputError for what no answer can have."""
-    if max_new is not None and max_new < 1:
-        raise InputError(f"max_new must be at least 1 patch, not {max_new}")
-    if min_new < 0:
-        raise InputError(f"min_new must be 0 or more patches, not {min_new}")
-    if not 0 <= seed < 1 << 128:
-        raise InputError(f"seed must be 0 or more and below 2**128, not {seed}")
 
 
 def split_grid(grid: Grid, group_size: int) -> tuple[Ints, Ints]:

@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
-from mimo_edge.runtime.backends.base import Backend, Floats, Ints
+from mimo_edge.runtime.backends.base import Backend, CodecStates, Floats, Ints
 from mimo_edge.runtime.bundle.errors import BusyError, InputError, MimoError
 from mimo_edge.runtime.generation.loop import Loop
 from mimo_edge.runtime.generation.request import Failure, Outcome, Request, Step
@@ -310,6 +310,56 @@ class ScheduledAudio:
     def decode(self, codes: Ints, lengths: Ints) -> Floats:
         """codes [B, K, T], lengths [B] -> wav [B, T * samples_per_frame]"""
         return self._run(lambda: self._backend.decode(codes, lengths))
+
+    def new_codec_rows(self, rows: int) -> CodecStates:
+        """Fresh state of this many streams."""
+        return ScheduledStates(self._run, self._run(lambda: self._backend.new_codec_rows(rows)))
+
+
+class ScheduledStates:
+    """The state of streams of the codec; what uses it are jobs of the scheduler's thread."""
+
+    def __init__(self, run: Run, states: CodecStates) -> None:
+        self._run, self._states = run, states
+        self.rows, self.remembered = states.rows, states.remembered
+        self.last_shape = states.last_shape
+
+    def mel(
+        self,
+        codes: Ints,
+        lengths: Ints,
+        positions: Ints,
+        weights: Ints,
+        statistics: Floats,
+        last: Floats,
+    ) -> tuple[Floats, Floats, Floats]:
+        """As `CodecStates.mel`."""
+        given = codes, lengths, positions, weights, statistics, last
+        return self._run(lambda: self._states.mel(*given))
+
+    def frames(
+        self,
+        mel: Floats,
+        positions: Ints,
+        blocks: Ints,
+        until: Ints,
+        past_positions: Ints,
+        kept: Ints,
+    ) -> tuple[Floats, Floats]:
+        """As `CodecStates.frames`."""
+        given = mel, positions, blocks, until, past_positions, kept
+        return self._run(lambda: self._states.frames(*given))
+
+    def clear(self, row: int) -> None:
+        """As `CodecStates.clear`."""
+        self._run(lambda: self._states.clear(row))
+
+    def close(self) -> None:
+        """Also after the scheduler was closed, whose thread then uses them no more."""
+        try:
+            self._run(self._states.close)
+        except InputError:
+            self._states.close()
 
 
 def _closed() -> MimoError:

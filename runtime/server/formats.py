@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import soundfile
 from mimo_edge.runtime.audio.callbacks import SoundFile, raise_kept
-from mimo_edge.runtime.audio.write import to_pcm16, wav_header
+from mimo_edge.runtime.audio.write import pcm16, wav_header
 from mimo_edge.runtime.backends.base import Floats
 from mimo_edge.runtime.server.errors import RequestError
 
@@ -70,7 +70,7 @@ class Pcm:
     def push(self, wav: Floats) -> bytes:
         """wav [N] -> bytes"""
         header, self._header = self._header, b""
-        return header + to_pcm16(wav).astype("<i2", copy=False).tobytes()
+        return header + pcm16(wav, "the answer").astype("<i2", copy=False).tobytes()
 
     def finish(self) -> bytes:
         """The header, if nothing was pushed."""
@@ -90,7 +90,7 @@ class Coded:
 
     def push(self, wav: Floats) -> bytes:
         """wav [N] -> bytes"""
-        samples = to_pcm16(wav)
+        samples = pcm16(wav, "the answer")
         for start in range(0, len(samples), _BLOCK):
             block = samples[start : start + _BLOCK]
             self._call(partial(self._file.write, block))

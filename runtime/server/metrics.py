@@ -3,32 +3,12 @@
 import time
 from collections.abc import Callable
 
+from mimo_edge.runtime.audio.player import Player
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.process_collector import ProcessCollector
 
 _FIRST_AUDIO = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30)
 _FACTOR = (0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.25, 1.5, 2, 4, 8)
-
-
-class Player:
-    """Plays a stream as a listener would who starts with the first sound, and never pauses.
-
-    An underrun is a piece that came after everything before it was played.
-    """
-
-    def __init__(self) -> None:
-        self._ends: float | None = None  # when all that came is played
-        self.underruns, self.silence = 0, 0.0  # seconds
-
-    def add(self, seconds: float, now: float) -> None:
-        """A piece that came at the time `now`."""
-        if self._ends is None:
-            self._ends = now
-        elif now > self._ends:
-            self.underruns += 1
-            self.silence += now - self._ends
-            self._ends = now
-        self._ends += seconds
 
 
 class Metrics:
@@ -82,24 +62,24 @@ class Heard:
     """One answer as its listener has it."""
 
     def __init__(self, metrics: Metrics) -> None:
-        self._metrics, self._player = metrics, Player()
-        self._began, self._seconds = time.perf_counter(), 0.0
+        self._metrics, self._player = metrics, Player(time.perf_counter())
+        self._seconds = 0.0
 
     def sound(self, seconds: float) -> None:
         """A piece of sound has come."""
-        now = time.perf_counter()
-        if not self._seconds:
-            self._metrics.first_audio.observe(now - self._began)
-        self._player.add(seconds, now)
+        first = self._player.first_sound is None
+        self._player.give(time.perf_counter(), seconds)
         self._seconds += seconds
+        if first and self._player.time_to_first_sound is not None:
+            self._metrics.first_audio.observe(self._player.time_to_first_sound)
 
     def end(self, patches: int) -> None:
         """The answer is whole."""
         metrics = self._metrics
         metrics.patches.inc(patches)
-        metrics.underruns.inc(self._player.underruns)
+        metrics.underruns.inc(len(self._player.underruns))
         metrics.silence.inc(self._player.silence)
         metrics.audio.inc(self._seconds)
         if self._seconds:
-            took = time.perf_counter() - self._began
+            took = time.perf_counter() - self._player.started
             metrics.real_time_factor.observe(took / self._seconds)

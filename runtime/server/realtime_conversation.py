@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from mimo_edge.runtime.audio.codec import encode
 from mimo_edge.runtime.backends.base import Floats, Ints
 from mimo_edge.runtime.chat.segments import Grid
 from mimo_edge.runtime.generation.generation import Generation, Result
@@ -75,7 +74,7 @@ class Conversation:
             if session.instructions and self._history is None:
                 words = f"{session.instructions}\n\n{words}"
             return model.chat(words, history=self._history, options=options)
-        codes = encode(model.scheduler.audio, np.concatenate(sounds))
+        codes = model.encode(np.concatenate(sounds))
         if not session.speaks:
             return model.speech_to_text(codes, history=self._history, options=options)
         return model.dialogue(

@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from mimo_edge.runtime.audio.codec import LEFT_OVERLAP, RIGHT_OVERLAP
+from mimo_edge.runtime.audio import codec
 from mimo_edge.runtime.bundle.errors import MimoError
-from mimo_edge.runtime.generation.generation import CHUNK_PATCHES, check_stream
+from mimo_edge.runtime.chat.prompts import PromptBuilder
+from mimo_edge.runtime.generation.generation import chunks_of
 from mimo_edge.runtime.server.errors import RequestError
 from mimo_edge.runtime.server.limits import Limits, free_memory
 from mimo_edge.runtime.server.metrics import Metrics
@@ -17,14 +18,6 @@ from mimo_edge.runtime.server.spoken import SpokenAnswers
 from mimo_edge.runtime.server.voices import Voices
 from mimo_edge.runtime.tasks import MimoAudio
 
-PIECES = (
-    "mel",
-    "tokenizer_encoder",
-    "patch_encoder",
-    "backbone",
-    "patch_decoder",
-    "tokenizer_decoder",
-)
 log = logging.getLogger("mimo_edge.server")
 
 
@@ -32,9 +25,11 @@ log = logging.getLogger("mimo_edge.server")
 class Streaming:
     """How answers are streamed: see `Generation.stream`."""
 
-    chunk: int = CHUNK_PATCHES
-    left: int = LEFT_OVERLAP
-    right: int = RIGHT_OVERLAP
+    kind: str | None = None
+    chunk: int | None = None
+    lookahead: int | None = None
+    left: int | None = None
+    right: int | None = None
 
 
 class Service:
@@ -49,7 +44,9 @@ class Service:
         limits: Limits,
         streaming: Streaming,
     ) -> None:
-        check_stream(streaming.chunk, streaming.left, streaming.right, model.layout.group_size)
+        self._pieces = _pieces(model, streaming)
+        # what callers write is theirs: a special token in it is text
+        model.prompts = PromptBuilder(model.tokenizer, model.layout, special=False)
         self.model, self.voices, self.name = model, voices, name
         self.limits, self.streaming = limits, streaming
         self.metrics, self.spoken = Metrics(), SpokenAnswers()
@@ -64,7 +61,7 @@ class Service:
     def load(self) -> None:
         """Load every piece, so that the first caller does not wait for it."""
         try:
-            self.model.scheduler.load(PIECES)
+            self.model.scheduler.load(self._pieces)
             self._loaded = True
         except MimoError as error:  # the server stays, and says why it cannot serve
             log.error("%s", error)
@@ -120,3 +117,21 @@ class Service:
         self.metrics.watch(
             "mimo_reused_patches", "Patches of prompts not computed again", lambda: scheduler.reused
         )
+
+
+def _pieces(model: MimoAudio, streaming: Streaming) -> tuple[str, ...]:
+    """What the server runs. Raises InputError for a stream that cannot be."""
+    pieces = ("mel", "tokenizer_encoder", "patch_encoder", "backbone")
+    if not model.backend.bundle.speaks:
+        return pieces
+    kind = codec.stream_kind(streaming.kind, streaming.left, streaming.right)
+    chunks_of(kind, streaming.chunk, streaming.left, model.layout.group_size)
+    codec.open_stream(
+        model.scheduler.audio,
+        kind,
+        left=streaming.left,
+        right=streaming.right,
+        lookahead=streaming.lookahead,
+    ).close()
+    decoding = dict.fromkeys(("tokenizer_decoder", *codec.stream_pieces(kind)))
+    return (*pieces, "patch_decoder", *decoding)

@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from mimo_edge.runtime.audio.codec import encode
 from mimo_edge.runtime.audio.read import load_audio
 from mimo_edge.runtime.audio.write import write_audio
 from mimo_edge.runtime.backends.base import Floats, Ints
@@ -79,7 +78,7 @@ class Voices:
                 "seconds of clear speech are best.",
                 param="audio_sample",
             )
-        codes = encode(self._model.scheduler.audio, wav)
+        codes = self._model.encode(wav)
         with self._lock:
             if name in self._voices:
                 raise RequestError(
@@ -124,6 +123,6 @@ class Voices:
         rate = self._model.sampling_rate
         for path in paths[: self._most]:
             wav = load_audio(path, rate=rate, max_seconds=self._seconds)
-            codes = encode(self._model.scheduler.audio, wav)
+            codes = self._model.encode(wav)
             created = int(path.stat().st_mtime)
             self._voices[path.stem] = Voice(path.stem, created, len(wav) / rate, codes)

@@ -9,6 +9,7 @@
 """
 
 import asyncio
+import dataclasses
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ class Work(Generic[T]):
         heard, how = self._service.metrics.answer_heard(), self._service.streaming
         rate = self._service.model.sampling_rate
         started = self._start(generation)
-        for event in generation.stream(started, chunk=how.chunk, left=how.left, right=how.right):
+        for event in generation.stream(started, **dataclasses.asdict(how)):
             self.check()
             if len(event.wav):
                 heard.sound(len(event.wav) / rate)

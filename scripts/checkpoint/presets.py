@@ -1,4 +1,5 @@
-"""Configs of the random checkpoints: `real` has every size of the released 7B, `tiny` fits a test.
+"""Configs of the random checkpoints: `real` has every size of the released 7B, `tiny` fits a test,
+`tiny-asr` is a MiMo-V2.5-ASR that fits one.
 
 The dictionaries are the two `config.json` files, with all the keys that the released ones have.
 """
@@ -46,7 +47,12 @@ def _cut(config: Config, layers: int) -> Config:
         "decoder_layers",
         "vocoder_num_layers",
     )
-    return config | {name: min(config[name], layers) for name in stacks if name in config}
+    cut = config | {name: min(config[name], layers) for name in stacks if name in config}
+    if "layer_types" in config:
+        cut["layer_types"] = config["layer_types"][:layers]
+    if "audio_config" in config:
+        cut["audio_config"] = _cut(config["audio_config"], layers)
+    return cut
 
 
 _LANGUAGE_MODEL: Config = {
@@ -70,6 +76,22 @@ _LANGUAGE_MODEL: Config = {
     "transformers_version": "4.49.0",
     "use_cache": True,
     "use_sliding_window": False,
+}
+
+# what MiMo-V2.5-ASR's config has beside or in place of the above
+_V25_ASR: Config = {
+    "add_input_local_transformer": True,
+    "add_speech_sosp_eosp": False,
+    "architectures": ["MiMoV2ASRForCausalLM"],
+    "attention_bias": True,
+    "empty_loss_weight": 0.01,
+    "local_hidden_dropout": 0.1,
+    "mlp_layers": 1,
+    "n_rvq": 20,
+    "no_speech_loss": False,
+    "no_text_loss": False,
+    "sliding_window": None,
+    "transformers_version": "4.57.1",
 }
 
 _AUDIO_TOKENIZER: Config = {
@@ -133,39 +155,68 @@ def _preset(
     )
 
 
+_TINY: Config = {
+    "vocab_size": 512,
+    "hidden_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "intermediate_size": 160,
+    "local_dim": 64,
+    "local_layers": 3,
+    "local_attn_heads": 8,
+    "local_ffn_dim": 128,
+    "input_local_dim": 64,
+    "input_local_layers": 2,
+    **_codes(256, 64),
+}
+_TINY_AUDIO: Config = {
+    "d_model": 64,
+    "encoder_layers": 5,
+    "encoder_attention_heads": 4,
+    "encoder_ffn_dim": 128,
+    "decoder_layers": 4,
+    "decoder_attention_heads": 4,
+    "decoder_ffn_dim": 128,
+    "vocoder_dim": 32,
+    "vocoder_num_layers": 3,
+    "vocoder_attention_heads": 4,
+    "vocoder_intermediate_dim": 64,
+    "codebook_size": [256] * 2 + [64] * 18,
+}
+
 PRESETS: dict[str, Preset] = {
     "tiny": _preset(
-        {
-            "vocab_size": 512,
-            "hidden_size": 96,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "head_dim": 32,
-            "intermediate_size": 160,
-            "local_dim": 64,
-            "local_layers": 3,
-            "local_attn_heads": 8,
-            "local_ffn_dim": 128,
-            "input_local_dim": 64,
-            "input_local_layers": 2,
-            **_codes(256, 64),
-        },
-        {
-            "d_model": 64,
-            "encoder_layers": 5,
-            "encoder_attention_heads": 4,
-            "encoder_ffn_dim": 128,
-            "decoder_layers": 4,
-            "decoder_attention_heads": 4,
-            "decoder_ffn_dim": 128,
-            "vocoder_dim": 32,
-            "vocoder_num_layers": 3,
-            "vocoder_attention_heads": 4,
-            "vocoder_intermediate_dim": 64,
-            "codebook_size": [256] * 2 + [64] * 18,
-        },
+        _TINY,
+        _TINY_AUDIO,
         _numbered(BPE_SIZE, (*QWEN_SPECIALS[:3], *THINK_SPECIALS, *SPEECH_SPECIALS)),
+        torch.float32,
+    ),
+    "tiny-asr": _preset(
+        _TINY
+        | _V25_ASR
+        | {
+            "layer_types": ["full_attention"] * 3,
+            "local_rotary_base": 320000,  # not rope_theta, so that a mix-up shows
+            "audio_config": {
+                "tokenizer_version": "v1",
+                **_codes(256, 64),
+                "group_size": 4,
+                "audio_channels": 8,
+                "input_local_layers": 2,
+                "input_local_dim": 64,
+                "input_full_attention": True,
+                "input_local_attn_heads": 8,
+                "input_local_head_dim": 8,
+                "input_local_intermediate_size": 192,
+                "input_local_hidden_dropout": 0.1,
+                "out_hidden_size": 96,
+            },
+        },
+        _TINY_AUDIO,
+        # the released tokenizer, too, spells <think> as plain text
+        _numbered(BPE_SIZE, (*QWEN_SPECIALS[:3], *SPEECH_SPECIALS)),
         torch.float32,
     ),
     "real": _preset(

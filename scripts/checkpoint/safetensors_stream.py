@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mimo_edge.mimo_ref.weights import INDEX
+from mimo_edge.mimo_ref.tensor_files import INDEX
 
 SHARD_BYTES = 2 << 30
 _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}

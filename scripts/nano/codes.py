@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from mimo_edge.mimo_ref.config import AudioTokenizerConfig
 from mimo_edge.mimo_ref.model import AudioTokenizer
-from mimo_edge.mimo_ref.weights import TensorFiles, load_audio_tokenizer
+from mimo_edge.mimo_ref.tensor_files import TensorFiles
+from mimo_edge.mimo_ref.weights import load_audio_tokenizer
 from mimo_edge.scripts.nano.data import (
     Clip,
     read_clips,

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 
 import soundfile
@@ -14,18 +15,29 @@ from mimo_edge.scripts.nano.speak import RATE
 LISTEN, READ, ASK = 12, 18, 9
 
 
-def write_utterances(work: Path, out: Path) -> Path:
-    """Write `out`, a folder of recordings by seen voices with `utterances.json`."""
+def write_utterances(
+    work: Path, out: Path, listen_to: int = LISTEN, read_aloud: int = READ, asked: int = ASK
+) -> Path:
+    """Write `out`, a folder of recordings by seen voices with `utterances.json`.
+
+    Raises SystemExit if fewer sentences are held out than are wanted.
+    """
     sentences = grammar.by_text()
     by_kind: dict[str, list[Spoken]] = {kind: [] for kind in grammar.kinds()}
     for spoken in held_out(work):
         if spoken.clip.part == "held_out" and not spoken.clip.own:
             by_kind[sentences[spoken.clip.text].kind].append(spoken)
     drawn = _in_turn(list(by_kind.values()))
-    listen = [next(drawn) for _ in range(LISTEN)]
-    read = [next(drawn) for _ in range(READ)]
-    asked = (spoken for spoken in drawn if sentences[spoken.clip.text].answer)
-    ask = [next(asked) for _ in range(ASK)]
+    listen = list(islice(drawn, listen_to))
+    read = list(islice(drawn, read_aloud))
+    # a large set asks again what it has listened to or read
+    questions = (s for s in chain(drawn, listen, read) if sentences[s.clip.text].answer)
+    ask = list(islice(questions, asked))
+    if (len(listen), len(read), len(ask)) != (listen_to, read_aloud, asked):
+        raise SystemExit(
+            f"only {len(listen)}, {len(read)} and {len(ask)} sentences are held out to listen to, "
+            "read and answer: ask for fewer"
+        )
 
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -67,6 +67,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str]] = {
     ),
     "of the version before": (
         lambda b: edit_manifest(b, lambda r: r.update(schema=SCHEMA - 1)),
+        f"schema version {SCHEMA - 1}, this program reads {SCHEMA}",
         "Export the checkpoint again with this version",
     ),
     "other schema": (

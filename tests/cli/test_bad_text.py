@@ -172,9 +172,15 @@ def test_choices_that_exclude_one_another(mimo_edge: Run, bundle: Path, tmp_path
         (("--seed", "-1"), "seed must be 0 or more"),
         (("--threads", "0"), "threads must be 1 to"),
         (("--stream", "--chunk", "0"), "chunk must be at least 1"),
-        (("--stream", "--chunk", "400"), "1850 frames to decode at once, of at most 1500"),
+        (
+            ("--stream", "--left-overlap", "250", "--chunk", "400"),
+            "1850 frames to decode at once, of at most 1500",
+        ),
         (("--stream", "--right-overlap", "-1"), "upstream uses 250 and 40"),
         (("--stream", "--left-overlap", "3"), "upstream uses 250 and 40"),
+        (("--stream", "--codec-stream", "windowed", "--lookahead", "4"), "it has a right overlap"),
+        (("--stream", "--codec-stream", "stateful", "--right-overlap", "4"), "it has a lookahead"),
+        (("--stream", "--lookahead", "-1"), "give a lookahead of 0 or more"),
         (("--backend", "tpu"), "choose from"),
     ],
 )

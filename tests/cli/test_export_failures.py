@@ -14,8 +14,9 @@ import pytest
 import torch
 from mimo_edge.export import exporter
 from mimo_edge.export.exporter import Sources
-from mimo_edge.export.folders import MARK
 from mimo_edge.export.piece import Piece
+from mimo_edge.runtime.bundle import unfinished
+from mimo_edge.runtime.bundle.folders import MARK
 from mimo_edge.runtime.bundle.manifest import MANIFEST
 
 from tests.cli.conftest import Outcome, process
@@ -45,24 +46,24 @@ def two_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two pieces that are quick to trace, which is enough to fail in between."""
     real = Sources.piece_builders
 
-    def two(self: Sources, dtype: torch.dtype) -> dict[str, Callable[[], Piece]]:
+    def two(self: Sources, dtype: torch.dtype, speech: bool) -> dict[str, Callable[[], Piece]]:
         return dict.fromkeys(TWO, real(self, dtype)["mel"])
 
     monkeypatch.setattr(Sources, "piece_builders", two)
-    monkeypatch.setattr(exporter, "PIECES", TWO)
+    monkeypatch.setattr(unfinished, "PIECES", TWO)
 
 
 def fail_writing(monkeypatch: pytest.MonkeyPatch, piece: str, error: BaseException) -> None:
     """Raise in the middle of writing a piece's weights."""
-    real = exporter.WeightWriter.write
+    real = exporter.write_weights
 
-    def write(self, regions, path, progress):  # type: ignore[no-untyped-def]
+    def write(path, tensors):  # type: ignore[no-untyped-def]
         if path.name.startswith(piece):
             path.write_bytes(b"half of it")
             raise error
-        return real(self, regions, path, progress)
+        return real(path, tensors)
 
-    monkeypatch.setattr(exporter.WeightWriter, "write", write)
+    monkeypatch.setattr(exporter, "write_weights", write)
 
 
 def interrupt_tracing(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
@@ -87,7 +88,7 @@ def flip(path: Path) -> None:
 
 def test_no_disk_space(mimo_edge: Run, words: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    mimo_edge(*words).refused(4, "/new has 0.0 GB free, the bundle needs", "smaller --dtype")
+    mimo_edge(*words).refused(4, "/new has 0.0 GB free, the bundle needs", "smaller precision")
 
 
 @pytest.mark.parametrize(
@@ -136,11 +137,11 @@ def test_resume(
     """What was finished is kept, and the bundle is that of an export without interruption."""
     real = Sources.piece_builders
 
-    def two(self: Sources, dtype: torch.dtype) -> dict[str, Callable[[], Piece]]:
+    def two(self: Sources, dtype: torch.dtype, speech: bool) -> dict[str, Callable[[], Piece]]:
         return {name: build for name, build in real(self, dtype).items() if name in TWO}
 
     monkeypatch.setattr(Sources, "piece_builders", two)
-    monkeypatch.setattr(exporter, "PIECES", TWO)
+    monkeypatch.setattr(unfinished, "PIECES", TWO)
     partial, bundle = tmp_path / "new" / "bundle.partial", tmp_path / "new" / "bundle"
     with monkeypatch.context() as patch:
         interrupt_tracing(patch, after=1)
@@ -168,7 +169,7 @@ def test_a_finished_export_survives_that_it_cannot_get_its_name(
         def busy(new: Path, place: Path) -> None:
             raise OSError(errno.EBUSY, "Device or resource busy", str(place))
 
-        patch.setattr(exporter, "take_place", busy)
+        patch.setattr(unfinished, "take_place", busy)
         mimo_edge(*words).refused(2, "Device or resource busy")
         assert mimo_edge(*words, "--resume").code == 2
         assert (partial / MANIFEST).is_file()

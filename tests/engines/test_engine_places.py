@@ -174,7 +174,9 @@ def test_the_options_reach_the_backend(bundle: Bundle, monkeypatch: pytest.Monke
 def test_an_export_says_that_engines_go(
     bundle: Bundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sources = SimpleNamespace(weight_bytes=lambda _: 1, memory_bytes=lambda _: 1)
+    sources = SimpleNamespace(
+        exports_speech=lambda asked: True, stored_bytes=lambda *_: 1, memory_bytes=lambda _: 1
+    )
     monkeypatch.setattr("mimo_edge.scripts.export.Sources.open", lambda *_: sources)
     monkeypatch.setattr("mimo_edge.scripts.export.export_bundle", lambda *_, **__: None)
     words = ["export", "lm", "--audio-tokenizer", "at", "-o", str(bundle.folder), "--force"]

@@ -6,19 +6,23 @@ Nothing is traced and no TensorRT builds: bundles are hollow, plans a few bytes.
 import dataclasses
 import gc
 import hashlib
+import json
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from mimo_edge.engines import build as build_module
 from mimo_edge.engines import recipe
 from mimo_edge.engines.build import build_engines
 from mimo_edge.engines.build_log import BuildLog
 from mimo_edge.engines.builder import Built
-from mimo_edge.engines.profiles import Limits
+from mimo_edge.engines.lowering import lower
+from mimo_edge.engines.ports import graph_ports
+from mimo_edge.engines.profiles import Limits, profiles
 from mimo_edge.engines.target import Target
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.engine import (
@@ -30,7 +34,7 @@ from mimo_edge.runtime.bundle.engine import (
     read,
 )
 from mimo_edge.runtime.bundle.engine_folders import Wanted, find, home_of, name_of
-from mimo_edge.runtime.bundle.errors import EngineError, InputError, ResourceError
+from mimo_edge.runtime.bundle.errors import EngineError, RecipeError, ResourceError
 from mimo_edge.runtime.bundle.files import hash_file
 from mimo_edge.runtime.bundle.manifest import PIECES
 from mimo_edge.scripts.cli import main
@@ -50,7 +54,10 @@ def identity_of(bundle: Bundle, max_seq: int = LIMITS.max_seq) -> Identity:
         source, weights = piece_hashes(bundle, piece)
         length = max_seq if piece == "backbone" else 0
         lowered = hashlib.sha256(f"{source} {length}".encode()).hexdigest()
-        return PieceIdentity(source, weights, lowered, "fp32", ({},))
+        ranges = profiles(bundle, piece, Limits(max_seq))
+        return PieceIdentity(
+            source, weights, lowered, "fp32", tuple(json.loads(json.dumps(ranges)))
+        )
 
     return Identity(
         product=CLASSIC.product,
@@ -86,7 +93,9 @@ class Builds:
         plan = np.frombuffer(graph.stem.encode(), np.uint8).copy()
         self.plans.append(weakref.ref(plan))
         log = BuildLog(warnings=list(self.warnings))
-        return Built(memoryview(plan), log, 0.0, {}, {}, f"after {graph.stem}".encode())
+        lowered = lower(onnx.load(graph, load_external_data=False), rest[1]).graph
+        ports = graph_ports(lowered.input), graph_ports(lowered.output)
+        return Built(memoryview(plan), log, 0.0, *ports, f"after {graph.stem}".encode())
 
 
 @pytest.fixture
@@ -173,27 +182,11 @@ def test_a_build_without_disk_leaves_no_folder(
     assert not home_of(bundle).exists()
 
 
-@pytest.mark.parametrize("precision", ["int4", "fp7"])
-def test_a_precision_that_nothing_builds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
-) -> None:
-    text = (recipe.FOLDER / "fp16.toml").read_text(encoding="utf-8")
-    text = text.replace('backbone = "fp16"', f'backbone = "{precision}"')
-    (tmp_path / "fp16.toml").write_text(text, encoding="utf-8")
-    monkeypatch.setattr(recipe, "FOLDER", tmp_path)
-    with pytest.raises(InputError, match=f"backbone in '{precision}'"):
-        recipe.load("fp16")
-
-
-def test_a_recipe_in_another_precision_than_the_bundle(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_recipe_in_another_precision_than_the_bundle(tmp_path: Path) -> None:
     bundle = hollow(tmp_path / "bundle", "fp16")
     assert recipe.for_bundle(bundle, None).name == "fp16"
-    mixed = recipe.Recipe("mixed", dict(recipe.load("fp16").precision, backbone="int4"))
-    monkeypatch.setattr(recipe, "load", lambda _: mixed)
-    with pytest.raises(InputError, match="wants backbone in int4, the bundle has it in fp16"):
-        recipe.for_bundle(bundle, "mixed")
+    with pytest.raises(RecipeError, match="was made by recipe fp16, not bf16"):
+        recipe.for_bundle(bundle, "bf16")
 
 
 def test_dry_run_loads_nothing(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from mimo_edge.mimo_ref.config import AudioTokenizerConfig
 from mimo_edge.mimo_ref.model import AudioTokenizer
-from mimo_edge.mimo_ref.weights import TensorFiles, load_audio_tokenizer, load_language_model
+from mimo_edge.mimo_ref.tensor_files import TensorFiles
+from mimo_edge.mimo_ref.weights import load_audio_tokenizer, load_language_model
 from mimo_edge.runtime.chat.text_tokenizer import TextTokenizer
 from mimo_edge.scripts.checkpoint.presets import PRESETS
 from mimo_edge.scripts.nano.forcing import code_scores

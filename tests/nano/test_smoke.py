@@ -1,7 +1,6 @@
 """Training from nothing to figures, far too short to be good, but long enough to get better."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from mimo_edge.scripts.nano.utterances import ASK, LISTEN
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is missing")
 def test_a_short_training_runs_through_and_resumes(tmp_path: Path) -> None:
     work = tmp_path / "work"
     sizes = ["--sentences", "200", "--held-out", "60", "--readings", "1", "--own-readings", "1"]

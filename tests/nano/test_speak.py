@@ -1,6 +1,5 @@
 """Readings: repeatable, at their level, and never digitally silent."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +14,6 @@ from mimo_edge.scripts.nano.speak import (
     speak,
 )
 from mimo_edge.scripts.nano.voices import OWN, SEEN
-
-pytestmark = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is missing")
 
 
 def test_the_same_arguments_give_the_same_sound() -> None:

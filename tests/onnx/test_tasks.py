@@ -109,6 +109,23 @@ def test_stream_is_its_offline_definition(model: MimoAudio, right: int, style: s
         check.close(streamed.wav, whole.wav, tolerances.AUDIO, "one window")
 
 
+@pytest.mark.parametrize("style", [None, "calm"])
+@pytest.mark.parametrize("chunk", [None, 1, 3])
+def test_a_stateful_stream_sounds_the_same_in_any_chunks(
+    model: MimoAudio, chunk: int | None, style: str | None
+) -> None:
+    options = Options(max_new=40, seed=1)
+    generation = model.tts("Hello there, please read this.", instruction=style, options=options)
+    events = list(generation.stream(chunk=chunk, lookahead=2))
+    result = events[-1].result
+    assert result is not None and result.wav is not None
+    decoder = codec.open_stream(model.backend, lookahead=2)
+    expected = np.concatenate((decoder.push(result.codes), decoder.finish()))
+    check.close(result.wav, expected, tolerances.AUDIO, "wav")
+    check.equal(np.concatenate([e.wav for e in events]), result.wav, "events")
+    assert sum(len(e.wav) > 0 for e in events) > 1, "nothing came out before the end"
+
+
 def test_a_character_that_speech_splits(model: MimoAudio, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bytes of one character, with a patch of speech between them."""
     special, codes = model.tokenizer.special, np.zeros((model.layout.n_q, 4), np.int64)

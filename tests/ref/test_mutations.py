@@ -221,7 +221,10 @@ MUTATIONS: dict[str, tuple[Callable[[Subject], None], Callable[[Subject], None]]
         lambda s: s.config(PatchEncoder, input_full_attention=False),
         patch_encoder,
     ),
-    "rope_theta, patch encoder": (lambda s: s.config(PatchEncoder, rope_theta=1e4), patch_encoder),
+    "rope_theta, patch encoder": (
+        lambda s: s.config(PatchEncoder, local_rotary_base=1e4),
+        patch_encoder,
+    ),
     "interleaved RoPE, patch encoder": (interleaved_rope, patch_encoder),
     "rope_theta, backbone": (lambda s: s.config(Backbone, rope_theta=1e4), backbone),
     "interleaved RoPE, backbone": (interleaved_rope, backbone),
@@ -230,7 +233,10 @@ MUTATIONS: dict[str, tuple[Callable[[Subject], None], Callable[[Subject], None]]
     "no q bias": (no_bias("q_proj"), backbone),
     "no k bias": (no_bias("k_proj"), backbone),
     "no v bias": (no_bias("v_proj"), backbone),
-    "rope_theta, patch decoder": (lambda s: s.config(PatchDecoder, rope_theta=1e4), patch_decoder),
+    "rope_theta, patch decoder": (
+        lambda s: s.config(PatchDecoder, local_rotary_base=1e4),
+        patch_decoder,
+    ),
     "delays zero": (zero_delays, patch_decoder),
     "removal before the filters": (removal_first, sampler),
     "top_p before temperature": (top_p_first, sampler),

@@ -15,7 +15,8 @@ import torch
 from mimo_edge.mimo_ref.backbone import KVCache
 from mimo_edge.mimo_ref.errors import CheckpointError, ConfigError
 from mimo_edge.mimo_ref.model import LanguageModel
-from mimo_edge.mimo_ref.weights import INDEX, load_audio_tokenizer, load_language_model
+from mimo_edge.mimo_ref.tensor_files import INDEX
+from mimo_edge.mimo_ref.weights import load_audio_tokenizer, load_language_model
 from mimo_edge.parity import tolerances
 from mimo_edge.scripts.checkpoint.presets import PRESETS
 from mimo_edge.scripts.checkpoint.random_weights import RandomWeights

@@ -1,13 +1,14 @@
 """Chat completions through OpenAI's client: text, sound in, sound out, streams."""
 
 import base64
+import dataclasses
 from typing import Any
 
 import numpy as np
 import openai
 import pytest
 from mimo_edge.runtime.audio.read import load_audio
-from mimo_edge.runtime.audio.write import to_pcm16
+from mimo_edge.runtime.audio.write import pcm16
 from mimo_edge.runtime.chat.conversation import Message
 from mimo_edge.runtime.tasks import Options
 
@@ -82,7 +83,7 @@ def test_sound_is_answered_with_sound(shared: Serving, client: openai.OpenAI) ->
     assert message.content is None and message.audio.transcript == wanted.answer
     assert wanted.wav is not None
     heard = load_audio(base64.b64decode(message.audio.data))
-    assert (to_pcm16(heard) == to_pcm16(wanted.wav)).all()
+    assert (pcm16(heard, "x") == pcm16(wanted.wav, "x")).all()
 
     again = [*SPOKEN, {"role": "assistant", "audio": {"id": message.audio.id}}, *SPOKEN]
     said = [Message("user", audio=QUESTION), Message("assistant", wanted.answer, wanted.codes)]
@@ -99,14 +100,14 @@ def test_sound_is_answered_with_sound(shared: Serving, client: openai.OpenAI) ->
 def test_sound_is_streamed(shared: Serving, client: openai.OpenAI) -> None:
     how = shared.service.streaming
     generation = shared.model.dialogue(QUESTION, options=Options(seed=5))
-    events = [*generation.stream(chunk=how.chunk, left=how.left, right=how.right)]
+    events = [*generation.stream(**dataclasses.asdict(how))]
     audio = {"voice": "alloy", "format": "pcm16"}
     more = {"modalities": ["text", "audio"], "audio": audio, "stream": True}
     chunks = [c.choices[0].delta.model_dump() for c in create(client, SPOKEN, **more)]
     deltas = [chunk["audio"] for chunk in chunks if chunk.get("audio")]
     sound = [base64.b64decode(d["data"]) for d in deltas if d.get("data")]
     assert len(sound) > 3 and len({d["id"] for d in deltas}) == 1
-    wanted = to_pcm16(np.concatenate([event.wav for event in events]))
+    wanted = pcm16(np.concatenate([event.wav for event in events]), "x")
     assert (np.frombuffer(b"".join(sound), "<i2") == wanted).all()
     assert "".join(d.get("transcript") or "" for d in deltas) == events[-1].result.answer
     assert deltas[-1]["expires_at"]

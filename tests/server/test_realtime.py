@@ -1,6 +1,7 @@
 """Spoken conversations by OpenAI's realtime events; every event that comes is held to its types."""
 
 import base64
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import openai
 import pytest
 from mimo_edge.runtime.audio.read import load_audio
-from mimo_edge.runtime.audio.write import to_pcm16
+from mimo_edge.runtime.audio.write import pcm16
 from mimo_edge.runtime.tasks import MimoAudio, Options
 from openai.types.realtime import RealtimeServerEvent
 from pydantic import TypeAdapter
@@ -25,7 +26,7 @@ RATE = 24000
 
 def sound() -> np.ndarray:
     """The question as 16 bit."""
-    return to_pcm16(load_audio(QUESTION))
+    return pcm16(load_audio(QUESTION), "x")
 
 
 class Talking:
@@ -86,7 +87,7 @@ def test_a_turn_by_hand_is_what_the_api_says(shared: Serving, talking: Talking) 
     how, pcm = shared.service.streaming, sound()
     wav = pcm.astype(np.float32) / 32768
     first = shared.model.dialogue(wav, system_prompt="Be kind.", options=Options(seed=5))
-    events = [*first.stream(chunk=how.chunk, left=how.left, right=how.right)]
+    events = [*first.stream(**dataclasses.asdict(how))]
     wanted = events[-1].result
     assert wanted is not None
 
@@ -98,7 +99,7 @@ def test_a_turn_by_hand_is_what_the_api_says(shared: Serving, talking: Talking) 
     done = talking.until("response.done")["response"]
     assert done["status"] == "completed"
     assert done["output"][0]["content"] == [{"type": "output_audio", "transcript": wanted.answer}]
-    assert (talking.audio() == to_pcm16(np.concatenate([e.wav for e in events]))).all()
+    assert (talking.audio() == pcm16(np.concatenate([e.wav for e in events]), "x")).all()
     order = [k for k in talking.kinds() if not k.endswith("delta")]
     assert order[2:] == [
         "input_audio_buffer.committed",

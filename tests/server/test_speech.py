@@ -1,6 +1,7 @@
 """Speech and voices through OpenAI's client, unchanged."""
 
 import base64
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import openai
 import pytest
 from mimo_edge.runtime.audio.read import load_audio
-from mimo_edge.runtime.audio.write import to_pcm16
+from mimo_edge.runtime.audio.write import pcm16
 from mimo_edge.runtime.tasks import MimoAudio, Options
 
 from tests.server.conftest import CLIP, Serving, serving
@@ -22,8 +23,8 @@ def streamed(shared: Serving) -> np.ndarray:
     """What the Python API streams for TEXT and seed 3, as 16 bit."""
     how = shared.service.streaming
     generation = shared.model.tts(TEXT, options=Options(seed=3))
-    events = [*generation.stream(chunk=how.chunk, left=how.left, right=how.right)]
-    return to_pcm16(np.concatenate([event.wav for event in events]))
+    events = [*generation.stream(**dataclasses.asdict(how))]
+    return pcm16(np.concatenate([event.wav for event in events]), "x")
 
 
 def test_a_stream_of_pcm_is_what_the_api_streams(
@@ -45,7 +46,7 @@ def test_every_format_can_be_read(client: openai.OpenAI, streamed: np.ndarray, f
     data = client.audio.speech.create(**given, extra_body={"seed": 3}).content
     wav = load_audio(data)
     if form in ("wav", "flac"):
-        assert (to_pcm16(wav) == streamed).all()
+        assert (pcm16(wav, "x") == streamed).all()
     else:  # encoders add some milliseconds, and lose what is not heard
         assert abs(len(wav) - len(streamed)) < 5000
     assert client.audio.transcriptions.create(model="nano", file=("x", data)).text == TEXT

@@ -19,7 +19,6 @@ import openai
 import pytest
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.server.limits import Limits
-from mimo_edge.runtime.server.metrics import Player
 from mimo_edge.runtime.server.serving import listen
 from mimo_edge.runtime.tasks import MimoAudio
 
@@ -292,16 +291,6 @@ def test_models_and_metrics(shared: Serving, client: openai.OpenAI) -> None:
         "process_resident_memory_bytes",
     ):
         assert f"\n{name}" in text, name
-
-
-def test_the_simulated_player() -> None:
-    player = Player()
-    player.add(1.0, 10.0)
-    player.add(1.0, 10.9)
-    assert (player.underruns, player.silence) == (0, 0.0)
-    player.add(1.0, 12.5)  # 0.5 s after all was played
-    player.add(1.0, 13.5)
-    assert player.underruns == 1 and player.silence == pytest.approx(0.5)
 
 
 def test_sigterm_ends_what_was_begun(bundle: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from mimo_edge.mimo_ref.weights import load_audio_tokenizer, load_language_model
 from mimo_edge.parity.speech_score import (
     Judge,
+    Streaming,
     Utterance,
     UtteranceSet,
     totals,
@@ -43,11 +44,11 @@ def test_nano_speaks_and_listens(
     assert not losses(score, own_score)
 
 
-@pytest.mark.parametrize("overlaps", [(64, 8), (250, 40)])
+@pytest.mark.parametrize("streaming", [Streaming(), Streaming(left=250, right=40)])
 def test_streamed_speech_is_as_good(
-    nano: MimoAudio, utterances: UtteranceSet, own_score: Score, overlaps: tuple[int, int]
+    nano: MimoAudio, utterances: UtteranceSet, own_score: Score, streaming: Streaming
 ) -> None:
-    score = totals(Judge(nano, overlaps).tts(utterances.tts))
+    score = totals(Judge(nano, streaming).tts(utterances.tts))
     assert not losses(score, {"tts": own_score["tts"]})
 
 

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from mimo_edge.export import folders
-from mimo_edge.export.folders import (
+from mimo_edge.runtime.bundle import folders
+from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.bundle.folders import (
     MARK,
     check_output,
     partial_of,
     replaced_of,
     take_place,
 )
-from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.bundle.manifest import MANIFEST
 
 

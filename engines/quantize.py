@@ -1,0 +1,207 @@
+"""From a float bundle to a quantised one: graphs are rewritten, weights streamed. No torch.
+
+Everything is written into `<bundle>.partial` and gets its name at the end, as in an export.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+from mimo_edge.engines.components import COMPONENTS, EXACT, component_of
+from mimo_edge.engines.quantized_graph import (
+    CODE_TYPES,
+    matrices,
+    quantize_graph,
+)
+from mimo_edge.engines.quantized_piece import Plan, is_dynamic, quantized, recorded
+from mimo_edge.engines.recipe import Recipe, check_calibrated
+from mimo_edge.engines.schemes import Floats, Read
+from mimo_edge.engines.weigh import Part
+from mimo_edge.engines.weight_file import (
+    Stored,
+    is_external,
+    map_tensor,
+    point_to,
+    write_weights,
+)
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.errors import RecipeError
+from mimo_edge.runtime.bundle.files import hash_file, write_text
+from mimo_edge.runtime.bundle.folders import check_output
+from mimo_edge.runtime.bundle.manifest import (
+    MANIFEST,
+    FileSpec,
+    PieceSpec,
+)
+from mimo_edge.runtime.bundle.unfinished import (
+    finish,
+    own_place,
+    partial_folder,
+    read_marker,
+    write_marker,
+)
+from numpy.typing import NDArray
+
+# (what is being done, bytes of the float bundle done, bytes in all)
+OnProgress = Callable[[str, int, int], None]
+
+
+def quantize_bundle(
+    bundle: Bundle,
+    recipe: Recipe,
+    output: Path,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    on_progress: OnProgress = lambda *_: None,
+) -> None:
+    """Write the bundle that a recipe makes of a float one. Raises RecipeError, InputError,
+    ResourceError; leaves nothing behind on failure, or with `resume` what the next can go on with.
+    """
+    check_recipe(bundle, recipe)
+    place = check_output(output, [bundle.folder], force)
+    plans = {piece: Plan.of(_read_graph(bundle, piece), recipe) for piece in bundle.manifest.pieces}
+    total = sum(_data_file(bundle, piece).stat().st_size for piece in bundle.manifest.pieces)
+    done = 0
+
+    def heard(stage: str, count: int) -> None:
+        nonlocal done
+        done = min(total, done + count)
+        on_progress(stage, done, total)
+
+    key = json.dumps([bundle.identity, dataclasses.asdict(recipe), _version()])
+    held = sum(plan.bytes for plan in plans.values())
+    with own_place(place), partial_folder(place, held, resume) as folder:
+        check_output(output, [bundle.folder], force)  # another may have ended since
+        pieces: dict[str, PieceSpec] = {}
+        files: dict[str, FileSpec] = {}
+        for piece, plan in plans.items():
+            finished = read_marker(folder, piece, key) if resume else None
+            if finished is None:
+                on_write = partial(
+                    heard, f"quantising {piece}" if plan.forms else f"copying {piece}"
+                )
+                finished = _quantize_piece(bundle, recipe, piece, plan, folder, on_write)
+                write_marker(folder, piece, key, finished)
+            else:
+                heard(f"kept {piece}", _data_file(bundle, piece).stat().st_size)
+            pieces[piece] = finished[0]
+            files.update(finished[1])
+        taken = {n for spec in bundle.manifest.pieces.values() for n in (spec.file, spec.data)}
+        for name in bundle.manifest.files.keys() - taken:
+            shutil.copyfile(bundle.folder / name, folder / name)
+            files[name] = hash_file(folder / name)
+        manifest = dataclasses.replace(
+            bundle.manifest, pieces=pieces, files=files, recipe=recipe.name
+        )
+        write_text(folder / MANIFEST, manifest.to_json())
+        finish(folder, place)
+    on_progress("done", total, total)
+
+
+def check_recipe(bundle: Bundle, recipe: Recipe) -> None:
+    """Raises RecipeError for a recipe that cannot be made from this bundle."""
+    own = {component: bundle.piece("backbone").compute for component in COMPONENTS}
+    for piece in bundle.manifest.pieces:
+        for component in bundle.piece(piece).weights.keys() & own.keys():
+            own[component] = bundle.piece(piece).compute
+    for component, part in recipe.components.items():
+        if part.compute not in (None, own[component]) and component != EXACT:
+            raise RecipeError(
+                f"recipe {recipe.name} computes {component} in {part.compute}, the bundle has it "
+                f"in {own[component]}. Export the checkpoint with --recipe {recipe.name}."
+            )
+    check_calibrated(recipe)
+    if not recipe.quantizes:
+        raise RecipeError(
+            f"recipe {recipe.name} quantises nothing. Export the checkpoint with --recipe "
+            f"{recipe.name}, or choose another recipe."
+        )
+
+
+def bundle_parts(bundle: Bundle) -> Iterator[Part]:
+    """The tensors of a float bundle that belong to a component."""
+    for piece in bundle.manifest.pieces:
+        model = _read_graph(bundle, piece)
+        weights = matrices(model)
+        for tensor in model.graph.initializer:
+            component = component_of(tensor.name)
+            if component is not None and is_external(tensor):
+                yield Part(component, int(np.prod(tensor.dims)), weights.get(tensor.name))
+
+
+def _quantize_piece(
+    bundle: Bundle,
+    recipe: Recipe,
+    piece: str,
+    plan: Plan,
+    folder: Path,
+    on_write: Callable[[int], None],
+) -> tuple[PieceSpec, dict[str, FileSpec]]:
+    spec, data = bundle.piece(piece), _data_file(bundle, piece)
+    floats = {tensor.name: tensor for tensor in plan.model.graph.initializer}
+    external = [name for name, tensor in floats.items() if is_external(tensor)]
+    model = onnx.ModelProto()
+    model.CopyFrom(plan.model)
+    quantize_graph(model, plan.weights, plan.forms)
+
+    def tensors() -> Iterator[Stored]:
+        for name in external:
+            values = map_tensor(floats[name], data)
+            form = plan.forms.get(name)
+            if form is None:
+                yield Stored(name, [values])
+                on_write(values.nbytes)
+            else:
+                read = _reader(values, plan.weights[name].table)
+                width = values.dtype.itemsize
+
+                def heard(count: int, width: int = width) -> None:
+                    on_write(count * width)
+
+                yield from quantized(plan.weights[name], form, read, values.dtype, heard)
+
+    file, places = write_weights(folder / data.name, tensors())
+    point_to(model, data.name, places)
+    path = folder / spec.file
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    onnx.checker.check_model(str(path))
+    made = dataclasses.replace(
+        spec, weights=recorded(plan, spec.weights), dynamic=is_dynamic(plan, recipe)
+    )
+    return made, {data.name: file, spec.file: hash_file(path)}
+
+
+def _reader(values: NDArray, table: bool) -> Read:
+    """Rows of outputs, in float32, of a tensor in a float bundle."""
+
+    def read(start: int, stop: int) -> Floats:
+        part = values[start:stop] if table else values[:, start:stop].T
+        return np.ascontiguousarray(part, np.float32)
+
+    return read
+
+
+def _read_graph(bundle: Bundle, piece: str) -> onnx.ModelProto:
+    model = onnx.load(bundle.path(piece), load_external_data=False)
+    for tensor in model.graph.initializer:
+        if tensor.data_type in CODE_TYPES.values():
+            raise RecipeError(
+                f"{bundle.path(piece)} is quantised already ({tensor.name}). Quantise the float "
+                "bundle, or export the checkpoint with --recipe."
+            )
+    return model
+
+
+def _data_file(bundle: Bundle, piece: str) -> Path:
+    return bundle.folder / bundle.piece(piece).data
+
+
+def _version() -> str:
+    return importlib.metadata.version("mimo-edge")
