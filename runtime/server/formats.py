@@ -85,7 +85,14 @@ class Coded:
         self._lossless = subtype == "PCM_16"
         self._written = False
         self._file = SoundFile(
-            self._target, mode="w", samplerate=rate, channels=1, subtype=subtype, format=form
+            self._target,
+            mode="w",
+            samplerate=rate,
+            channels=1,
+            subtype=subtype,
+            format=form,
+            # without the table that a stream cannot have, players know the length by the bit rate
+            bitrate_mode="CONSTANT" if form == "MP3" else None,
         )
 
     def push(self, wav: Floats) -> bytes:

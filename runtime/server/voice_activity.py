@@ -10,6 +10,7 @@ from mimo_edge.runtime.backends.base import Floats
 
 FRAME_SECONDS = 0.02
 _FLOOR_DB, _CEILING_DB = -65.0, -30.0  # what the noise is taken to be at least, and at most
+_FIRST_DB = -50.0  # and before anything was heard
 _RISE_DB = 0.02  # a frame: how fast the floor follows noise that grows
 _ONSET = 3  # frames of speech, among the last five, that begin it
 _RECENT = 5
@@ -36,7 +37,7 @@ class VoiceActivity:
         self._quiet_frames = max(1, round(silence / FRAME_SECONDS))
         self._rest = np.zeros(0, np.float32)
         self._at = 0  # samples that were looked at
-        self._noise = _CEILING_DB
+        self._noise = _FIRST_DB
         self._recent: list[bool] = []
         self._start: int | None = None
         self._last = 0  # sample after the last frame of speech

@@ -109,14 +109,14 @@ def client(shared: Serving) -> Iterator[openai.OpenAI]:
 
 
 @pytest.fixture
-def slow(nano: MimoAudio, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+def slow(nano: MimoAudio, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Call it to make every step take its time, so that a test can act in the middle."""
 
-    def begin() -> None:
+    def begin(seconds: float = 0.05) -> None:
         step = nano.scheduler._loop.step  # type: ignore[union-attr]
 
         def slowly() -> object:
-            time.sleep(0.05)
+            time.sleep(seconds)
             return step()
 
         monkeypatch.setattr(nano.scheduler._loop, "step", slowly)

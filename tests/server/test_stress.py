@@ -19,6 +19,7 @@ import openai
 import pytest
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.server.limits import Limits
+from mimo_edge.runtime.server.service import Streaming
 from mimo_edge.runtime.server.serving import listen
 from mimo_edge.runtime.tasks import MimoAudio
 
@@ -208,12 +209,18 @@ def test_what_is_too_large_or_too_long(nano: MimoAudio) -> None:
             assert raw.recv(100).startswith(b"HTTP/1.1 408")
 
 
-def test_a_request_may_not_take_for_ever(nano: MimoAudio, slow: Callable[[], None]) -> None:
-    with serving(nano, limits=Limits(seconds=1.0)) as running, running.http() as http:
+def test_a_request_may_not_take_for_ever(nano: MimoAudio, slow: Callable[..., None]) -> None:
+    limits, how = Limits(seconds=1.0), Streaming(chunk=1)
+    with serving(nano, limits=limits, streaming=how) as running, running.http() as http:
         http.post("/v1/audio/speech", json=asked(2))
-        slow()
-        late = http.post("/v1/audio/speech", json=asked(0))
+        slow(0.15)
+        files = {"file": CLIP.read_bytes()}
+        late = http.post("/v1/audio/transcriptions", files=files)  # nothing was sent yet
         assert late.status_code == 504 and late.json()["error"]["code"] == "timeout"
+        stream = http.post("/v1/audio/transcriptions", files=files, data={"stream": "true"}).text
+        assert json.loads(stream.strip().split("\n\n")[-1][6:])["error"]["code"] == "timeout"
+        with pytest.raises(httpx.RemoteProtocolError):  # sound has no other way to say it
+            http.post("/v1/audio/speech", json=asked(0))
         running.idle()
 
 
@@ -295,9 +302,11 @@ def test_models_and_metrics(shared: Serving, client: openai.OpenAI) -> None:
 
 def test_sigterm_ends_what_was_begun(bundle: Path) -> None:
     """The command itself: one stream is open, others wait, one comes too late; exit code 0."""
-    words = [sys.executable, "-m", "mimo_edge", "serve", bundle, "--port", 0, "--threads", 1]
+    words = [sys.executable, "-m", "mimo_edge", "serve", bundle, "--port", 0, "--chunk", 2]
     with subprocess.Popen(
-        [str(word) for word in (*words, "--slots", 1)], stderr=subprocess.PIPE, text=True
+        [str(word) for word in (*words, "--slots", 1, "--threads", 1)],
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         try:
             assert process.stderr is not None
