@@ -9,11 +9,10 @@ from mimo_edge.runtime.audio.codec import (
     STATEFUL,
     STREAMS,
     WINDOWED,
-    check_overlaps,
-    stream_kind,
+    check_stream,
 )
 from mimo_edge.runtime.audio.stateful import LOOKAHEAD
-from mimo_edge.runtime.generation.generation import chunks_of
+from mimo_edge.runtime.bundle.errors import InputError
 
 
 class StreamSettings(TypedDict):
@@ -64,10 +63,6 @@ def streaming(args: argparse.Namespace) -> StreamSettings:
 
 def check_streaming(args: argparse.Namespace) -> None:
     """Refuse settings that no stream can have, before a bundle is opened. Raises InputError."""
-    left, right = args.left_overlap, args.right_overlap
-    kind = stream_kind(args.codec_stream, left, right)
-    chunks_of(kind, args.chunk, left, group_size=1)
-    if kind == WINDOWED:
-        check_overlaps(
-            LEFT_OVERLAP if left is None else left, RIGHT_OVERLAP if right is None else right
-        )
+    check_stream(args.codec_stream, args.left_overlap, args.right_overlap, args.lookahead)
+    if args.chunk is not None and args.chunk < 1:
+        raise InputError(f"chunk must be at least 1 patch, not {args.chunk}; leave it out")

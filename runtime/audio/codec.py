@@ -52,18 +52,45 @@ def open_stream(
     `left` and `right` are windowed's overlaps, `lookahead` is stateful's, in frames; None stands
     for the default. Raises InputError for settings that do not fit each other.
     """
-    kind = stream_kind(kind, left, right)
-    if kind == WINDOWED:
-        if lookahead is not None:
-            raise InputError("a windowed stream has no lookahead: it has a right overlap")
+    if check_stream(kind, left, right, lookahead) == WINDOWED:
         return StreamDecoder(
             codec,
             LEFT_OVERLAP if left is None else left,
             RIGHT_OVERLAP if right is None else right,
         )
-    if left is not None or right is not None:
-        raise InputError("a stateful stream has no overlaps: it has a lookahead")
     return StatefulStream(codec, LOOKAHEAD if lookahead is None else lookahead)
+
+
+def check_stream(
+    kind: str | None, left: int | None, right: int | None, lookahead: int | None
+) -> str:
+    """The kind of stream that these settings mean. Raises InputError if they do not fit each
+    other."""
+    kind = stream_kind(kind, left, right)
+    if kind == STATEFUL:
+        if left is not None or right is not None:
+            raise InputError("a stateful stream has no overlaps: it has a lookahead")
+        return kind
+    if lookahead is not None:
+        raise InputError("a windowed stream has no lookahead: it has a right overlap")
+    left, right = LEFT_OVERLAP if left is None else left, RIGHT_OVERLAP if right is None else right
+    check_overlaps(left, right)
+    return kind
+
+
+class NoSound:
+    """The stream of an answer that is not spoken."""
+
+    def push(self, codes: Ints) -> Floats:
+        """Nothing."""
+        return np.zeros(0, np.float32)
+
+    def finish(self, codes: Ints | None = None) -> Floats:
+        """Nothing."""
+        return np.zeros(0, np.float32)
+
+    def close(self) -> None:
+        """Nothing to give back."""
 
 
 def stream_pieces(kind: str) -> tuple[str, ...]:

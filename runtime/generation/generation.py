@@ -146,11 +146,13 @@ class Generation:
         stream has sounded already. After a thought, sound starts where the model opens speech, and
         at the end if it never does.
         """
-        kind = codec.stream_kind(kind, left, right)
+        kind = codec.check_stream(kind, left, right, lookahead)
         chunks = chunks_of(kind, chunk, left, self._layout.group_size)
-        decoder = codec.open_stream(
-            self._source.audio, kind, left=left, right=right, lookahead=lookahead
-        )
+        decoder: codec.CodecStream = codec.NoSound()
+        if self.speaks:
+            decoder = codec.open_stream(
+                self._source.audio, kind, left=left, right=right, lookahead=lookahead
+            )
         try:
             yield from self._sounding(started, decoder, chunks, codec.stream_pieces(kind))
         finally:

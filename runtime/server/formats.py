@@ -93,6 +93,7 @@ class Coded:
             format=form,
             # without the table that a stream cannot have, players know the length by the bit rate
             bitrate_mode="CONSTANT" if form == "MP3" else None,
+            compression_level=0.5 if form == "MP3" else None,  # without it the mode is not set
         )
 
     def push(self, wav: Floats) -> bytes:

@@ -132,7 +132,7 @@ def test_several_that_fit(bundle: Bundle, builds: Builds) -> None:
     first = identity_of(bundle)
     order = [
         dataclasses.replace(first, max_batch=2),
-        dataclasses.replace(first, max_seq=48),
+        identity_of(bundle, 48),
         first,
         dataclasses.replace(first, capabilities=("8.0", "8.9")),
         dataclasses.replace(first, capabilities=("8.9", "9.0")),

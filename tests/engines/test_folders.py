@@ -6,7 +6,6 @@ Nothing is traced and no TensorRT builds: bundles are hollow, plans a few bytes.
 import dataclasses
 import gc
 import hashlib
-import json
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
@@ -54,10 +53,8 @@ def identity_of(bundle: Bundle, max_seq: int = LIMITS.max_seq) -> Identity:
         source, weights = piece_hashes(bundle, piece)
         length = max_seq if piece == "backbone" else 0
         lowered = hashlib.sha256(f"{source} {length}".encode()).hexdigest()
-        ranges = profiles(bundle, piece, Limits(max_seq))
-        return PieceIdentity(
-            source, weights, lowered, "fp32", tuple(json.loads(json.dumps(ranges)))
-        )
+        limits = Limits(length or LIMITS.max_seq)
+        return PieceIdentity(source, weights, lowered, "fp32", profiles(bundle, piece, limits))
 
     return Identity(
         product=CLASSIC.product,

@@ -302,9 +302,10 @@ def test_models_and_metrics(shared: Serving, client: openai.OpenAI) -> None:
 
 def test_sigterm_ends_what_was_begun(bundle: Path) -> None:
     """The command itself: one stream is open, others wait, one comes too late; exit code 0."""
-    words = [sys.executable, "-m", "mimo_edge", "serve", bundle, "--port", 0, "--chunk", 2]
+    words = [sys.executable, "-m", "mimo_edge", "serve", bundle, "--port", 0, "--threads", 1]
+    words += ["--slots", 1, "--chunk", 2]
     with subprocess.Popen(
-        [str(word) for word in (*words, "--slots", 1, "--threads", 1)],
+        [str(word) for word in words],
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
