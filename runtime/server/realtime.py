@@ -14,13 +14,12 @@ from mimo_edge.runtime.server.limits import check_text
 from mimo_edge.runtime.server.realtime_config import Session
 from mimo_edge.runtime.server.realtime_conversation import Conversation, Said
 from mimo_edge.runtime.server.realtime_input import InputBuffer, Turn
+from mimo_edge.runtime.server.realtime_items import Raw, parsed, said_in, text_of
 from mimo_edge.runtime.server.realtime_response import ResponseEvents, Status, new_id
 from mimo_edge.runtime.server.service import Service
 from mimo_edge.runtime.server.speech import new_seed, usage, voice_name
 from mimo_edge.runtime.server.work import Work
 from mimo_edge.runtime.tasks import Options
-
-Raw = dict[str, Any]
 
 
 def routes(service: Service) -> APIRouter:
@@ -78,7 +77,7 @@ class Talk:
     async def _receive(self, text: str | None) -> None:
         event_id = None
         try:
-            event = _parsed(text)
+            event = parsed(text)
             event_id = event.get("event_id")
             kind = event.get("type")
             handler = _HANDLERS.get(kind) if isinstance(kind, str) else None
@@ -140,7 +139,7 @@ class Talk:
         await self._send("session.updated", {"session": self._shown()})
 
     async def _append(self, event: Raw) -> None:
-        for turn in self._input.append(decoded(_text(event, "audio"), "audio")):
+        for turn in self._input.append(decoded(text_of(event, "audio"), "audio")):
             await self._turn(turn)
 
     async def _turn(self, turn: Turn) -> None:
@@ -194,24 +193,7 @@ class Talk:
         item_id = item.get("id") or new_id("item")
         if not isinstance(item_id, str):
             raise RequestError("item.id must be a string.", param="item.id")
-        await self._add(self._said(item_id, parts[0]))
-
-    def _said(self, item_id: str, part: Raw) -> Said:
-        if part.get("type") == "input_text":
-            text = _text(part, "text")
-            return Said(item_id, check_text(text, self._service.limits.prompt, "text"))
-        if part.get("type") == "input_audio":
-            data = decoded(_text(part, "audio"), "audio")
-            buffer = InputBuffer(
-                Session.parsed({"audio": {"input": {"turn_detection": None}}}),
-                self._rate,
-                self._service.limits.audio_seconds,
-            )
-            buffer.append(data)
-            return Said(item_id, wav=buffer.take())
-        raise RequestError(
-            "A part is input_text or input_audio (pcm16 at 24 kHz).", param="item.content"
-        )
+        await self._add(said_in(self._service, item_id, parts[0]))
 
     async def _add(self, said: Said) -> None:
         self._conversation.add(said)
@@ -235,14 +217,14 @@ class Talk:
         end = event.get("audio_end_ms")
         if not isinstance(end, int) or end < 0:
             raise RequestError("audio_end_ms must be 0 or more.", param="audio_end_ms")
-        item_id = _text(event, "item_id")
+        item_id = text_of(event, "item_id")
         await self._stop("client_cancelled")
         self._conversation.truncate(item_id, end / 1000)
         place = {"item_id": item_id, "content_index": 0, "audio_end_ms": end}
         await self._send("conversation.item.truncated", place)
 
     async def _delete(self, event: Raw) -> None:
-        item_id = _text(event, "item_id")
+        item_id = text_of(event, "item_id")
         self._conversation.remove(item_id)
         await self._send("conversation.item.deleted", {"item_id": item_id})
 
@@ -374,22 +356,3 @@ _HANDLERS: dict[str, Callable[[Talk, Raw], Coroutine[Any, Any, None]]] = {
     "response.create": Talk._create,
     "response.cancel": Talk._cancel,
 }
-
-
-def _parsed(text: str | None) -> Raw:
-    if text is None:
-        raise RequestError("Events are JSON in text frames.", code="invalid_json")
-    try:
-        event = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"This is no JSON: {error}.", code="invalid_json") from None
-    if not isinstance(event, dict):
-        raise RequestError("An event is an object with a type.", code="invalid_json")
-    return event
-
-
-def _text(event: Raw, name: str) -> str:
-    value = event.get(name)
-    if not isinstance(value, str):
-        raise RequestError(f"{name} must be a string.", param=name)
-    return value
