@@ -1,5 +1,6 @@
 """Small, named rewrites of a traced graph that do not need its weights."""
 
+import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 from onnxscript.optimizer import optimize
@@ -9,9 +10,45 @@ def simplify(model: ir.Model) -> None:
     """Fold constants, merge equal nodes, drop what is unused. Weights have no data and stay."""
     optimize(model, num_iterations=1, onnx_shape_inference=False, input_size_limit=4096)
     passes.IdentityEliminationPass()(model)
+    drop_transposes_of_one(model)
     passes.CommonSubexpressionEliminationPass()(model)
     passes.RemoveUnusedNodesPass()(model)
     passes.RemoveUnusedOpsetsPass()(model)
+
+
+def drop_transposes_of_one(model: ir.Model) -> None:
+    """Heads and time change places by a reshape alone where time is one position.
+
+    `Reshape -> Transpose` becomes one Reshape, `Transpose -> Reshape` its Reshape: the numbers lie
+    in the same order before and after.
+    """
+    for node in list(model.graph):
+        if node.op_type != "Transpose" or tuple(node.attributes["perm"].as_ints()) != (0, 2, 1, 3):
+            continue
+        given, output = node.inputs[0], node.outputs[0]
+        assert given is not None
+        shape, source = given.shape, given.producer()
+        users = [user for user, _ in output.uses()]
+        if shape is None or output.is_graph_output():
+            continue
+        if shape[2] == 1 and all(user.op_type == "Reshape" for user in users):
+            output.replace_all_uses_with(given)
+        elif shape[1] == 1 and source is not None and source.op_type == "Reshape":
+            sizes = np.array([0, shape[2], 1, shape[3]], np.int64)  # 0: as it is
+            name = f"{node.name}_shape"
+            model.graph.initializers.add(
+                ir.Value(name=name, const_value=ir.tensor(sizes, name=name))
+            )
+            target = model.graph.initializers[name]
+            reshape = ir.node("Reshape", [source.inputs[0], target], name=node.name)
+            new = reshape.outputs[0]
+            new.name, new.shape, new.type = output.name, output.shape, output.type
+            model.graph.insert_before(node, reshape)
+            output.replace_all_uses_with(new)
+        else:
+            continue
+        model.graph.remove(node, safe=True)
+    passes.RemoveUnusedNodesPass()(model)
 
 
 def lay_out_weights(model: ir.Model) -> set[str]:

@@ -7,7 +7,9 @@ randomness comes in as one uniform number per code.
 import math
 
 import torch
+import torch.nn.functional as F
 from mimo_edge.export.cache import InPlaceCache, cache_ports
+from mimo_edge.export.operators import gather_rows
 from mimo_edge.export.piece import Piece, Port
 from mimo_edge.mimo_ref.backbone import visible_keys
 from mimo_edge.mimo_ref.model import LanguageModel
@@ -41,10 +43,13 @@ class PatchDecoderGraph(nn.Module):
         finite: list[Tensor] = []  # [B, K]
 
         def choose(scores: list[Tensor]) -> Tensor:
-            stacked = _stack(scores)
+            stacked = _stack(scores)  # [B, K, V]
+            heads = F.embedding(sub_step, torch.tensor(decoder.schedule.heads()))  # [B, M]
             finite.append((stacked.abs() <= torch.finfo(torch.float32).max).all(-1))
-            ids = self._draw(stacked, uniforms, temperature, top_k, top_p)
-            return torch.where(finite[0], ids, 0)
+            ids = self._draw(stacked, heads, uniforms, temperature, top_k, top_p)
+            nothing = uniforms.long()  # numbers below 1 are 0
+            codes = nothing.scatter(1, heads, ids)
+            return torch.where(finite[0], codes, 0)
 
         codes, following = decoder.sub_step(x, sub_step, cache.attend, choose)
         drawn = decoder.schedule.counts(sub_step)
@@ -52,15 +57,27 @@ class PatchDecoderGraph(nn.Module):
         return (codes, following, *cache.updated)
 
     def _draw(
-        self, scores: Tensor, uniforms: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor
+        self,
+        scores: Tensor,
+        heads: Tensor,
+        uniforms: Tensor,
+        temperature: Tensor,
+        top_k: Tensor,
+        top_p: Tensor,
     ) -> Tensor:
-        """All codes in one go: scores [B, K, V], uniforms [B, K], settings [B] -> ids [B, K]."""
+        """The codes of some heads in one go, which are those that count and maybe more.
+
+        scores [B, K, V], heads [B, M], uniforms [B, K], settings [B] -> ids [B, M]. Sorting is most
+        of the work, and no more than M of the K heads ever count at one sub-step.
+        """
         config, ids = self.patch_decoder.config, torch.arange(scores.shape[-1])
+        empties = torch.tensor(config.speech_zeroemb_idx)[:, None]
         padding = ids >= torch.tensor(config.speech_vocab_size)[:, None]  # [K, V]
-        removed = ids == torch.tensor(config.speech_zeroemb_idx)[:, None]
-        scores = scores.masked_fill(padding, -math.inf)
+        removed = ids == F.embedding(heads, empties)
+        scores = gather_rows(scores.masked_fill(padding, -math.inf), heads)
         temperature, top_k, top_p = (s[:, None] for s in (temperature, top_k, top_p))
-        return sample(scores, uniforms, temperature, top_k, top_p, removed)
+        drawn = gather_rows(uniforms, heads)
+        return sample(scores, drawn, temperature, top_k, top_p, removed)
 
 
 def _stack(scores: list[Tensor]) -> Tensor:

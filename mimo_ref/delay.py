@@ -25,6 +25,15 @@ class DelaySchedule:
             if 0 <= sub_step - delay < self.group_size
         ]
 
+    def heads(self) -> list[list[int]]:
+        """For each sub-step the codebooks that are drawn at it, and as many others as make all of
+        one number; [sub_steps, M], each codebook at most once in a row."""
+        books = range(len(self.delays))
+        drawn = [[k for k, _ in self.draws(step)] for step in range(self.sub_steps)]
+        most = max(map(len, drawn))
+        rest = ([k for k in books if k not in row] for row in drawn)
+        return [row + others[: most - len(row)] for row, others in zip(drawn, rest, strict=True)]
+
     def counts(self, sub_step: Tensor) -> Tensor:
         """sub_step [B] -> bool [B, K]: which codebooks are drawn at it."""
         frames = sub_step[:, None] - torch.tensor(self.delays, device=sub_step.device)

@@ -6,20 +6,18 @@ can be compared at each position and one early difference does not make all late
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from mimo_edge.engines.quantized_graph import scales_of
 from mimo_edge.engines.weight_file import map_tensor
+from mimo_edge.parity.taps import HEAD_SCORES, TappedPiece, output_of
 from mimo_edge.runtime.backends.base import Floats, Ints
 from mimo_edge.runtime.backends.ort import OrtBackend
 from mimo_edge.runtime.bundle.bundle import Bundle
 from numpy.typing import NDArray
 
-HEAD = "patch_decoder.local_transformer_lm_heads.{}.weight"
 TABLE = "patch_decoder.speech_embeddings.{}.weight"
 ADAPTER = "patch_decoder.speech_embeddings_to_local.weight"
 
@@ -51,7 +49,8 @@ class LedBundle:
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         self.backend, self.model = OrtBackend(bundle, threads=threads), bundle.model
-        self._heads = _tapped(bundle, self.model.n_q, threads)
+        heads = TappedPiece(self.backend, "patch_decoder")
+        self._heads = heads.session([t for t in heads.taps if t.name.startswith(HEAD_SCORES)])
         self._tables = Tables(bundle)
 
     def along(self, sequences: Sequence[Recorded], empty_id: int) -> Led:
@@ -137,7 +136,7 @@ class LedBundle:
             x = np.zeros_like(local_hidden)
             for k, delay in enumerate(delays):
                 if 0 <= sub_step - delay < group:
-                    found[k].append(np.asarray(outputs[_tap(k)], np.float32))
+                    found[k].append(np.asarray(outputs[output_of(f"{HEAD_SCORES}{k}")], np.float32))
                     x = x + self._tables.embed(k, codes[:, k, sub_step - delay]).astype(x.dtype)
         return [np.stack(parts, axis=1) for parts in found]
 
@@ -174,40 +173,3 @@ def _spoken(sequence: Recorded, empty_id: int) -> Ints:
     """The positions of the answer that hold speech."""
     places = np.arange(max(1, sequence.answer), len(sequence))
     return places[sequence.text_ids[places] == empty_id]
-
-
-def _tap(codebook: int) -> str:
-    return f"scores_{codebook}"
-
-
-def _tapped(bundle: Bundle, n_q: int, threads: int | None) -> ort.InferenceSession:
-    """The patch decoder with the scores of each head as outputs."""
-    path: Path = bundle.path("patch_decoder")
-    model = onnx.load(path, load_external_data=False)
-    graph = model.graph
-    made = {output: node for node in graph.node for output in node.output}
-    for k in range(n_q):
-        weight = HEAD.format(k)
-        heads = []
-        for node in graph.node:
-            if node.op_type == "MatMul":
-                source = node.input[1]
-                if source in made and made[source].op_type == "DequantizeLinear":
-                    source = made[source].input[0]
-                if source == weight:
-                    heads.append(node)
-        (head,) = heads
-        graph.node.append(
-            onnx.helper.make_node("Cast", [head.output[0]], [_tap(k)], to=onnx.TensorProto.FLOAT)
-        )
-        graph.output.append(
-            onnx.helper.make_tensor_value_info(_tap(k), onnx.TensorProto.FLOAT, None)
-        )
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", str(bundle.folder)
-    )
-    return ort.InferenceSession(model.SerializeToString(), options)

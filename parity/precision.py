@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from mimo_edge.parity.choices import divergence, gate
 from mimo_edge.parity.forced import Led, Recorded
 from mimo_edge.parity.tolerances import NEAR_TIE, snr
 from mimo_edge.runtime.backends.base import Floats, Ints
@@ -84,7 +85,7 @@ def compare(
         Closeness.of(np.concatenate(led.embeddings), np.concatenate(own.embeddings)),
         Closeness.of(np.concatenate(led.local_hidden), np.concatenate(own.local_hidden)),
         choices(text, text_own),
-        choices(_gate(text, empty_id), _gate(text_own, empty_id)),
+        choices(gate(text, empty_id), gate(text_own, empty_id)),
         tuple(codes),
     )
 
@@ -103,30 +104,12 @@ def choices(scores: Floats, own: Floats) -> Choices:
         count=len(own),
         differ=int(differ.sum()),
         near_ties=int(near.sum()),
-        kl=divergence(scores, own),
+        kl=mean_divergence(scores, own),
         first=first,
         margin=None if first is None else float(margin[first]),
     )
 
 
-def divergence(scores: Floats, own: Floats) -> float:
+def mean_divergence(scores: Floats, own: Floats) -> float:
     """Mean KL(own || scores) of the distributions that scores [N, V] stand for, in nats."""
-    if not len(own):
-        return 0.0
-    theirs, ours = _log_softmax(scores), _log_softmax(own)
-    p = np.exp(ours)
-    with np.errstate(invalid="ignore"):  # -inf of both: an id that neither can choose
-        gap = np.where(p > 0, p * (ours - theirs), 0)
-    return float(gap.sum(-1).mean())
-
-
-def _gate(scores: Floats, empty_id: int) -> Floats:
-    """[N, V] -> [N, 2]: the score of speech, and the best of any text id."""
-    text = scores.copy()
-    text[:, empty_id] = -np.inf
-    return np.stack((scores[:, empty_id], text.max(-1)), axis=-1)
-
-
-def _log_softmax(scores: Floats) -> NDArray[np.float64]:
-    shifted = scores.astype(np.float64) - scores.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return float(divergence(scores, own).mean()) if len(own) else 0.0

@@ -25,6 +25,8 @@ COMMANDS = {
     "doctor": ("doctor", "show what this machine can run, and how to get the rest"),
     "demo": ("demo", "a very small model speaks and listens, each stage checked"),
     "score": ("score", "how well a bundle hears and speaks, in word errors"),
+    "validate": ("validate", "hold builds against the model stage by stage, and write a report"),
+    "record": ("record", "keep what a bundle computes at every stage, to judge it elsewhere"),
     "streams": ("streams", "what each way of streaming costs in sound and in time"),
     "bench": ("bench", "time the stages of a bundle on this machine"),
 }

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from mimo_edge.parity.forced import Led, Recorded
-from mimo_edge.parity.precision import Closeness, choices, compare, divergence
+from mimo_edge.parity.precision import Closeness, choices, compare, mean_divergence
 from mimo_edge.parity.tolerances import NEAR_TIE
 
 
@@ -34,7 +34,7 @@ def test_divergence_is_kullback_leibler() -> None:
     wanted = float((p * np.log(p / q)).sum())
     # a shift of scores is no change, and an id that neither can choose counts for nothing
     scores = [np.pad(np.log(x), ((0, 0), (0, 1)), constant_values=-np.inf) for x in (q + 0, p)]
-    assert divergence(scores[0] + 3, scores[1]) == pytest.approx(wanted)
+    assert mean_divergence(scores[0] + 3, scores[1]) == pytest.approx(wanted)
 
 
 def led(logits: np.ndarray, scores: np.ndarray) -> Led:

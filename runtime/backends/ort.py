@@ -90,7 +90,8 @@ class OrtBackend:
                 self._sessions[name] = self._load(name)
             return self._sessions[name]
 
-    def _session_options(self, name: str) -> ort.SessionOptions:
+    def session_options(self, name: str) -> ort.SessionOptions:
+        """How a session of a piece is opened, for one on a changed graph of it too."""
         options = ort.SessionOptions()
         options.log_severity_level = 3
         if self._threads is not None:
@@ -108,7 +109,7 @@ class OrtBackend:
             # its own fallback would go on, slowly, on the CPU, and say so on stdout
             session = ort.InferenceSession(
                 str(path),
-                self._session_options(name),
+                self.session_options(name),
                 providers=list(self._providers),
                 provider_options=list(self._providers.values()),
                 enable_fallback=0,

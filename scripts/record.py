@@ -1,0 +1,95 @@
+"""`mimo-edge record`: run a bundle through all stages and keep what it computes.
+
+On a device that has only the runtime; `mimo-edge validate` judges it elsewhere, now or later.
+"""
+
+import argparse
+from pathlib import Path
+
+from mimo_edge.parity.bundle_side import BundleSide
+from mimo_edge.parity.observe import Inputs, follow, lead
+from mimo_edge.parity.polygraphy import write_run_results
+from mimo_edge.parity.recording import Recording
+from mimo_edge.runtime.audio.read import load_audio
+from mimo_edge.runtime.backends.opening import open_backend
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.scripts.backend_arguments import add_backend_arguments, opening
+from mimo_edge.scripts.progress import StageProgress
+
+MAX_NEW = 24  # patches
+MOST_TEXTS, MOST_CLIPS = 8, 8
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path)
+    add_inputs(parser)
+    parser.add_argument(
+        "--inputs",
+        metavar="RECORDING",
+        type=Path,
+        help="read the inputs of this recording, so that both can be judged against each other",
+    )
+    add_backend_arguments(parser)
+    parser.add_argument("-o", "--output", metavar="DIR", type=Path, required=True)
+    parser.add_argument(
+        "--polygraphy",
+        metavar="FILE",
+        type=Path,
+        help="also write it as Polygraphy's saved results, for its own commands",
+    )
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """What is heard and read, the same in both commands."""
+    group = parser.add_argument_group("what is heard and read")
+    group.add_argument("--audio", metavar="FILE", type=Path, nargs="+", default=[])
+    group.add_argument("--text", metavar="FILE", type=Path, help="texts to read aloud, one a line")
+    group.add_argument(
+        "--max-new", metavar="N", type=int, default=MAX_NEW, help=f"patches (default: {MAX_NEW})"
+    )
+    group.add_argument("--seed", metavar="N", type=int, default=1, help="of sampled answers")
+
+
+def read_inputs(args: argparse.Namespace, rate: int) -> Inputs:
+    """Raises InputError or AudioError for what cannot be used."""
+    texts: list[str] = []
+    if args.text is not None:
+        lines = args.text.read_text(encoding="utf-8").splitlines()
+        texts = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if len(texts) > MOST_TEXTS or len(args.audio) > MOST_CLIPS:
+        raise InputError(
+            f"{len(args.audio)} clips and {len(texts)} texts: at most {MOST_CLIPS} and "
+            f"{MOST_TEXTS} go into a recording. Record several."
+        )
+    stems = [path.stem for path in args.audio]
+    if len(set(stems)) < len(stems):
+        raise InputError(
+            "two of the --audio files have the same name; a recording tells them by it"
+        )
+    clips = {path.stem: load_audio(path, rate=rate) for path in args.audio}
+    return Inputs(clips, texts, args.max_new, args.seed)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Record. Returns the exit code."""
+    if args.output.exists():
+        raise InputError(f"{args.output} exists already; choose another -o, or delete it")
+    bundle = Bundle.open(args.bundle, verify=not args.no_verify)
+    with (
+        open_backend(args.backend, bundle, **opening(args)) as backend,
+        StageProgress() as progress,
+    ):
+        side = BundleSide(backend)
+        if args.inputs is not None:
+            recording = follow(side, Recording.open(args.inputs), progress.report)
+        else:
+            inputs = read_inputs(args, bundle.model.sampling_rate)
+            recording = lead(side, inputs, progress.report)
+    recording.save(args.output)
+    if args.polygraphy is not None:
+        write_run_results(recording, args.polygraphy)
+    size = sum(array.nbytes for array in recording.arrays.values())
+    print(f"{args.output}: {len(recording.arrays)} arrays, {size / 1e6:.1f} MB before packing")
+    return 0
