@@ -27,7 +27,7 @@ from mimo_edge.runtime.chat.checks import as_grid, as_messages, check_options
 from mimo_edge.runtime.chat.conversation import Audio, Message
 from mimo_edge.runtime.chat.presets import PRESETS, Sampling
 from mimo_edge.runtime.chat.prompts import Example, PromptBuilder, Turn
-from mimo_edge.runtime.chat.segments import Grid, PromptLayout
+from mimo_edge.runtime.chat.segments import Grid, PromptLayout, pad_codes
 from mimo_edge.runtime.chat.text_tokenizer import TextTokenizer
 from mimo_edge.runtime.generation.generation import Generation, Result, Started
 from mimo_edge.runtime.generation.request import Request
@@ -99,7 +99,7 @@ class MimoAudio:
 
     It may be used from several threads: `scheduler` does the work of all of them. Audio is a path,
     the bytes of a file, or an array [N]; an array has the sampling rate that is given with it, or
-    else the model's own (`sampling_rate`).
+    else the model's own (`sampling_rate`). Codes [K, T] that `encode` gave are audio, too.
     """
 
     def __init__(self, backend: Backend, slots: int | None = None, *, reuse: bool = True) -> None:
@@ -148,6 +148,8 @@ class MimoAudio:
         """Audio -> codes [K, T], whole patches. Raises AudioError, and ContextError for what no
         prompt can hold."""
         model, pieces = self.backend.bundle.model, self.member.piece_seconds
+        if isinstance(audio, np.ndarray) and audio.ndim == 2 and audio.dtype == np.int64:
+            return pad_codes(audio.astype(np.int64), model.group_size)
         # pieces are filled where they are too short for a mel
         least, most = MIN_SAMPLES if pieces is None else 1, model.max_audio_seconds
         if isinstance(audio, np.ndarray):

@@ -20,6 +20,7 @@ COMMANDS = {
     "recipe": ("recipe", "the recipes: what each means, and what it will weigh"),
     "build": ("build", "build TensorRT engines from a bundle, with or without a GPU"),
     "run": ("run", "transcribe, speak, understand, talk: every task of the model"),
+    "serve": ("serve", "serve many callers, by OpenAI's interface"),
     "inspect": ("inspect", "show what is in a bundle"),
     "doctor": ("doctor", "show what this machine can run, and how to get the rest"),
     "demo": ("demo", "a very small model speaks and listens, each stage checked"),
@@ -33,9 +34,10 @@ COMMANDS = {
 OPTIONAL = (
     *("torch", "onnx", "ml_dtypes", "onnx_ir", "onnxscript", "safetensors"),
     *("tensorrt_rtx", "cuda"),
+    *("fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client"),
 )
 # command -> the extra that has what it needs, if it is not `export`
-EXTRAS = {"build": "trt", "quantize": "quantize"}
+EXTRAS = {"build": "trt", "quantize": "quantize", "serve": "server"}
 EPILOG = """exit codes: 0 ok, 2 usage or unusable input, 3 something is not installed or not there,
 4 out of memory or disk, 5 parity failed, 6 engine incompatible, 130 interrupted,
 143 and 129 ended by SIGTERM and SIGHUP.

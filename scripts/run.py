@@ -10,16 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
-from mimo_edge.runtime.audio.codec import (
-    LEFT_OVERLAP,
-    RIGHT_OVERLAP,
-    STATEFUL,
-    STREAMS,
-    WINDOWED,
-    check_stream,
-)
 from mimo_edge.runtime.audio.play import BothSinks, SystemPlayer
-from mimo_edge.runtime.audio.stateful import LOOKAHEAD
 from mimo_edge.runtime.audio.write import AudioSink, open_sink
 from mimo_edge.runtime.bundle.errors import InputError, MimoError
 from mimo_edge.runtime.bundle.family import LANGUAGES
@@ -30,6 +21,7 @@ from mimo_edge.runtime.generation.generation import Generation, Result
 from mimo_edge.runtime.tasks import Demonstration, MimoAudio, Options
 from mimo_edge.scripts.backend_arguments import add_backend_arguments, opening, verify
 from mimo_edge.scripts.standard_streams import ReaderGone, stdout_lost
+from mimo_edge.scripts.stream_arguments import add_stream_arguments, check_streaming, streaming
 
 Prepare = Callable[[MimoAudio, argparse.Namespace, Options], Generation]
 
@@ -137,13 +129,7 @@ def _stream(generation: Generation, args: argparse.Namespace, sink: AudioSink | 
     result = None
     show_text = not args.json and args.output != "-"
     with sink or nullcontext():
-        for event in generation.stream(
-            kind=args.codec_stream,
-            chunk=args.chunk,
-            lookahead=args.lookahead,
-            left=args.left_overlap,
-            right=args.right_overlap,
-        ):
+        for event in generation.stream(**streaming(args)):
             if event.text and show_text:
                 print(_printable(event.text), end="", flush=True)
             if sink is not None and len(event.wav):
@@ -217,9 +203,7 @@ def _check(args: argparse.Namespace) -> None:
     if len(given) == 2:
         raise InputError("give --history or --conversation, not both")
     history = getattr(args, "history", None)
-    check_stream(args.codec_stream, args.left_overlap, args.right_overlap, args.lookahead)
-    if args.chunk is not None and args.chunk < 1:
-        raise InputError(f"chunk must be at least 1 patch, not {args.chunk}; leave it out")
+    check_streaming(args)
     places = [os.path.realpath(path) for path in _outputs(args)]
     if len(set(places)) < len(places):
         raise InputError(f"-o and --history both name {history}; give them different names")
@@ -265,27 +249,7 @@ def _common(parser: argparse.ArgumentParser, speaks: bool) -> None:
     how = parser.add_argument_group("how it answers")
     how.add_argument("--json", action="store_true", help="one JSON object with text and timings")
     how.add_argument("--stream", action="store_true", help="put out text and sound as they come")
-    how.add_argument(
-        "--codec-stream",
-        choices=STREAMS,
-        help=f"how a stream sounds: {STATEFUL} (the default) or {WINDOWED}, as upstream does",
-    )
-    how.add_argument(
-        "--chunk", metavar="N", type=int, help="patches between two decodes (default: by speed)"
-    )
-    how.add_argument(
-        "--lookahead",
-        metavar="FRAMES",
-        type=int,
-        help=f"of the {STATEFUL} stream, 40 ms each; default {LOOKAHEAD}, fewer sound sooner",
-    )
-    for side, frames in (("left", LEFT_OVERLAP), ("right", RIGHT_OVERLAP)):
-        how.add_argument(
-            f"--{side}-overlap",
-            metavar="FRAMES",
-            type=int,
-            help=f"of the {WINDOWED} stream, which they choose; default {frames}",
-        )
+    add_stream_arguments(how)
     what = parser.add_argument_group("what it generates (defaults: the task's own)")
     what.add_argument("--seed", type=int, default=0, help="same seed, same answer; default 0")
     what.add_argument("--max-new", metavar="N", type=int, help="patches at most")

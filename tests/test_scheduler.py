@@ -111,6 +111,23 @@ def test_cancelled_while_it_waits_and_while_it_runs() -> None:
         running.cancel()  # long gone
 
 
+def test_cancelled_with_a_reason_its_reader_gets_that() -> None:
+    scheduler, backend = scheduler_of(1)
+    gate = Gate(backend)
+    with scheduler:
+        running, waiting = (scheduler.submit(request(3, max_new=30)) for _ in range(2))
+        assert gate.reached.wait(30)
+        for handle in (waiting, running):
+            handle.cancel(InputError("the caller has left"))
+            handle.cancel(InputError("later reasons do not count"))
+        gate.open.set()
+        for handle in (waiting, running):
+            with pytest.raises(InputError, match="has left"):
+                next(handle)
+            assert ids(handle) == []
+        assert ids(scheduler.submit(request(4, max_new=2))) == answer(4, 2)
+
+
 def test_who_stops_reading_frees_the_slot() -> None:
     scheduler, _ = scheduler_of(1)
     with scheduler:

@@ -278,13 +278,13 @@ class _StdoutSink:
         samples = pcm16(wav, "stdout")
         out = sys.stdout.buffer
         if not self._begun:
-            out.write(_wav_header(self._rate))
+            out.write(wav_header(self._rate))
             self._begun = True
         out.write(samples.astype("<i2", copy=False).tobytes())
         out.flush()
 
 
-def _wav_header(rate: int) -> bytes:
+def wav_header(rate: int) -> bytes:
     """Mono PCM16 of unknown length: both sizes at their maximum, as players expect of a pipe."""
     unknown = 0xFFFFFFFF
     form = struct.pack("<HHIIHH", 1, 1, rate, 2 * rate, 2, 16)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mimo_edge.runtime.backends.base import Floats
+from mimo_edge.runtime.backends.base import Floats, Ints
 from mimo_edge.runtime.bundle.errors import (
     DISK_FULL,
     MALFORMED,
@@ -30,8 +30,8 @@ from mimo_edge.runtime.bundle.errors import (
 from mimo_edge.runtime.bundle.files import PRIVATE, read_text, write_bytes
 from mimo_edge.runtime.chat.segments import Grid
 
-# a path, the bytes of a file, or wav [N]
-Audio = str | Path | bytes | Floats
+# a path, the bytes of a file, wav [N], or codes [K, T]
+Audio = str | Path | bytes | Floats | Ints
 
 _KEYS = ("role", "text", "audio")
 _FILE_KEYS = ("messages", "system_prompt", "voice")

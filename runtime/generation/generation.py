@@ -110,7 +110,7 @@ class Generation:
         return self._source.generate(self.request)
 
     def start(self) -> Started:
-        """Begin, and do not wait: `result` of what this returns collects the answer.
+        """Begin, and do not wait: `result` or `stream` of what this returns gives the answer.
 
         Answers that are on their way at the same time share steps.
         """
@@ -128,6 +128,7 @@ class Generation:
 
     def stream(
         self,
+        started: Started | None = None,
         *,
         kind: str | None = None,
         chunk: int | None = None,
@@ -153,15 +154,20 @@ class Generation:
                 self._source.audio, kind, left=left, right=right, lookahead=lookahead
             )
         try:
-            yield from self._sounding(decoder, chunks, codec.stream_pieces(kind))
+            yield from self._sounding(started, decoder, chunks, codec.stream_pieces(kind))
         finally:
             decoder.close()
 
     def _sounding(
-        self, decoder: codec.CodecStream, chunks: Chunks, pieces: Sequence[str]
+        self,
+        started: Started | None,
+        decoder: codec.CodecStream,
+        chunks: Chunks,
+        pieces: Sequence[str],
     ) -> Iterator[Event]:
         rate = self._source.audio.bundle.model.sampling_rate
-        clock, words = self._ready(pieces), IncrementalDecoder(self._tokenizer)
+        clock = self._ready(pieces) if started is None else started.clock
+        words = IncrementalDecoder(self._tokenizer)
         untagged, said = TagFilter(self._tags), ThoughtStream(opened=self._opened)
         special = self._tokenizer.special
         speaking, closed = self.speaks and not self._opened, False
@@ -188,7 +194,7 @@ class Generation:
                 if thinking or answer:
                     yield Event(text=answer, thinking=thinking)
 
-        for step in self.steps():
+        for step in self.steps() if started is None else started.steps:
             clock.patch(step)
             chunks.patch(step.seconds)
             steps.append(step)

@@ -44,6 +44,7 @@ class Handle:
         self._scheduler = scheduler
         self._outcomes: SimpleQueue[Step | BaseException | None] = SimpleQueue()
         self._ended = False
+        self._reason: Exception | None = None
 
     def __iter__(self) -> Iterator[Step]:
         return self
@@ -52,6 +53,8 @@ class Handle:
         if self._ended:
             raise StopIteration
         outcome = self._outcomes.get()
+        if self._reason is not None:
+            outcome = self._reason
         if isinstance(outcome, Step):
             self._ended = outcome.last
             return outcome
@@ -60,8 +63,13 @@ class Handle:
             raise StopIteration
         raise outcome
 
-    def cancel(self) -> None:
-        """Leave the slot, or the queue, within a step. Steps that are there already can be read."""
+    def cancel(self, reason: Exception | None = None) -> None:
+        """Leave the slot, or the queue, within a step.
+
+        Without a reason the steps that are there already can be read; with one, the reader gets
+        that in place of any further step.
+        """
+        self._reason = self._reason or reason
         self._scheduler._cancel(self)
 
     def _put(self, outcome: Step | BaseException | None) -> None:
@@ -107,6 +115,11 @@ class Scheduler:
     def busy(self) -> int:
         """Requests that have a slot."""
         return len(self._running)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more requests: it was closed, or failed itself."""
+        return self._closed
 
     @property
     def reused(self) -> int:

@@ -1,0 +1,1 @@
+"""A speech server: OpenAI's endpoints on one scheduler. Needs the extra `server`."""

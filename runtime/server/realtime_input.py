@@ -1,0 +1,104 @@
+"""The audio that a realtime client sends, and the turns that are found in it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from mimo_edge.runtime.backends.base import Floats
+from mimo_edge.runtime.server.errors import RequestError
+from mimo_edge.runtime.server.realtime_config import Session
+
+_TAIL = 0.2  # seconds after the end of speech that belong to it
+_LEAST = 0.1  # seconds of a turn
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """What was found: speech that begins (no wav yet), or that has ended."""
+
+    at: float  # seconds since the session's first sample
+    wav: Floats | None = None  # [N]
+
+
+class InputBuffer:
+    """Collects audio. With a detector it keeps only what may belong to a turn."""
+
+    def __init__(self, session: Session, rate: int, max_seconds: float) -> None:
+        self._rate, self._most = rate, round(max_seconds * rate)
+        self._wav = np.zeros(0, np.float32)
+        self._first = 0  # number of the first sample that is kept
+        self._start: int | None = None  # of the turn that goes on
+        self.configure(session)
+
+    def configure(self, session: Session) -> None:
+        """Take over settings; speech that goes on is looked for anew."""
+        self._activity, self._padding = session.activity(self._rate), session.padding
+        self._offset = self._first + len(self._wav)  # where the detector begins to count
+        self._start = None
+
+    @property
+    def seconds(self) -> float:
+        """What is there."""
+        return len(self._wav) / self._rate
+
+    def append(self, data: bytes) -> list[Turn]:
+        """16-bit samples -> the turns that begin and end with them. Raises RequestError."""
+        if len(data) % 2:
+            raise RequestError("audio is whole samples of 16 bits.", param="audio")
+        wav: Floats = np.frombuffer(data, "<i2").astype(np.float32) / np.float32(32768)
+        if self._activity is None and len(self._wav) + len(wav) > self._most:
+            self.clear()
+            raise RequestError(
+                f"The buffer holds {self._most / self._rate:g} s at most, and was cleared; commit "
+                "earlier.",
+                code="input_audio_buffer_full",
+            )
+        self._wav = np.concatenate((self._wav, wav))
+        return self._look(wav) if self._activity is not None else []
+
+    def take(self) -> Floats:
+        """All of it, as a turn. Raises RequestError if that is less than 100 ms."""
+        if self.seconds < _LEAST:
+            raise RequestError(
+                f"The buffer holds {1000 * self.seconds:.0f} ms of audio and needs 100 ms.",
+                code="input_audio_buffer_commit_empty",
+            )
+        wav = self._wav
+        self.clear()
+        return wav
+
+    def clear(self) -> None:
+        """Throw away what is there."""
+        self._keep_from(self._first + len(self._wav))
+        self._start = None
+        if self._activity is not None:
+            self._activity.reset()
+
+    def _look(self, wav: Floats) -> list[Turn]:
+        assert self._activity is not None
+        turns = []
+        for spoken in self._activity.feed(wav):
+            if spoken.stop is None:
+                start = self._offset + spoken.start
+                self._start = max(self._first, start - round(self._padding * self._rate))
+                turns.append(Turn(start / self._rate))
+            elif self._start is not None:
+                turns.append(self._ended(self._offset + spoken.stop))
+        end = self._first + len(self._wav)
+        if self._start is not None and end - self._start >= self._most:  # nobody speaks so long
+            self._activity.reset()
+            turns.append(self._ended(end))
+        if self._start is None:
+            self._keep_from(end - round((self._padding + _TAIL) * self._rate))
+        return turns
+
+    def _ended(self, stop: int) -> Turn:
+        assert self._start is not None
+        begin = self._start - self._first
+        end = min(len(self._wav), stop + round(_TAIL * self._rate) - self._first)
+        wav, self._start = self._wav[begin:end], None
+        self._keep_from(self._first + end)
+        return Turn(stop / self._rate, wav)
+
+    def _keep_from(self, sample: int) -> None:
+        dropped = max(0, sample - self._first)
+        self._wav, self._first = self._wav[dropped:], self._first + dropped
