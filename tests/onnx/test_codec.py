@@ -69,9 +69,9 @@ def test_long_answer_in_pieces(
     golden: Golden, backend: OrtBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codes = golden.npz("decoder.npz")["long.codes"]
-    monkeypatch.setattr(codec, "decode_pieces", lambda n: [(0, 40), (40, n)])
+    frames = codes.shape[1]
+    pieces = (0, 2 * frames // 3), (2 * frames // 3, frames)
+    monkeypatch.setattr(codec, "decode_pieces", lambda n: pieces)
     wav = codec.decode(backend, codes)
-    parts = [
-        backend.decode(codes[None, :, a:b], np.array([b - a]))[0] for a, b in ((0, 40), (40, 61))
-    ]
+    parts = [backend.decode(codes[None, :, a:b], np.array([b - a]))[0] for a, b in pieces]
     check.equal(wav, np.concatenate(parts), "pieces")

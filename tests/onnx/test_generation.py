@@ -1,6 +1,7 @@
 """Rungs 3 and 4: the torch-free loop against the goldens, and rows that share steps."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from mimo_edge.runtime.chat.segments import Grid
 from mimo_edge.runtime.generation.loop import Loop, generate
 from mimo_edge.runtime.generation.request import Request, Step, join_steps
 from mimo_edge.runtime.generation.sampling import Noise
+from mimo_edge.runtime.generation.scheduler import Scheduler
 
 from tests import check
 from tests.golden import Golden
@@ -136,3 +138,24 @@ def test_context_is_a_limit(golden: Golden, backend: OrtBackend) -> None:
     almost = full[:, : -model.group_size]
     steps = list(generate(backend, Request(almost, GREEDY, GREEDY, max_new=50), golden.empty_id))
     assert len(steps) == 1 and steps[0].last and not steps[0].stopped
+
+
+@pytest.mark.slow
+def test_three_hundred_answers_leave_memory_flat(golden: Golden, backend: OrtBackend) -> None:
+    """Through one scheduler, with prompts that share beginnings and some that do not."""
+    lm = golden.lm_names[0]
+    arrays = golden.npz(f"{lm}.generate.npz")
+    prompts = [arrays[f"{case}.ids"] for case in golden.generate_cases(lm)[:2]]
+
+    def resident() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+    with Scheduler(backend, golden.empty_id) as scheduler:
+        before = 0
+        for number in range(330):
+            request = Request(prompts[number % 2], HOT, HOT, max_new=4, seed=number)
+            assert len(list(scheduler.submit(request))) == 4
+            if number == 29:
+                before = resident()
+        assert resident() - before < 4096, "KiB, over 300 answers"
