@@ -64,9 +64,6 @@ def _with_the_model(manifest: Manifest) -> Iterator[str]:
     codes = _port(manifest.pieces["patch_encoder"].inputs, "codes")
     if codes is not None and codes.axes[-2:-1] != (model.n_q,):
         yield f"patch_encoder has {_said(codes)}, the model says {model.n_q} codebooks"
-    for what, values in (("empty_codes", model.empty_codes), ("delays", model.delays)):
-        if len(values) != model.n_q:
-            yield f"the model has {model.n_q} codebooks and {len(values)} {what}"
 
 
 def _of_the_cache(manifest: Manifest) -> Iterator[str]:
