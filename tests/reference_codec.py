@@ -6,7 +6,7 @@ import torch
 from mimo_edge.mimo_ref.mel_stream import MelStream
 from mimo_edge.mimo_ref.model import AudioTokenizer
 from mimo_edge.mimo_ref.vocoder_stream import VocoderStream
-from mimo_edge.runtime.backends.base import Floats, Ints
+from mimo_edge.runtime.backends.base import Feed, Floats
 from mimo_edge.runtime.bundle.manifest import ModelSpec
 from mimo_edge.runtime.bundle.stream_sizes import (
     MOST_FRAMES,
@@ -46,18 +46,20 @@ class ReferenceStates:
         self.vocoder_caches = [torch.zeros(shape) for _ in range(2 * layers)]
 
     @torch.no_grad()
-    def mel(self, codes: Ints, *state: Ints | Floats) -> tuple[Floats, Floats, Floats]:
-        states = self._tokenizer.quantizer.decode(torch.from_numpy(codes))
-        found = self.mel_stream(states, *map(torch.from_numpy, state), *self.caches)
+    def mel(self, feed: Feed) -> tuple[Floats, Floats, Floats]:
+        states = self._tokenizer.quantizer.decode(torch.from_numpy(feed["codes"]))
+        names = ("lengths", "positions", "weights", "past_statistics", "past_last")
+        given = (torch.from_numpy(feed[name]) for name in names)
+        found = self.mel_stream(states, *given, *self.caches)
         self.caches = list(found[3:])
         mel, statistics, last = (x.numpy() for x in found[:3])
         return mel, statistics, last
 
     @torch.no_grad()
-    def frames(self, *tokens: Ints | Floats) -> tuple[Floats, Floats]:
-        frames, weight, *caches = self.vocoder_stream(
-            *map(torch.from_numpy, tokens), *self.vocoder_caches
-        )
+    def frames(self, feed: Feed) -> tuple[Floats, Floats]:
+        names = ("mel", "positions", "blocks", "until", "past_positions", "kept")
+        given = (torch.from_numpy(feed[name]) for name in names)
+        frames, weight, *caches = self.vocoder_stream(*given, *self.vocoder_caches)
         self.vocoder_caches = caches
         return frames.numpy(), weight.numpy()
 

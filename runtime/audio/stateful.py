@@ -127,12 +127,14 @@ class StreamRows:
         for row, count in taken.items():
             given[row, :, :count], lengths[row] = codes[row][:, :count], count
         mel, statistics, last = self._states.mel(
-            given,
-            lengths,
-            np.array([row.frames for row in rows], np.int64),
-            np.array([row.weight for row in rows], np.int64),
-            np.stack([row.statistics for row in rows]),
-            np.stack([row.last for row in rows]),
+            {
+                "codes": given,
+                "lengths": lengths,
+                "positions": np.array([row.frames for row in rows], np.int64),
+                "weights": np.array([row.weight for row in rows], np.int64),
+                "past_statistics": np.stack([row.statistics for row in rows]),
+                "past_last": np.stack([row.last for row in rows]),
+            }
         )
         for index, count in taken.items():
             state = rows[index]
@@ -199,7 +201,16 @@ class StreamRows:
             known = np.concatenate((np.arange(remembered), remembered + t.own))
             kept[index] = known[len(known) - remembered :]
         past = np.stack([row.past for row in rows])
-        frames, weight = self._states.frames(mel, positions, blocks, until, past, kept)
+        frames, weight = self._states.frames(
+            {
+                "mel": mel,
+                "positions": positions,
+                "blocks": blocks,
+                "until": until,
+                "past_positions": past,
+                "kept": kept,
+            }
+        )
         found = {}
         for index, t in tokens.items():
             row = rows[index]

@@ -10,7 +10,7 @@ decodes for many callers does so in one thread, `generation.scheduler`.
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from mimo_edge.runtime.bundle.bundle import Bundle
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
+Feed = Mapping[str, NDArray[Any]]  # port -> what it is given
 # of ONNX Runtime: names of execution providers, each alone or with its options
 Providers = Sequence[str | tuple[str, Mapping[str, str]]]
 
@@ -77,33 +78,18 @@ class CodecStates(Protocol):
     remembered: int  # mel frames that vocoder_stream keeps of a row
     last_shape: tuple[int, ...]  # of what mel_stream keeps of a row beside its statistics
 
-    def mel(
-        self,
-        codes: Ints,
-        lengths: Ints,
-        positions: Ints,
-        weights: Ints,
-        statistics: Floats,
-        last: Floats,
-    ) -> tuple[Floats, Floats, Floats]:
-        """mel_stream: codes [rows, K, T] -> mel [rows, T * M, n_mels], statistics and last.
+    def mel(self, feed: Feed) -> tuple[Floats, Floats, Floats]:
+        """mel_stream -> mel [rows, T * M, n_mels], statistics [rows, 4], last [rows, *last_shape].
 
-        lengths, positions, weights [rows]; statistics [rows, 4]; last [rows, *last_shape].
+        `feed` has its inputs but for keys and values: codes [rows, K, T]; lengths, positions,
+        weights [rows]; past_statistics and past_last, which are what came out the call before.
         """
 
-    def frames(
-        self,
-        mel: Floats,
-        positions: Ints,
-        blocks: Ints,
-        until: Ints,
-        past_positions: Ints,
-        kept: Ints,
-    ) -> tuple[Floats, Floats]:
-        """vocoder_stream: tokens [rows, Q, n_mels] -> windowed frames [rows, Q, n_fft], and the
-        square of the window [n_fft].
+    def frames(self, feed: Feed) -> tuple[Floats, Floats]:
+        """vocoder_stream -> windowed frames [rows, Q, n_fft], and the square of the window [n_fft].
 
-        positions, blocks, until [rows, Q]; past_positions and kept [rows, remembered].
+        `feed` has its inputs but for keys and values: mel [rows, Q, n_mels]; positions, blocks,
+        until [rows, Q]; past_positions and kept [rows, remembered].
         """
 
     def clear(self, row: int) -> None:

@@ -7,7 +7,7 @@ Those of `mel_stream` are bound as input and output of one buffer and written in
 from typing import Any
 
 import numpy as np
-from mimo_edge.runtime.backends.base import Floats, Ints
+from mimo_edge.runtime.backends.base import Feed, Floats
 from mimo_edge.runtime.backends.ort_memory import Buffer
 from mimo_edge.runtime.backends.ort_sessions import Sessions
 from mimo_edge.runtime.bundle.manifest import PieceSpec, TensorSpec
@@ -29,43 +29,11 @@ class OrtCodecStates:
         self._ring = self._new_caches(self._mel)
         self._window, self._spare = (self._new_caches(self._vocoder) for _ in range(2))
 
-    def mel(
-        self,
-        codes: Ints,
-        lengths: Ints,
-        positions: Ints,
-        weights: Ints,
-        statistics: Floats,
-        last: Floats,
-    ) -> tuple[Floats, Floats, Floats]:
-        feed: dict[str, NDArray[Any]] = {
-            "codes": codes,
-            "lengths": lengths,
-            "positions": positions,
-            "weights": weights,
-            "past_statistics": statistics,
-            "past_last": last,
-        }
+    def mel(self, feed: Feed) -> tuple[Floats, Floats, Floats]:
         mel, statistics, last = self._run("mel_stream", feed, self._ring, self._ring)
         return mel, statistics, last
 
-    def frames(
-        self,
-        mel: Floats,
-        positions: Ints,
-        blocks: Ints,
-        until: Ints,
-        past_positions: Ints,
-        kept: Ints,
-    ) -> tuple[Floats, Floats]:
-        feed: dict[str, NDArray[Any]] = {
-            "mel": mel,
-            "positions": positions,
-            "blocks": blocks,
-            "until": until,
-            "past_positions": past_positions,
-            "kept": kept,
-        }
+    def frames(self, feed: Feed) -> tuple[Floats, Floats]:
         frames, weight = self._run("vocoder_stream", feed, self._window, self._spare)
         self._window, self._spare = self._spare, self._window
         return frames, weight
@@ -80,7 +48,7 @@ class OrtCodecStates:
     def _run(
         self,
         piece: str,
-        feed: dict[str, NDArray[Any]],
+        feed: Feed,
         before: dict[str, Buffer],
         after: dict[str, Buffer],
     ) -> list[NDArray[Any]]:

@@ -8,7 +8,7 @@ import weakref
 from typing import Any
 
 import numpy as np
-from mimo_edge.runtime.backends.base import Floats, Ints
+from mimo_edge.runtime.backends.base import Feed, Floats
 from mimo_edge.runtime.backends.trt_context import Context, fitted, size_of
 from mimo_edge.runtime.backends.trt_rows import Engines
 from mimo_edge.runtime.bundle.manifest import PieceSpec, TensorSpec
@@ -48,43 +48,11 @@ class TrtCodecStates:
             self._device.release(self._address.values(), ())
             raise
 
-    def mel(
-        self,
-        codes: Ints,
-        lengths: Ints,
-        positions: Ints,
-        weights: Ints,
-        statistics: Floats,
-        last: Floats,
-    ) -> tuple[Floats, Floats, Floats]:
-        feed: dict[str, NDArray[Any]] = {
-            "codes": codes,
-            "lengths": lengths,
-            "positions": positions,
-            "weights": weights,
-            "past_statistics": statistics,
-            "past_last": last,
-        }
+    def mel(self, feed: Feed) -> tuple[Floats, Floats, Floats]:
         mel, statistics, last = self._run(MEL, feed)
         return mel, statistics, last
 
-    def frames(
-        self,
-        mel: Floats,
-        positions: Ints,
-        blocks: Ints,
-        until: Ints,
-        past_positions: Ints,
-        kept: Ints,
-    ) -> tuple[Floats, Floats]:
-        feed: dict[str, NDArray[Any]] = {
-            "mel": mel,
-            "positions": positions,
-            "blocks": blocks,
-            "until": until,
-            "past_positions": past_positions,
-            "kept": kept,
-        }
+    def frames(self, feed: Feed) -> tuple[Floats, Floats]:
         frames, weight = self._run(VOCODER, feed)
         for past in [name for name in self._address if name[1].startswith(_PAST)]:
             spare = (past[0], past[1].replace(_PAST, _SPARE))
@@ -107,7 +75,7 @@ class TrtCodecStates:
         """Let go of what belongs to the engines; the device frees the rest as it closes."""
         self._contexts.clear()
 
-    def _run(self, piece: str, feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    def _run(self, piece: str, feed: Feed) -> list[NDArray[Any]]:
         """One call; the outputs that are no caches, on the host."""
         context, spec = self._contexts[piece], self._specs[piece]
         for port in spec.inputs:

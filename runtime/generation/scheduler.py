@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
-from mimo_edge.runtime.backends.base import Backend, CodecStates, Floats, Ints
+from mimo_edge.runtime.backends.base import Backend, CodecStates, Feed, Floats, Ints
 from mimo_edge.runtime.bundle.errors import BusyError, InputError, MimoError
 from mimo_edge.runtime.generation.loop import Loop
 from mimo_edge.runtime.generation.request import Failure, Outcome, Request, Step
@@ -324,31 +324,13 @@ class ScheduledStates:
         self.rows, self.remembered = states.rows, states.remembered
         self.last_shape = states.last_shape
 
-    def mel(
-        self,
-        codes: Ints,
-        lengths: Ints,
-        positions: Ints,
-        weights: Ints,
-        statistics: Floats,
-        last: Floats,
-    ) -> tuple[Floats, Floats, Floats]:
+    def mel(self, feed: Feed) -> tuple[Floats, Floats, Floats]:
         """As `CodecStates.mel`."""
-        given = codes, lengths, positions, weights, statistics, last
-        return self._run(lambda: self._states.mel(*given))
+        return self._run(lambda: self._states.mel(feed))
 
-    def frames(
-        self,
-        mel: Floats,
-        positions: Ints,
-        blocks: Ints,
-        until: Ints,
-        past_positions: Ints,
-        kept: Ints,
-    ) -> tuple[Floats, Floats]:
+    def frames(self, feed: Feed) -> tuple[Floats, Floats]:
         """As `CodecStates.frames`."""
-        given = mel, positions, blocks, until, past_positions, kept
-        return self._run(lambda: self._states.frames(*given))
+        return self._run(lambda: self._states.frames(feed))
 
     def clear(self, row: int) -> None:
         """As `CodecStates.clear`."""
