@@ -18,6 +18,7 @@ COMMANDS = {
     "export": ("export", "turn a checkpoint pair into a bundle of ONNX graphs"),
     "quantize": ("quantize", "turn a float bundle into a quantised one, without torch"),
     "recipe": ("recipe", "the recipes: what each means, and what it will weigh"),
+    "plan": ("plan", "does a model fit a device, and how fast will it be there"),
     "build": ("build", "build TensorRT engines from a bundle, with or without a GPU"),
     "run": ("run", "transcribe, speak, understand, talk: every task of the model"),
     "serve": ("serve", "serve many callers, by OpenAI's interface"),
