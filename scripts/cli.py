@@ -20,6 +20,7 @@ COMMANDS = {
     "recipe": ("recipe", "the recipes: what each means, and what it will weigh"),
     "plan": ("plan", "does a model fit a device, and how fast will it be there"),
     "build": ("build", "build TensorRT engines from a bundle, with or without a GPU"),
+    "pack": ("pack", "a folder with just what one device needs of a bundle"),
     "run": ("run", "transcribe, speak, understand, talk: every task of the model"),
     "serve": ("serve", "serve many callers, by OpenAI's interface"),
     "inspect": ("inspect", "show what is in a bundle"),
@@ -38,7 +39,7 @@ OPTIONAL = (
     *("fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client"),
 )
 # command -> the extra that has what it needs, if it is not `export`
-EXTRAS = {"build": "trt", "quantize": "quantize", "serve": "server"}
+EXTRAS = {"build": "trt", "pack": "trt", "quantize": "quantize", "serve": "server"}
 EPILOG = """exit codes: 0 ok, 2 usage or unusable input, 3 something is not installed or not there,
 4 out of memory or disk, 5 parity failed, 6 engine incompatible, 130 interrupted,
 143 and 129 ended by SIGTERM and SIGHUP.
@@ -109,7 +110,7 @@ def _load(command: str, module: str):  # type: ignore[no-untyped-def]
         if package not in OPTIONAL:
             raise
         remedy = f"Install it: {install(EXTRAS.get(command, 'export'))}"
-        if command == "build":
+        if command in ("build", "pack"):
             remedy += ", or where classic TensorRT is, pip install onnx"
         raise EnvironmentProblem(
             f"`mimo-edge {command}` needs the package {package}. {remedy}."

@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -83,27 +83,17 @@ def run(args: argparse.Namespace) -> int:
     load = Load(args.positions, args.rows, min(args.audio_seconds, AUDIO_SECONDS))
     chosen = [_device(name) for name in args.device or (*devices.names(), devices.HERE)]
     _check(args, workload_for(None, False).sizes.context)
-    known = args.bundle is None
 
-    def smaller(cpu: bool, own: str) -> Iterator[Workload]:
-        names = SMALLER if own not in SMALLER else SMALLER[SMALLER.index(own) + 1 :]
-        for name in names if known else ():
-            yield workload_for(name, cpu)
-
-    rows = []
-    for device in chosen:
+    def plan(device: devices.Device) -> OnDevice:
         cpu = device.backend == devices.CPU
         workload = workload_for(None, cpu)
-        others: Callable[[], Iterable[Workload]] = _bound(smaller, cpu, workload.recipe)
-        rows.append(on_device(workload, device, load, others))
+        later = SMALLER.index(workload.recipe) + 1 if workload.recipe in SMALLER else 0
+        names = SMALLER[later:] if args.bundle is None else ()
+        return on_device(workload, device, load, lambda: (workload_for(n, cpu) for n in names))
+
+    rows = [plan(device) for device in chosen]
     print(_json(rows, load) if args.json else "\n".join(_table(rows, load)))
     return 0
-
-
-def _bound(
-    smaller: Callable[[bool, str], Iterator[Workload]], cpu: bool, own: str
-) -> Callable[[], Iterable[Workload]]:
-    return lambda: smaller(cpu, own)
 
 
 def _check(args: argparse.Namespace, context: int) -> None:
@@ -180,6 +170,7 @@ def _json(rows: list[OnDevice], load: Load) -> str:
                 "seconds": dataclasses.asdict(own)
                 | {"patch": own.patch, "rtf": own.rtf, "rtf_with_codec": own.rtf_with_codec},
                 "remedy": row.remedy,
+                "note": row.note,
             }
         )
     return json.dumps({"load": dataclasses.asdict(load), "devices": made}, ensure_ascii=False)
@@ -212,8 +203,9 @@ def _table(rows: list[OnDevice], load: Load) -> Iterator[str]:
         "docs/deploy/planning.md has the efficiencies that are assumed."
     )
     for row in rows:
-        if row.remedy is not None:
-            yield f"{row.device.name}: {row.remedy}"
+        for said in (row.remedy, row.note):
+            if said is not None:
+                yield f"{row.device.name}: {said}"
 
 
 def _line(row: OnDevice) -> str:

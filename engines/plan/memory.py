@@ -5,12 +5,11 @@ from dataclasses import dataclass
 
 from mimo_edge.engines.components import TABLES
 from mimo_edge.engines.plan.devices import CPU, GB, Device
-from mimo_edge.engines.plan.prediction import capacity, loaded_bytes
+from mimo_edge.engines.plan.prediction import CODEC_RATE, capacity, loaded_bytes
 from mimo_edge.engines.plan.workload import Workload
 from mimo_edge.runtime.bundle.manifest import AUDIO_SECONDS
 
 _CODEC_HEAD = 64  # width of a head of the released audio tokenizer
-_CODEC_RATE = 2  # positions of its layers for a code frame
 _CHUNK = 256  # positions of a prompt that are read at once
 _LIVE = 12  # states of a layer that are in memory at the same time, in widths of the backbone
 _FLOAT = 4
@@ -48,21 +47,26 @@ def need(
     weights = _weights(workload, device)
     position = 2 * workload.layers.get("backbone", 0) * sizes.kv_width * sizes.cache_bytes
     cache = rows * position * capacity(positions, device, sizes.context)
-    activations = _activations(workload, rows, audio_seconds)
+    activations = _activations(workload, device, rows, audio_seconds)
     base = own.base_gb * GB
     left = device.available_bytes - weights - activations - base
     most = _most_positions(left / (rows * position), device, sizes.context)
     return Need(weights, cache, activations, base, device.available_bytes, most)
 
 
-def advice(need: Need, rows: int, others: Iterable[tuple[str, Need]]) -> str | None:
+def advice(
+    need: Need, rows: int, seconds: float | None, others: Iterable[tuple[str, Need]]
+) -> str | None:
     """What to do where a model does not fit; None where it does.
 
-    `others` are what other recipes need, the best first: one that fits is named.
+    `seconds` of recordings with which it fits, if it does with any; `others` are what other recipes
+    need, the best first: one that fits is named.
     """
     if need.fits:
         return None
     lacks = f"lacks {(need.total - need.available) / GB:.1f} GB"
+    if seconds is not None:
+        return f"{lacks}: take --audio-seconds {seconds:g}, and encode longer recordings in pieces"
     if need.most_positions >= 2:
         return f"{lacks}: take --positions {need.most_positions}"
     fewer = None
@@ -90,18 +94,22 @@ def _weights(workload: Workload, device: Device) -> float:
     return total
 
 
-def _activations(workload: Workload, rows: int, audio_seconds: float) -> float:
+def _activations(workload: Workload, device: Device, rows: int, audio_seconds: float) -> float:
     """The larger of a prompt's chunk and of encoding: they do not run at the same time.
 
-    Attention of the audio tokenizer has the scores of a whole recording in memory, and their
-    softmax.
+    In float32 attention of the audio tokenizer has the scores of a whole recording in memory, and
+    what they become; in 16 bits a GPU has kernels that keep neither.
     """
-    sizes = workload.sizes
+    sizes, cpu = workload.sizes, device.backend == CPU
+    wide = _FLOAT if cpu or workload.compute == "fp32" else 2
     scores = rows * sizes.vocab_size * _FLOAT
-    chunk = _CHUNK * _LIVE * sizes.hidden_size * _FLOAT
-    positions = _CODEC_RATE * audio_seconds / sizes.frame_seconds
-    heads = max(1, workload.codec_width // _CODEC_HEAD)
-    return float(scores + max(chunk, 2 * heads * positions * positions * _FLOAT))
+    chunk = _CHUNK * _LIVE * sizes.hidden_size * wide
+    positions = CODEC_RATE * audio_seconds / sizes.frame_seconds
+    encoding = positions * _LIVE * workload.codec_width * wide
+    if wide == _FLOAT:
+        heads = max(1, workload.codec_width // _CODEC_HEAD)
+        encoding += 2 * heads * positions * positions * _FLOAT
+    return float(scores + max(chunk, encoding))
 
 
 def _most_positions(room: float, device: Device, context: int) -> int:

@@ -27,7 +27,7 @@ _OWNERS = {
 }
 # pieces that stream hold again what the whole decode has: piece -> components
 _STREAMS = {"mel_stream": (EXACT, "tokenizer_decoder"), "vocoder_stream": ("vocoder",)}
-_SCALES = "_scales"
+SCALES = "_scales"  # how the name of scales ends
 _LAYER = re.compile(r"layers\.\d+\.")
 _CODEC_QUERIES = "encoder.layers.0.self_attn.q_proj.weight"
 
@@ -124,7 +124,7 @@ def of_bundle(bundle: Bundle) -> Workload:
         for stored in stored_tensors(bundle.path(piece)):
             component = component_of(stored.name) or piece
             shapes.setdefault(stored.name, stored.shape)
-            numbers = 0 if stored.name.endswith(_SCALES) else stored.numbers
+            numbers = 0 if stored.name.endswith(SCALES) else stored.numbers
             tensors.append(Tensor(piece, component, stored.name, numbers, stored.bytes))
             computes[component] = "fp32" if component == EXACT else spec.compute
             dynamic[component] = spec.dynamic
