@@ -5,6 +5,7 @@ import importlib
 import importlib.metadata
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from mimo_edge.mimo_ref.errors import CheckpointError, ConfigError
 from mimo_edge.runtime.bundle.errors import DISK_FULL, EnvironmentProblem, MimoError, no_room
@@ -80,6 +81,14 @@ def _guarded(argv: list[str]) -> int:
 
 
 def _dispatch(argv: list[str]) -> int:
+    parser, module = parser_of(argv)
+    args = parser.parse_args(argv)
+    assert module is not None  # argparse has refused anything else
+    return module.run(args)
+
+
+def parser_of(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, Any]:
+    """What parses a command line, and the module of its command; None if there is no such one."""
     parser = argparse.ArgumentParser(
         prog="mimo-edge",
         description="Export MiMo-Audio to ONNX and TensorRT, and run it without PyTorch.",
@@ -97,9 +106,7 @@ def _dispatch(argv: list[str]) -> int:
         if name == chosen:
             module = _load(name, module_name)
             module.add_arguments(command)
-    args = parser.parse_args(argv)
-    assert module is not None  # argparse has refused anything else
-    return module.run(args)
+    return parser, module
 
 
 def _load(command: str, module: str):  # type: ignore[no-untyped-def]

@@ -126,8 +126,8 @@ def _source(args: argparse.Namespace) -> Callable[[str | None, bool], Workload]:
 
 def _of_checkpoint(args: argparse.Namespace) -> Callable[[str | None, bool], Workload]:
     try:
+        from mimo_edge.export.shapes import graph_tensors
         from mimo_edge.scripts.checkpoint.shapes import configs_of, preset_configs, sizes_of
-        from mimo_edge.scripts.checkpoint.shapes import graph_tensors as tensors_of
     except ModuleNotFoundError as error:
         raise EnvironmentProblem(
             f"to plan without a bundle needs the package {error.name}: {install('export')}. A "
@@ -137,7 +137,7 @@ def _of_checkpoint(args: argparse.Namespace) -> Callable[[str | None, bool], Wor
         configs = preset_configs(args.preset)
     else:
         configs = configs_of(args.checkpoint, args.audio_tokenizer)
-    shapes = list(tensors_of(*configs))
+    shapes = list(graph_tensors(*configs))
 
     @cache
     def made(name: str, dtype: str) -> Workload:
