@@ -93,8 +93,11 @@ def examine_pack(folder: Path) -> Finding:
         needed = _runtime() if backend == "ort-cpu" else _provider(CUDA, "")
         found = f"made for {target}; {needed.found}"
         return Finding(what, needed.works, found, needed.remedy or f"run it with {options}")
-    (engines,) = finished(folder / INSIDE)
-    identity = read(engines).identity
+    engines = finished(folder / INSIDE)
+    if len(engines) != 1:
+        lacks = f"made for {target}; it has {len(engines)} folders of engines"
+        return Finding(what, False, lacks, "copy the whole folder again, or pack the bundle again")
+    identity = read(engines[0]).identity
     made = f"made for {target}, {identity.product} {identity.version}"
     again = f"pack the bundle for what is here: mimo-edge pack BUNDLE --target {backend} -o OUT"
     module = _package(MODULES[backend], "", "trt" if backend == "trt-rtx" else None)

@@ -190,7 +190,7 @@ def _table(rows: list[OnDevice], load: Load) -> Iterator[str]:
         yield "  " + ", ".join(f"{name} {size(count)}" for name, count in parts.items() if count)
     yield ""
     yield (
-        f"{'device':30} {'runs on':8} {'weights':>8} {'cache':>8} {'other':>8} {'all':>8} "
+        f"{'device':13} {'runs on':8} {'weights':>8} {'cache':>8} {'other':>8} {'all':>8} "
         f"{'free':>8} {'bound':>9} {'patch':>9} {'RTF':>6} {'+codec':>6} {'prompt':>9}"
     )
     for row in rows:
@@ -212,7 +212,7 @@ def _line(row: OnDevice) -> str:
     need, own = row.need, row.prediction
     other = need.activations + need.base
     text = (
-        f"{row.device.name + ', ' + row.device.title:30.30} {row.device.backend:8} "
+        f"{row.device.name:13} {row.device.backend:8} "
         f"{size(need.weights):>8} {size(need.cache):>8} {size(other):>8} {size(need.total):>8} "
         f"{size(need.available):>8} "
     )

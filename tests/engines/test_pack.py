@@ -1,6 +1,5 @@
 """Packs: what one device needs of a bundle, runs like it, and is refused where it does not fit."""
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -224,4 +223,6 @@ def test_doctor_on_engines(
     assert main(["doctor", str(device)]) == 3
     out = capsys.readouterr().out
     assert f"trt-rtx {manifest.identity.version}; here is" in out and "mimo-edge pack" in out
-    assert dataclasses.asdict(manifest)["identity"]["version"] == FakeTensorRT.__version__
+    shutil.rmtree(device / INSIDE)
+    assert main(["doctor", str(device)]) == 3
+    assert "it has 0 folders of engines" in capsys.readouterr().out

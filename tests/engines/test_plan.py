@@ -202,7 +202,7 @@ def test_command(golden: Golden, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("--device", "orin-nano", "--device", "l4", "--positions", "64")
     assert main(["plan", bundle, *words]) == 0
     out = capsys.readouterr().out
-    assert "Jetson Orin Nano" in out and "1 row of 64 patches" in out
+    assert "orin-nano" in out and "1 row of 64 patches" in out
 
 
 @pytest.mark.parametrize(
