@@ -82,7 +82,10 @@ class MlxSide:
         rng, parts = random.Random(0), self._processor
         if isinstance(source, str):
             text = f"{tts_template(source, rng)}: {parts._normalize(source)}"
-            said = [f"<|im_start|>user\n{text}<|im_end|>\n", "<|im_start|>assistant\n<|sostm|>"]
+            said: list[Any] = [
+                f"<|im_start|>user\n{text}<|im_end|>\n",
+                "<|im_start|>assistant\n<|sostm|>",
+            ]
         else:
             said = [
                 "<|im_start|>user\n",
