@@ -7,7 +7,8 @@ that it depends on: the models, and the code of the exporter and of the referenc
 import hashlib
 from pathlib import Path
 
-from mimo_edge.export.exporter import Sources, export_bundle, tool_versions
+from mimo_edge.export.exporter import export_bundle, tool_versions
+from mimo_edge.export.sources import Sources
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.dtypes import DTYPES, PRECISIONS
 from mimo_edge.runtime.bundle.family import MIMO_AUDIO
