@@ -11,6 +11,7 @@ from mimo_edge.engines.recipe import Recipe
 from mimo_edge.engines.weigh import as_parts, weigh
 from mimo_edge.export.pieces import Pieces
 from mimo_edge.export.shapes import graph_tensors
+from mimo_edge.export.tracers import processes_for
 from mimo_edge.export.weights import check_dtypes
 from mimo_edge.mimo_ref.config import AudioTokenizerConfig, LanguageModelConfig
 from mimo_edge.mimo_ref.model import AudioTokenizer, LanguageModel
@@ -19,10 +20,10 @@ from mimo_edge.mimo_ref.weights import check_names, read_config, upstream_tensor
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.bundle.family import Member, member
 from mimo_edge.runtime.bundle.files import hash_file
-from mimo_edge.runtime.bundle.manifest import ModelSpec
+from mimo_edge.runtime.bundle.manifest import PIECES, ModelSpec
 from mimo_edge.runtime.chat.text_tokenizer import TextTokenizer, tokenizer_files
 
-TRACE_BYTES = 1 << 30  # memory that torch and a traced graph take, whatever the weights
+TRACE_BYTES = 1 << 30  # memory that a process with torch and a traced graph takes at most
 
 
 @dataclass(frozen=True)
@@ -104,11 +105,12 @@ class Sources:
         return sum(share.bytes for share in weigh(recipe, parts, dtype_name))
 
     def memory_bytes(self, dtype: torch.dtype) -> int:
-        """Memory that the export takes at its peak: the tracer, and the largest tensor."""
+        """Memory that the export takes at its peak: those that trace, and the largest tensor."""
         with torch.device("meta"):
             models = LanguageModel(self.language_model, 0), AudioTokenizer(self.audio_tokenizer)
         largest = max(t.numel() for m in models for t in m.parameters())
-        return TRACE_BYTES + largest * dtype.itemsize
+        tracing = 1 + processes_for(len(PIECES))  # this one has torch in memory, too
+        return tracing * TRACE_BYTES + largest * dtype.itemsize
 
     def model_spec(self) -> ModelSpec:
         lm, audio = self.language_model, self.audio_tokenizer

@@ -8,15 +8,18 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, BinaryIO
 
-from mimo_edge.export.traced import traced_piece
-
 
 def main() -> None:
-    """Answer every (pieces, name) of the standard input on the standard output, pickled."""
+    """Answer every (pieces, name) of the standard input on the standard output, pickled.
+
+    It listens before it imports torch: whoever starts it may be gone by then.
+    """
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print does not get among the answers
     asked: SimpleQueue[Any] = SimpleQueue()
     Thread(target=_listen, args=(sys.stdin.buffer, asked), daemon=True).start()
+    from mimo_edge.export.traced import traced_piece
+
     while True:
         pieces, name = asked.get()
         try:

@@ -1,4 +1,4 @@
-"""Rung 6: every piece builds for three GPUs on a machine that has none, as the bundle says."""
+"""Level 6: every piece builds for three GPUs on a machine that has none, as the bundle says."""
 
 import json
 import os
