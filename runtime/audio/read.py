@@ -72,7 +72,7 @@ def load_audio(
     """
     name = source_name(source)
     with opened(source, name, max_seconds) as (file, layout):
-        window = Window(file, layout.start, layout.stop, layout.fields)
+        window = Window(file, layout.start, layout.stop, layout.fields, layout.told)
         with _decoder(window, layout, name) as decoder:
             announced = _announced(decoder, layout)
             if announced is not None and announced > max_seconds * decoder.samplerate:
@@ -182,8 +182,8 @@ def _words(error: soundfile.SoundFileError) -> str:
 
 
 def _announced(decoder: Any, layout: Layout) -> int | None:
-    """Frames by the header; None if it does not know."""
-    if layout.kind == "FLAC":
+    """Frames by the header, or counted; None if nobody knows."""
+    if layout.kind == "FLAC" or layout.told:
         return layout.announced
     return int(decoder.frames) if decoder.frames < _UNKNOWN_FRAMES else None
 
@@ -219,11 +219,10 @@ def _blocks(
             return
         there, whole = done / rate, announced / rate if announced is not None else None
         cut = layout.kind == "FLAC" and is_cut(file, layout.start, layout.stop, done)
-        if failure is None or cut:
+        if cut or (failure is None and not layout.told):
             raise cut_short(name, there, whole)
-        raise AudioError(
-            f"{name} is damaged after {there:.2f} s ({_words(failure)}); fetch or export it again"
-        )
+        why = "frames do not decode" if failure is None else _words(failure)
+        raise AudioError(f"{name} is damaged after {there:.2f} s ({why}); fetch or export it again")
 
 
 def _block(

@@ -96,6 +96,10 @@ class TextTokenizer:
         """Number of ids, added tokens included; the model's own vocabulary is padded beyond it."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
+    def find(self, token: str) -> int | None:
+        """The id of one token by its content; None if there is none."""
+        return _find(self._tokenizer, token)
+
     def encode(self, text: str, special: bool = True) -> list[int]:
         """Ids of `text`, nothing put before or after it. Raises TextError if it is no Unicode.
 
@@ -290,6 +294,14 @@ def _add_declared(tokenizer: Tokenizer, extras: dict[str, dict[str, Any]], folde
             )
 
 
+def _find(tokenizer: Tokenizer, token: str) -> int | None:
+    try:
+        number: int | None = tokenizer.token_to_id(token)
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can hold
+        return None
+    return number
+
+
 def _special_ids(
     tokenizer: Tokenizer, extras: dict[str, dict[str, Any]], folder: Path
 ) -> SpecialIds:
@@ -303,10 +315,11 @@ def _special_ids(
             break
 
     def find(token: str) -> int:
-        number: int | None = tokenizer.token_to_id(token)
+        number = _find(tokenizer, token)
         if number is None:
+            shown = token.encode("utf-8", "backslashreplace").decode("utf-8")
             raise BundleError(
-                f"{folder}: the text tokenizer has no {token}, so it is not MiMo-Audio's; "
+                f"{folder}: the text tokenizer has no {shown}, so it is not MiMo-Audio's; "
                 "copy the tokenizer's files from the checkpoint"
             )
         return number
