@@ -17,7 +17,8 @@ from mimo_edge.runtime.audio.write import open_sink, write_audio
 from mimo_edge.runtime.backends.base import Floats
 from mimo_edge.runtime.bundle.errors import InputError, ParityError
 from mimo_edge.runtime.generation.generation import Generation, Result
-from mimo_edge.runtime.tasks import MimoAudio, Options
+from mimo_edge.runtime.options import Options
+from mimo_edge.runtime.tasks import MimoAudio
 from mimo_edge.scripts.make_checkpoint import AUDIO_TOKENIZER, LANGUAGE_MODEL
 from mimo_edge.scripts.progress import StageProgress
 

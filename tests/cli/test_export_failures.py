@@ -227,11 +227,7 @@ def test_without_resume_nothing_is_taken_over(
 
 def test_a_real_interrupt(words: tuple, tmp_path: Path) -> None:
     """SIGINT to the process, in the middle of tracing."""
-
-    def heed() -> None:  # a shell lets what it starts in the background ignore SIGINT
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    running = process(*words, preexec_fn=heed)
+    running = process(*words)
     deadline = time.monotonic() + 60
     while not (tmp_path / "new" / "bundle.partial").exists() and time.monotonic() < deadline:
         time.sleep(0.05)

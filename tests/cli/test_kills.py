@@ -18,6 +18,7 @@ from mimo_edge.runtime.bundle.files import LOCK, PART, hash_file
 from mimo_edge.runtime.bundle.folders import partial_of, replaced_of
 from mimo_edge.runtime.bundle.manifest import MANIFEST
 
+from tests.foreground import heed_signals
 from tests.golden import Golden
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
@@ -82,6 +83,7 @@ def killed(program: str, words: tuple[object, ...], rng: random.Random, longest:
         [sys.executable, "-c", program, *map(str, words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
+        preexec_fn=heed_signals,
     )
     assert running.stdout is not None
     running.stdout.readline()

@@ -14,7 +14,8 @@ from mimo_edge.runtime.bundle.errors import BundleError, InputError
 from mimo_edge.runtime.bundle.family import MIMO_AUDIO, MIMO_V25_ASR, SPEECH_PIECES
 from mimo_edge.runtime.bundle.manifest import MANIFEST
 from mimo_edge.runtime.chat.presets import Sampling
-from mimo_edge.runtime.tasks import MimoAudio, Options
+from mimo_edge.runtime.options import Options
+from mimo_edge.runtime.tasks import MimoAudio
 from mimo_edge.scripts.cli import main
 
 from tests import check
