@@ -1,8 +1,9 @@
 """MPEG audio frames (MP3, layers I to III): are all there that the first one announces?
 
 libmpg123 plays what it finds, trims what a first header announces from files that were joined, and
-complains on stderr about sizes that do not fit. Where nothing announces a number of frames, libsndfile
-guesses one from the first frame's size and stops there: of a variable bit rate it gives a part.
+complains on stderr about sizes that do not fit. Where nothing announces a number of frames, it
+guesses one from the size of the first, and libsndfile stops there: of a variable bit rate it gives
+a part. So they are counted here.
 """
 
 import re

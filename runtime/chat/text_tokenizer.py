@@ -232,6 +232,9 @@ def _load_core(read: dict[str, Path]) -> Tokenizer:
             tokenizer = Tokenizer.from_str(read_text(core[0]))
         else:
             tokenizer = _byte_level_bpe(vocab=core[0], merges=core[1])
+        ids = tokenizer.get_vocab(with_added_tokens=False)
+        if len(set(ids.values())) < len(ids):  # the library takes it, and decodes one of them
+            raise ValueError("two tokens have the same id")
     except OSError as error:
         raise BundleError(unreadable(error.filename, error, "Copy it again.")) from error
     except Exception as error:  # the library raises bare Exception for whatever is wrong

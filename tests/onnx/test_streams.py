@@ -66,7 +66,7 @@ def test_a_row_that_was_not_a_number_is_clean_again(backend: OrtBackend, codes: 
     states = backend.new_codec_rows(2)
     rows = StreamRows(states, backend.bundle.model)
     rows.begin(1, statistics=np.full(4, np.nan, np.float32), weight=1)
-    with pytest.raises(BundleError, match="piece mel_stream computed NaN or infinity: .*--dtype"):
+    with pytest.raises(BundleError, match=r"piece mel_stream computed NaN or infinity: .*--dtype"):
         rows.push({1: codes})
     rows.clear(1)
     parts = [rows.push({1: codes})[1], rows.finish(1)]
