@@ -46,7 +46,7 @@ def write_sample_inputs(bundle: Bundle, folder: Path) -> list[str]:
 def sample_inputs(bundle: Bundle, capacity: int) -> dict[str, list[Feed]]:
     """Piece -> feeds: a sound, its codes, a prompt with text and speech, and one step after it."""
     model, rng = bundle.model, np.random.default_rng(0)
-    special = TextTokenizer.from_folder(bundle.folder).special
+    special = TextTokenizer.of_bundle(bundle).special
     feeds: dict[str, list[Feed]] = {piece: [] for piece in PIECES}
     with OrtBackend(bundle) as backend:
 

@@ -115,6 +115,7 @@ class OrtBackend:
                 provider_options=list(self._providers.values()),
                 enable_fallback=0,
             )
+        self.bundle.check_unchanged()  # nor while it was read
         lacking = [name for name in self._providers if name not in session.get_providers()]
         if lacking:
             raise EnvironmentProblem(

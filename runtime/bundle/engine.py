@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mimo_edge.runtime.bundle.bundle import Bundle
-from mimo_edge.runtime.bundle.errors import MALFORMED, EngineError
+from mimo_edge.runtime.bundle.errors import MALFORMED, EngineError, unreadable
 from mimo_edge.runtime.bundle.manifest import PIECES, FileSpec
 
 MODULES = {"trt-rtx": "tensorrt_rtx", "trt": "tensorrt"}  # product -> its Python module
@@ -141,7 +141,7 @@ def read(folder: Path) -> EngineManifest:
     except FileNotFoundError as error:
         raise EngineError(f"{folder} is no finished engine: no {MANIFEST}. {again}") from error
     except OSError as error:
-        raise EngineError(f"{path} cannot be read ({error.strerror}). {again}") from error
+        raise EngineError(unreadable(path, error, again)) from error
     except MALFORMED as error:
         raise EngineError(f"{path} is damaged ({error!s:.200}). {again}") from error
 

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import MALFORMED, BundleError, TextError, unreadable
 from mimo_edge.runtime.bundle.files import read_text
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -90,6 +91,14 @@ class TextTokenizer:
         missing = [token for token in _SPEECH_TOKENS if tokenizer.token_to_id(token) is None]
         tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in missing])
         return cls(tokenizer, _special_ids(tokenizer, extras, folder))
+
+    @classmethod
+    def of_bundle(cls, bundle: Bundle) -> "TextTokenizer":
+        """A bundle's own, from the files that its manifest names, as they were when it was opened.
+        Raises BundleError."""
+        tokenizer = cls.from_folder(bundle.folder, bundle.manifest.files)
+        bundle.check_unchanged()
+        return tokenizer
 
     @property
     def vocab_size(self) -> int:

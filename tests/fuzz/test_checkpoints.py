@@ -1,5 +1,7 @@
 """Mutations of what an export reads: configs, indexes, weight files, recipes."""
 
+import random
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,11 @@ from mimo_edge.export.weights import check_dtypes
 from mimo_edge.mimo_ref.config import AudioTokenizerConfig, LanguageModelConfig
 from mimo_edge.mimo_ref.tensor_files import INDEX, TensorFiles
 from mimo_edge.mimo_ref.weights import read_config
+from mimo_edge.runtime.bundle.errors import RecipeError
 from safetensors.numpy import save_file
 
 from tests import v25_asr
-from tests.fuzz.mutations import COUNTS, mutated_bytes, mutated_json, try_all
+from tests.fuzz.mutations import COUNTS, mutated_bytes, mutated_json, mutated_value, try_all
 from tests.golden import Golden
 
 
@@ -70,3 +73,22 @@ def test_recipes(tmp_path: Path, count: int) -> None:
         path, count // 4, mutated_bytes, lambda: taken.append(recipe.load(str(path))), 8
     )
     assert refused > count // 10 and all(isinstance(r, Recipe) for r in taken)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_values_of_recipes(count: int) -> None:
+    """What TOML can hold where something else is expected, and null, which it cannot."""
+    path = recipe.FOLDER / "int4-edge.toml"
+    raw, refused = tomllib.loads(path.read_text(encoding="utf-8")), 0
+    for number in range(count // 4):
+        changed = mutated_value(raw, random.Random(13_000_003 + number))
+        if not isinstance(changed, dict):
+            continue
+        try:
+            recipe.parse(changed, path)
+        except RecipeError:
+            refused += 1
+        except BaseException as error:
+            error.add_note(f"mutation {number}: {changed!r}")
+            raise
+    assert refused > count // 10
