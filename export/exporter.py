@@ -34,7 +34,7 @@ from mimo_edge.export import (
     tokenizer_encoder,
     vocoder_stream,
 )
-from mimo_edge.export.fits import check_codes_fit, check_text_fits
+from mimo_edge.export.fits import check_codes_fit, check_ids_fit, check_text_fits
 from mimo_edge.export.graph import count_axes_from_the_front, lay_out_weights, simplify
 from mimo_edge.export.piece import Piece, Port, cast
 from mimo_edge.export.shapes import graph_tensors
@@ -115,6 +115,7 @@ class Sources:
         audio = read_config(audio_tokenizer, AudioTokenizerConfig.from_dict)
         text = TextTokenizer.from_folder(text_tokenizer)
         check_text_fits(lm, checkpoint, text, text_tokenizer)
+        check_ids_fit(checkpoint, text, text_tokenizer)
         check_codes_fit(lm, checkpoint, audio, audio_tokenizer)
         tensors = [TensorFiles(checkpoint), TensorFiles(audio_tokenizer)]
         with torch.device("meta"):

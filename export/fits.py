@@ -25,6 +25,11 @@ def check_text_fits(
             f"{folder} is not the text tokenizer of {checkpoint}: its id {number} ({name}) is "
             f"beyond vocab_size {lm.vocab_size}. Take both from one release."
         )
+
+
+def check_ids_fit(checkpoint: Path, text: TextTokenizer, folder: Path) -> None:
+    """Raises InputError if config.json gives other ids to special tokens than the tokenizer in
+    `folder` has."""
     for key, number in read_config(checkpoint, token_ids).items():
         found = text.find(TOKEN_IDS[key])
         if found != number:

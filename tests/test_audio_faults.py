@@ -31,6 +31,7 @@ CONTAINERS = [
     ("CAF", "PCM_16"),
     ("CAF", "ALAC_16"),
     ("NIST", "PCM_16"),
+    ("NIST", "ULAW"),
     ("FLAC", "PCM_16"),
     ("OGG", "VORBIS"),
     ("OGG", "OPUS"),
@@ -196,6 +197,18 @@ def test_damaged_ogg_and_mp3(sounds: dict[tuple[str, str], bytes]) -> None:
         middle = len(data) // 2
         with pytest.raises(AudioError, match="damaged"):
             load_audio(data[:middle] + bytes(1500) + data[middle + 1500 :])
+
+
+@pytest.mark.parametrize("rate", [1, 3, 999, 768_001, 10**9])
+def test_rates_that_no_recording_has(rate: int) -> None:
+    """Forty samples at 3 Hz would be 13 seconds of what is no sound."""
+    data = bytearray(encoded(speech()[:4000]))
+    data[24:32] = struct.pack("<II", rate, 2 * rate)
+    said = f"bytes has a sampling rate of {rate} Hz, which no recording of speech has"
+    with pytest.raises(AudioError, match=said):
+        load_audio(bytes(data), max_seconds=1e6)
+    with pytest.raises(AudioError, match=said.removeprefix("bytes ")):
+        audio_from_array(speech(), rate, max_seconds=1e6)
 
 
 # Channels

@@ -47,6 +47,7 @@ MAX_SECONDS = 1800.0  # `max_audio_seconds` of the released audio tokenizer's co
 _BLOCK = 1 << 20  # samples, all channels together, decoded at once (4 MiB)
 _STEP = 4096  # frames asked for at once: what a decoder loses when it fails within them
 _UNKNOWN_FRAMES = 1 << 62  # libsndfile's count where a header has none, as in a piped FLAC
+_RATES = 1000, 768_000  # Hz; what claims less or more would be heard as silence or a click
 _LOUDEST = 100.0  # float samples beyond this are integers that nobody scaled; 1 is full scale
 
 
@@ -258,6 +259,11 @@ def _mono(
 
 
 def _resampler(from_rate: int, to_rate: int, name: str) -> Resampler:
+    if not _RATES[0] <= from_rate <= _RATES[1]:
+        raise AudioError(
+            f"{name} has a sampling rate of {from_rate} Hz, which no recording of speech has "
+            f"({_RATES[0]} to {_RATES[1]} Hz): its header is wrong; export it again"
+        )
     try:
         return Resampler(from_rate, to_rate)
     except AudioError as error:

@@ -10,7 +10,6 @@ The hashes in engine.json tell damage, not tampering: whoever can change a plan 
 import dataclasses
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ MODULES = {"trt-rtx": "tensorrt_rtx", "trt": "tensorrt"}  # product -> its Pytho
 # so a prompt is cut and padded to these. Of an engine, those up to the largest of its profile.
 PREFILL_LENGTHS = (1, 16, 64, 128, 256, 512)
 SCHEMA = 3
+_LONGEST = 1e9  # seconds of a build
 MANIFEST = "engine.json"
 MANIFEST_BYTES = 1 << 22  # more is none: that of the 7B has 100 kB
 _NO_WEIGHTS = hashlib.sha256().hexdigest()
@@ -94,7 +94,7 @@ class PlanSpec:
         values = _fields(raw, cls, "plan")
         file = _fields(values["file"], FileSpec, "file")
         seconds = values["seconds"]
-        if type(seconds) not in (int, float) or not 0 <= seconds < math.inf:
+        if type(seconds) not in (int, float) or not 0 <= seconds <= _LONGEST:
             raise ValueError(f"seconds is {seconds!r}")
         return cls(
             key=_sha(values["key"], "key"),

@@ -131,3 +131,17 @@ def test_files_that_may_not_be_read(
 
     monkeypatch.setattr(Path, "open", guarded)
     assert f"{folder / name} may not be read; change its permissions" in refusal(folder)
+
+
+def test_a_name_that_no_folder_can_hold(tmp_path: Path) -> None:
+    for name in ("x" * 300 + ".safetensors", "é" * 130 + ".safetensors"):
+        (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": name}}))
+        with pytest.raises(CheckpointError, match="must be the plain name"):
+            TensorFiles(tmp_path)
+
+
+def test_a_name_that_no_folder_can_hold(tmp_path: Path) -> None:
+    for name in ("x" * 300 + ".safetensors", "é" * 130 + ".safetensors"):
+        (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": name}}))
+        with pytest.raises(CheckpointError, match="must be the plain name"):
+            TensorFiles(tmp_path)
