@@ -47,6 +47,7 @@ class BundleSide:
 
     def __init__(self, backend: Backend) -> None:
         self._backend, self._model = backend, backend.bundle.model
+        backend.bundle.piece("patch_decoder")  # a bundle that only listens is refused at once
         model = self._model
         tokenizer = TextTokenizer.of_bundle(backend.bundle)
         self._prompts = Prompts(

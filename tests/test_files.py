@@ -62,6 +62,24 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     assert link.is_symlink() and real.read_bytes() == b"2" and mode(real) == 0o600
 
 
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link to a pipe"])
+def test_what_is_no_file_is_not_replaced(tmp_path: Path, kind: str) -> None:
+    """Root would have /dev/null replaced."""
+    place = tmp_path / "place"
+    if kind == "folder":
+        place.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(place)
+    else:
+        os.mkfifo(tmp_path / "pipe")
+        place.symlink_to(tmp_path / "pipe")
+    before = place.lstat()
+    with pytest.raises(FileExistsError, match="not a regular file"):
+        write_bytes(place, b"1")
+    assert os.path.samestat(before, place.lstat()), "it is still there"
+    assert not list(tmp_path.glob(f"{PREFIX}*"))
+
+
 def test_the_second_writer_is_refused_and_told_who_writes(tmp_path: Path) -> None:
     output = tmp_path / "out"
     with subprocess.Popen(
