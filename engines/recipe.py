@@ -34,6 +34,7 @@ from mimo_edge.engines.schemes import CHANNEL, METHODS, SCHEMES
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.dtypes import PRECISIONS
 from mimo_edge.runtime.bundle.errors import MALFORMED, RecipeError
+from mimo_edge.runtime.bundle.files import read_text
 from mimo_edge.runtime.bundle.manifest import WeightScheme
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -132,7 +133,7 @@ def load(name: str) -> Recipe:
             "a .toml file"
         )
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(read_text(path))
     except (OSError, *MALFORMED) as error:
         raise RecipeError(f"{path} cannot be read as TOML: {error}") from error
     return parse(raw, path)

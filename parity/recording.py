@@ -15,7 +15,7 @@ import numpy as np
 from mimo_edge.parity.whole_folder import whole_folder
 from mimo_edge.runtime.bundle.arrays import DAMAGED, read_arrays
 from mimo_edge.runtime.bundle.errors import InputError
-from mimo_edge.runtime.bundle.files import write_bytes, write_text
+from mimo_edge.runtime.bundle.files import read_text, write_bytes, write_text
 from mimo_edge.runtime.chat.presets import Sampling
 from numpy.typing import NDArray
 
@@ -90,7 +90,7 @@ class Recording:
         """Read a recording. Raises InputError if the folder holds none, or a damaged one."""
         path = folder / HEADER
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw = json.loads(read_text(path))
             if raw["schema"] != SCHEMA:
                 raise InputError(
                     f"{path} has schema version {raw['schema']}, this program reads {SCHEMA}. "

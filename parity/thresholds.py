@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mimo_edge.runtime.bundle.errors import MALFORMED, InputError
+from mimo_edge.runtime.bundle.files import read_text
 
 DEFAULTS = Path(__file__).parent / "thresholds.toml"
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8", "int4")
@@ -61,7 +62,7 @@ class Thresholds:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_text(path))
     except (OSError, *MALFORMED) as error:
         raise InputError(f"{path} cannot be read as TOML: {error}") from error
 

@@ -59,7 +59,7 @@ def test_limits_of_an_answer() -> None:
 def test_options(wrong: dict[str, Any], named: str) -> None:
     with pytest.raises(InputError, match=named):
         Options(**wrong)
-    assert Options(text=Sampling.greedy()).text == Sampling.greedy()
+    assert Options(text=Sampling(0.5)).text == Sampling(0.5)
 
 
 def test_a_history() -> None:

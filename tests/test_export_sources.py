@@ -199,13 +199,3 @@ def test_ids_in_the_config_are_those_of_the_text_tokenizer(tiny: Path) -> None:
     edit(path, lambda raw: raw.update(human_idx=None, eot_idx=ids["<|eot|>"] + 1))
     number = ids["<|eot|>"]
     refused(tiny, f"<|eot|> has the id {number}", f"config.json says eot_idx {number + 1}")
-
-
-def test_ids_in_the_config_are_those_of_the_text_tokenizer(tiny: Path) -> None:
-    path, ids = tiny / LANGUAGE_MODEL / "config.json", TINY.specials
-    named = {"empty_idx": "<|empty|>", "sosp_idx": "<|sosp|>", "speechlm_idx": "<|SpeechLM|>"}
-    edit(path, lambda raw: raw.update({key: ids[token] for key, token in named.items()}))
-    opened(tiny)
-    edit(path, lambda raw: raw.update(human_idx=None, eot_idx=ids["<|eot|>"] + 1))
-    number = ids["<|eot|>"]
-    refused(tiny, f"<|eot|> has the id {number}", f"config.json says eot_idx {number + 1}")
