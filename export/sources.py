@@ -1,14 +1,14 @@
 """What one export is made from: two checkpoints and a text tokenizer that fit each other."""
 
-import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from mimo_edge.engines.recipe import Recipe
 from mimo_edge.engines.weigh import as_parts, weigh
+from mimo_edge.export.fits import check_codes_fit, check_ids_fit, check_text_fits
 from mimo_edge.export.pieces import Pieces
 from mimo_edge.export.shapes import graph_tensors
 from mimo_edge.export.tracers import processes_for
@@ -17,7 +17,6 @@ from mimo_edge.mimo_ref.config import AudioTokenizerConfig, LanguageModelConfig
 from mimo_edge.mimo_ref.model import AudioTokenizer, LanguageModel
 from mimo_edge.mimo_ref.tensor_files import TensorFiles
 from mimo_edge.mimo_ref.weights import check_names, read_config, upstream_tensors
-from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.bundle.family import Member, member
 from mimo_edge.runtime.bundle.files import hash_file
 from mimo_edge.runtime.bundle.manifest import PIECES, ModelSpec
@@ -43,8 +42,9 @@ class Sources:
         lm = read_config(checkpoint, LanguageModelConfig.from_dict)
         audio = read_config(audio_tokenizer, AudioTokenizerConfig.from_dict)
         text = TextTokenizer.from_folder(text_tokenizer)
-        _check_text_fits(lm, checkpoint, text, text_tokenizer)
-        _check_codes_fit(lm, checkpoint, audio, audio_tokenizer)
+        check_text_fits(lm, checkpoint, text, text_tokenizer)
+        check_ids_fit(checkpoint, text, text_tokenizer)
+        check_codes_fit(lm, checkpoint, audio, audio_tokenizer)
         tensors = [TensorFiles(checkpoint), TensorFiles(audio_tokenizer)]
         with torch.device("meta"):
             models = LanguageModel(lm, text.special.empty), AudioTokenizer(audio)
@@ -140,40 +140,3 @@ def tensor_shapes(model: LanguageModel | AudioTokenizer) -> dict[str, tuple[int,
     """Checkpoint name -> shape that the model wants."""
     places = upstream_tensors(model.pieces())
     return {n: tuple(p[0][0].state_dict()[p[0][1]].shape) for n, p in places.items()}
-
-
-def _check_text_fits(
-    lm: LanguageModelConfig, checkpoint: Path, text: TextTokenizer, folder: Path
-) -> None:
-    ids = dataclasses.asdict(text.special)
-    # special ids may lie beyond a gap, so the number of ids does not say which is the largest
-    ids["the largest"] = max(text._tokenizer.get_vocab(with_added_tokens=True).values())
-    beyond = {name: number for name, number in ids.items() if number >= lm.vocab_size}
-    if beyond:
-        name, number = next(iter(beyond.items()))
-        raise InputError(
-            f"{folder} is not the text tokenizer of {checkpoint}: its id {number} ({name}) is "
-            f"beyond vocab_size {lm.vocab_size}. Take both from one release."
-        )
-
-
-def _check_codes_fit(
-    lm: LanguageModelConfig, checkpoint: Path, audio: AudioTokenizerConfig, folder: Path
-) -> None:
-    remedy = "Take both from one release."
-    if lm.audio_channels > audio.num_quantizers:
-        raise InputError(
-            f"{folder} has {audio.num_quantizers} codebooks (num_quantizers), {checkpoint} speaks "
-            f"in {lm.audio_channels} (audio_channels). {remedy}"
-        )
-    sizes = audio.codebook_size[: lm.audio_channels]
-    if sizes != lm.speech_zeroemb_idx:  # the empty code is the one after a codebook's last
-        raise InputError(
-            f"{folder} has codebooks of {_joined(sizes)} codes (codebook_size), the empty codes "
-            f"of {checkpoint} are {_joined(lm.speech_zeroemb_idx)} (speech_zeroemb_idx): they must "
-            f"be equal. {remedy}"
-        )
-
-
-def _joined(numbers: Iterable[int]) -> str:
-    return "-".join(map(str, numbers))

@@ -70,9 +70,7 @@ class MimoAudio:
     def __init__(self, backend: Backend, slots: int | None = None, *, reuse: bool = True) -> None:
         self.backend = backend
         model, self.member = backend.bundle.model, backend.bundle.member
-        self.tokenizer = TextTokenizer.from_folder(
-            backend.bundle.folder, backend.bundle.manifest.files
-        )
+        self.tokenizer = TextTokenizer.of_bundle(backend.bundle)
         self.layout = PromptLayout(model.group_size, model.n_q, model.empty_codes)
         self.prompts = PromptBuilder(self.tokenizer, self.layout)
         self.scheduler = Scheduler(backend, self.tokenizer.special.empty, slots, reuse=reuse)
