@@ -1,4 +1,4 @@
-"""Level 7, where there is a GPU: `pytest -m gpu`. TensorRT on the goldens; for CUDA see tests/gpu."""
+"""Level 7, where there is a GPU: `pytest -m gpu`. TensorRT on the goldens (CUDA: tests/gpu)."""
 
 from collections.abc import Callable
 
