@@ -37,7 +37,7 @@ class Parts:
 
 
 def join(parts: Path, kit: Path) -> None:
-    """Unpack the kit, and let its `site` hold this tree under the name it is imported by."""
+    """Unpack the kit, and let its `site` hold this tree."""
     found = sorted(parts.glob(f"{PART}*"))
     numbers = [int(path.name.removeprefix(PART)) for path in found]
     if not found or numbers != list(range(len(found))):
@@ -47,15 +47,23 @@ def join(parts: Path, kit: Path) -> None:
         tarfile.open(fileobj=stream, mode="r|") as archive,
     ):
         archive.extractall(kit, filter="data")
-    package = kit / "site" / "mimo_edge"
+    link(kit / "site")
+
+
+def link(site: Path) -> None:
+    """Let `site` hold this tree as if it were installed there."""
+    package = site / "mimo_edge"
     package.mkdir()
     for file in (TREE / "mimo_edge").glob("*.*"):
         shutil.copyfile(file, package / file.name)
     for folder in FOLDERS:
         (package / folder).symlink_to(TREE / folder)
+    (site / "tests").symlink_to(TREE / "tests")
 
 
 if __name__ == "__main__":
     join(Path(sys.argv[1]), Path(sys.argv[2]))
     site = Path(sys.argv[2], "site").resolve()
-    print(f"PYTHONPATH={site} {sys.executable} -m mimo_edge.scripts.gpu run {sys.argv[2]} OUT")
+    # -P: the tree itself is no place to import from, its folders have other names there
+    run = "-P -m mimo_edge.scripts.gpu run"
+    print(f"PYTHONPATH={site} {sys.executable} {run} {sys.argv[2]} OUT --work DIR")

@@ -75,5 +75,6 @@ def _run(command: list[str], seconds: float, log: Path) -> str:
 
 
 def python(*words: str) -> list[str]:
-    """A command of this interpreter."""
-    return [sys.executable, *words]
+    """A command of this interpreter. The working folder, which may be the tree, is no place to
+    import from: its folders have other names there."""
+    return [sys.executable, "-P", *words]

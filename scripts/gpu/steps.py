@@ -5,7 +5,6 @@ import io
 import json
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +14,11 @@ from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.scripts import cli
 from mimo_edge.scripts.gpu.placement import RECORDED, record_placements
 from mimo_edge.scripts.gpu.records import Records
-from mimo_edge.scripts.gpu.runner import Planned
+from mimo_edge.scripts.gpu.runner import Planned, python
 from mimo_edge.scripts.gpu.settings import Settings
 
-ROOT = Path(__file__).parent.parent.parent
-SCORE = ROOT / "assets" / "nano" / "score.json"
+ROOT = Path(__file__).resolve().parent.parent.parent  # of the tree, which `site` links to
+SCORE, UTTERANCES = ROOT / "assets" / "nano" / "score.json", ROOT / "assets" / "utterances"
 OUTCOME = re.compile(r"^(PASSED|FAILED|ERROR|SKIPPED)\s+(.*)$", re.MULTILINE)
 # seconds of each; of a model there are two steps, `fill` and `measure`
 SECONDS = {"placement": 40, "goldens": 60, "score": 90, "baseline": 50}
@@ -70,7 +69,8 @@ def _goldens(settings: Settings, records: Records) -> bool:
     options = ["-m", "gpu", "-q", "-rA", "-p", "no:cacheprovider", "--tb=short"]
     options += ["--cuda-bundle", str(bundle), "--cuda-device", settings.device]
     options += ["-k", settings.tests] if settings.tests else []
-    command = [sys.executable, "-m", "pytest", *options, "tests/gpu"]
+    options += ["--import-mode=append"]  # a tree that is not installed is imported from `site`
+    command = python("-m", "pytest", *options, "tests/gpu/test_ort_cuda.py")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     print(done.stdout, done.stderr, sep="\n")
     found = OUTCOME.findall(done.stdout)
@@ -83,8 +83,7 @@ def _goldens(settings: Settings, records: Records) -> bool:
 def _score(settings: Settings, records: Records) -> bool:
     bundle = settings.kit / "bundles" / "nano"
     command = ["score", str(bundle), "--backend", settings.backend, "--no-verify", "--json"]
-    if settings.utterances is not None:
-        command += ["--set", str(settings.utterances)]
+    command += ["--set", str(settings.utterances or UTTERANCES)]
     command += ["--against", str(settings.against or SCORE)]
     began, said = time.perf_counter(), io.StringIO()
     with contextlib.redirect_stdout(said):

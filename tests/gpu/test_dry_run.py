@@ -16,7 +16,7 @@ from mimo_edge.scripts.gpu import placement
 from mimo_edge.scripts.gpu.__main__ import run
 from mimo_edge.scripts.gpu.fill import fill
 from mimo_edge.scripts.gpu.hollow import hollow
-from mimo_edge.scripts.gpu.join import join
+from mimo_edge.scripts.gpu.join import join, link
 from mimo_edge.scripts.gpu.kit import pack
 from mimo_edge.scripts.gpu.places import CODES
 from mimo_edge.scripts.gpu.records import Record, Records, read_records, table
@@ -42,6 +42,8 @@ def kit(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Path:
     bundle = Bundle.open(source)
     hollow(bundle, folder / "hollow" / "fp32")
     hollow(bundle, folder / "hollow" / "int4", load("int4"))
+    (folder / "site").mkdir()
+    link(folder / "site")
     return folder
 
 
@@ -72,8 +74,10 @@ def settings(kit: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     )
 
 
-def test_the_whole_run(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every step ends well and writes down what a reader of the table looks for."""
+def test_the_whole_run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step ends well and writes down what a reader of the table looks for; the tree is found
+    as on a machine where it is not installed."""
+    monkeypatch.setenv("PYTHONPATH", str(settings.kit / "site"))
     well = run(settings, 120)
     log = (settings.out / LOG).read_text()
     assert well, log
@@ -201,12 +205,13 @@ def test_parts_are_joined(tmp_path: Path) -> None:
     assert len(parts) == 3
     join = [sys.executable, "-S", "-I", ROOT / "scripts/gpu/join.py", out, tmp_path / "joined"]
     done = subprocess.run(join, capture_output=True, text=True, check=True)
-    assert "-m mimo_edge.scripts.gpu run" in done.stdout
+    assert "-P -m mimo_edge.scripts.gpu run" in done.stdout
     site = tmp_path / "joined" / "site"
     assert (site / "some.py").read_bytes() == content
     for name in ("__init__.py", "runtime/__init__.py", "scripts/gpu/fill.py"):
         source = ROOT / ("mimo_edge" if name == "__init__.py" else "") / name
         assert (site / "mimo_edge" / name).read_bytes() == source.read_bytes()
+    assert (site / "tests" / "gpu").samefile(ROOT / "tests" / "gpu")
 
 
 def test_a_missing_part(tmp_path: Path) -> None:
