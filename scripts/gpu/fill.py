@@ -6,7 +6,6 @@ Needs neither onnx nor torch's exporter; 18.6 GB in float16 take numpy about 25 
 what the disk takes.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.bundle.files import read_text
 from mimo_edge.runtime.bundle.manifest import MANIFEST, Manifest
 from mimo_edge.scripts.checkpoint.random_weights import RandomWeights
-from mimo_edge.scripts.gpu.places import CODES, CONSTANTS, PLACES, Place
+from mimo_edge.scripts.gpu.places import CODES, CONSTANTS, Place, read_places
 from numpy.typing import NDArray
 
 PART_BYTES = 1 << 24
@@ -34,10 +33,7 @@ def fill(hollowed: Path, folder: Path, seed: int = 0) -> int:
     data = {spec.data for spec in manifest.pieces.values()}
     for name in (manifest.files.keys() - data) | {MANIFEST}:
         shutil.copyfile(hollowed / name, folder / name)
-    raw = json.loads(read_text(hollowed / PLACES))
-    places = [
-        Place(**{k: tuple(v) if isinstance(v, list) else v for k, v in p.items()}) for p in raw
-    ]
+    places = read_places(hollowed)
     constants = np.load(hollowed / CONSTANTS)
     kept = {name: constants[name] for name in constants.files}
     weights = RandomWeights({place.name: place.shape for place in places}, {}, seed)

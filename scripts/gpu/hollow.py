@@ -54,8 +54,8 @@ def hollow(bundle: Bundle, folder: Path, recipe: Recipe | None = None) -> None:
     for name in bundle.manifest.files.keys() - files.keys():
         shutil.copyfile(bundle.folder / name, folder / name)
         files[name] = bundle.manifest.files[name]
-    changed = {} if recipe is None else {"recipe": recipe.name}
-    manifest = dataclasses.replace(bundle.manifest, pieces=pieces, files=files, **changed)
+    name = bundle.manifest.recipe if recipe is None else recipe.name
+    manifest = dataclasses.replace(bundle.manifest, pieces=pieces, files=files, recipe=name)
     write_text(folder / MANIFEST, manifest.to_json())
     write_text(folder / PLACES, json.dumps([dataclasses.asdict(place) for place in places]))
     np.savez_compressed(folder / CONSTANTS, **constants)  # type: ignore[arg-type]

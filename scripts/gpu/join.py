@@ -10,6 +10,7 @@ import sys
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 TREE = Path(__file__).resolve().parent.parent.parent
 FOLDERS = ("mimo_ref", "export", "engines", "runtime", "parity", "scripts")
@@ -20,7 +21,8 @@ class Parts:
     """A file in parts, read as one."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self._left, self._file = list(paths), None
+        self._left = list(paths)
+        self._file: BinaryIO | None = None
 
     def read(self, size: int = -1) -> bytes:
         """At most `size` bytes, none at the end."""

@@ -65,7 +65,7 @@ def settings(kit: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
         device="cpu",
         models=("int4",),
         rows=(1, 2),
-        runs=2,
+        runs=1,
         prompts=(4, 8),
         preset="tiny",
         tests="moved",
