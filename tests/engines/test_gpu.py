@@ -1,4 +1,4 @@
-"""Level 7, where there is a GPU: `pytest -m gpu`. TensorRT on the goldens (CUDA: tests/gpu)."""
+"""On a GPU (`pytest -m gpu`): TensorRT on the goldens. ONNX Runtime CUDA is in tests/gpu."""
 
 from collections.abc import Callable
 
