@@ -14,7 +14,7 @@ each core. Nothing is traced or quantised there, so neither onnx nor a certain t
 **Size**: of onnxruntime-gpu 1.31.1 the wheel is 256 MB, 231 of them one library with code for six
 kinds of GPU; with `--architecture 90` (H100, H200) it packs to 90 MB. The other wheels are 15 MB,
 the bundles 92 MB before they are packed. Estimated from that, not from a whole kit: about 310 MB,
-five or six parts of 60 MiB; with `--architecture` about 170 MB, three parts. That a driver takes the
+five or six parts of 60 MiB; with `--architecture` about 170 MB, three. That a driver takes the
 library so cut is untried: where transfers allow it, send the whole. `kit` prints each part's size.
 
 **Time**: at most 8 minutes in all, in order of value (`steps.SECONDS`; a step that is done early
