@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 from mimo_edge.mimo_ref.errors import CheckpointError, ConfigError
 from mimo_edge.runtime.bundle.errors import (
@@ -94,11 +94,18 @@ def _warnings_as_sentences() -> Iterator[None]:
     with warnings.catch_warnings():
         plain = warnings.showwarning
 
-        def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
             if issubclass(category, BundleWarning):
                 print(f"mimo-edge: {message}", file=sys.stderr)
             else:
-                plain(message, category, *where)
+                plain(message, category, filename, lineno, file, line)
 
         warnings.showwarning = show
         yield
