@@ -9,17 +9,18 @@ does not make floats of the whole table first: 1.2 GB of the text embedding.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx
 from mimo_edge.runtime.bundle.errors import EngineError
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 CODES = 4  # in a word
-_CONSTANTS = {
+_CONSTANTS: dict[str, NDArray[Any]] = {
     "zero": np.array(0, np.int32),
     "most": np.array((1 << 31) - 1, np.int32),
-    "one": np.array(1, np.int32),
     "places": np.array([1, 1 << 8, 1 << 16, 1 << 24], np.int32),  # brings each code down
     "byte": np.array(256, np.int32),
     "half": np.array(128, np.int32),
@@ -82,7 +83,7 @@ def _unpacked(
     (table, ids), scales, rows = gather.input, dequantize.input[1], dequantize.output[0]
     outer = (table, ids, scales, rows, _width(table))
 
-    def node(kind: str, output: str, *inputs: str, **attributes: int) -> onnx.NodeProto:
+    def node(kind: str, output: str, *inputs: str, **attributes: Any) -> onnx.NodeProto:
         given = [_constant(i) if i in _CONSTANTS else local(i) for i in inputs]
         return helper.make_node(kind, given, [local(output)], name=local(output), **attributes)
 
@@ -91,15 +92,15 @@ def _unpacked(
 
     yield node("Gather", "words", table, ids, axis=0)
     yield node("Less", "negative", "words", "zero")
-    yield node("Add", "nearly_positive", "words", "most")
-    yield node("Add", "without_sign", "nearly_positive", "one")  # 2^31 itself is no int32
-    yield node("Where", "positive", "negative", "without_sign", "words")
+    yield node("Cast", "sign", "negative", to=TensorProto.INT32)
+    yield node("Where", "lift", "negative", "most", "zero")  # and the sign: 2^31 is no int32
+    yield node("Add", "lifted", "words", "lift")
+    yield node("Add", "positive", "lifted", "sign")
     yield node("Unsqueeze", "spread", "positive", "last")
     yield node("Div", "moved", "spread", "places")
     yield node("Div", "beyond", "moved", "byte")
     yield node("Mul", "above", "beyond", "byte")
     yield node("Sub", "low", "moved", "above")
-    yield node("Cast", "sign", "negative", to=TensorProto.INT32)
     yield node("Unsqueeze", "spread_sign", "sign", "last")
     yield node("Mul", "top", "spread_sign", "tops")
     yield node("Add", "bytes", "low", "top")  # 0 to 255
