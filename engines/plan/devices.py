@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from mimo_edge.engines.recipe import FP8_CAPABILITY
+from mimo_edge.engines.runnable import FP8_CAPABILITY
 from mimo_edge.runtime.bundle.errors import InputError
 
 TABLE = Path(__file__).parent / "devices.toml"

@@ -6,6 +6,7 @@ Sessions are made when a piece is first needed; `ort_rows` keeps what lives betw
 import os
 import re
 import threading
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -22,6 +23,7 @@ from mimo_edge.runtime.backends.ort_memory import Memory
 from mimo_edge.runtime.backends.ort_rows import OrtRowStates
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import (
+    BundleWarning,
     EnvironmentProblem,
     InputError,
     ResourceError,
@@ -83,6 +85,8 @@ class OrtBackend:
             )
         if device == "cuda":
             load_cuda_libraries()
+        if next(iter(self._providers)) == PROVIDERS["cpu"]:
+            _warn_of_half(bundle)
         self._threads, self._entries = threads, dict(session_options or {})
         self.memory = Memory(device)
         self._sessions: dict[str, ort.InferenceSession] = {}
@@ -191,6 +195,24 @@ def _named(providers: Providers) -> dict[str, dict[str, str]]:
         name, options = (entry, {}) if isinstance(entry, str) else entry
         named[name] = OPTIONS.get(name, {}) | {k: str(v) for k, v in options.items()}
     return named
+
+
+def _warn_of_half(bundle: Bundle) -> None:
+    """The CPU has no products in fp16: its weights become float32 as they are loaded."""
+    half = [
+        bundle.weights(piece).bytes
+        for piece, spec in bundle.manifest.pieces.items()
+        if any(weights.scheme == "fp16" for weights in spec.weights.values())
+    ]
+    if half:
+        warnings.warn(
+            f"{bundle.folder} is fp16, of which ONNX Runtime has no products on the CPU: its "
+            f"{sum(half) / 1e9:.3g} GB of weights become up to {2 * sum(half) / 1e9:.3g} GB of "
+            "float32 in memory. A quantised bundle is smaller there: mimo-edge "
+            "quantize BUNDLE --recipe int8 -o SMALL.",
+            BundleWarning,
+            stacklevel=3,
+        )
 
 
 @contextmanager
