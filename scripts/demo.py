@@ -8,7 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from mimo_edge.export.exporter import Sources, export_bundle
+from mimo_edge.export.exporter import export_bundle
+from mimo_edge.export.sources import Sources
 from mimo_edge.parity.compare import Row, compare, table
 from mimo_edge.parity.spectrogram import draw
 from mimo_edge.parity.speech_score import UtteranceSet

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mimo_edge.export import exporter, fits
-from mimo_edge.export.exporter import Sources
+from mimo_edge.export import exporter, fits, tracers
+from mimo_edge.export.sources import Sources
 from mimo_edge.mimo_ref.config import AudioTokenizerConfig, LanguageModelConfig
 from mimo_edge.mimo_ref.errors import CheckpointError
 from mimo_edge.runtime.bundle.bundle import Bundle
@@ -166,7 +166,7 @@ def test_what_speaks_is_exported_of_what_speaks(
     made: list[str] = []
     like = hollow(tmp_path / "hollow").manifest
 
-    def trace_nothing(
+    def write_nothing(
         sources: Sources, folder: Path, name: str, *_: object
     ) -> tuple[PieceSpec, dict[str, FileSpec]]:
         made.append(name)
@@ -175,7 +175,9 @@ def test_what_speaks_is_exported_of_what_speaks(
             shutil.copyfile(tmp_path / "hollow" / file, folder / file)
         return spec, {file: hash_file(folder / file) for file in (spec.file, spec.data)}
 
-    monkeypatch.setattr(exporter, "_export_piece", trace_nothing)
+    monkeypatch.setattr(tracers, "processes_for", lambda _: 0)
+    monkeypatch.setattr(tracers, "traced_piece", lambda *_: None)
+    monkeypatch.setattr(exporter, "_write_piece", write_nothing)
     monkeypatch.setattr(Sources, "model_spec", lambda _: like.model)
     make_checkpoint(tmp_path / "c", PRESETS[preset].cut(1))
     sources = opened(tmp_path / "c")

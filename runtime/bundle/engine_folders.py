@@ -131,6 +131,9 @@ def find(bundle: Bundle, wanted: Wanted, trust: Trust = CACHE_ONLY) -> tuple[Pat
             reasons.append(str(error))
     more = f" --engines {trust.folder}" if trust.folder is not None else ""
     remedy = f"Build them: mimo-edge build {bundle.folder} --target {wanted.target}{more}"
+    if bundle.pack is not None:  # it has nothing that engines could be built from
+        remedy = f"Pack the bundle for this GPU: mimo-edge pack BUNDLE --target {wanted.target} -o "
+        remedy += str(bundle.folder)
     if not trust.bundle and finished(bundle.folder / INSIDE):
         remedy += (
             f". {bundle.folder / INSIDE} holds engines. They are programs: if you trust who made "

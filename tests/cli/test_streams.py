@@ -41,8 +41,8 @@ def test_stderr_whose_reader_has_left(tmp_path: Path) -> None:
             continue
         done = shell(f"{sink}; exit", "make-checkpoint", out / name, "--preset", "tiny")
         assert done.returncode == 0 and (out / name / "language_model" / "config.json").is_file()
-        again = shell(f"{sink}; exit", "make-checkpoint", out / name, "--preset", "tiny")
-        assert again.returncode == 2, "what is refused is refused, whoever hears it"
+        refused = shell(f"{sink}; exit", "inspect", out / name)
+        assert refused.returncode == 2, "what is refused is refused, whoever hears it"
 
 
 def test_readers_that_leave_and_files_that_are_asked_for(bundle: Path, tmp_path: Path) -> None:

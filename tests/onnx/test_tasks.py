@@ -1,4 +1,4 @@
-"""Rung 3: the tasks, from audio and text to text and audio, against the golden pipeline."""
+"""Level 3: the tasks, from audio and text to text and audio, against the golden pipeline."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mimo_edge.export.exporter import Sources
+from mimo_edge.export.sources import Sources
 from mimo_edge.runtime.audio import codec
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import BundleError, InputError
