@@ -1,6 +1,8 @@
 """ONNX Runtime's failures as ours, and rows that are used again."""
 
+import shutil
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +12,8 @@ import pytest
 from mimo_edge.parity import tolerances
 from mimo_edge.runtime.backends.ort import OrtBackend, _named
 from mimo_edge.runtime.backends.ort_rows import FIRST_CAPACITY, OrtRowStates
-from mimo_edge.runtime.bundle.errors import EnvironmentProblem, ResourceError
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.errors import BundleError, EnvironmentProblem, ResourceError
 
 from tests import check
 from tests.golden import Golden
@@ -155,3 +158,21 @@ def test_bf16_is_refused() -> None:
     bundle: Any = SimpleNamespace(piece=lambda name: SimpleNamespace(compute="bf16"))
     with pytest.raises(EnvironmentProblem, match="--dtype fp32 or fp16, or build engines"):
         OrtBackend(bundle)
+
+
+def test_a_bundle_that_changes_while_a_piece_is_read(
+    backend: OrtBackend, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What was checked is not what the session has."""
+    folder = Path(shutil.copytree(backend.bundle.folder, tmp_path / "bundle"))
+    opened, load = OrtBackend(Bundle.open(folder, verify=False)), ort.InferenceSession
+
+    def slowly(*args: Any, **more: Any) -> Any:
+        data = (folder / "mel.onnx.data").read_bytes()
+        (folder / "mel.onnx.data").unlink()
+        (folder / "mel.onnx.data").write_bytes(data)
+        return load(*args, **more)
+
+    monkeypatch.setattr(ort, "InferenceSession", slowly)
+    with pytest.raises(BundleError, match=r"mel.onnx.data has changed since the bundle was opened"):
+        opened.session("mel")
