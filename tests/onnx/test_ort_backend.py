@@ -1,5 +1,6 @@
 """ONNX Runtime's failures as ours, and rows that are used again."""
 
+import shutil
 import threading
 import warnings
 from pathlib import Path
@@ -15,7 +16,12 @@ from mimo_edge.parity import tolerances
 from mimo_edge.runtime.backends.ort import OrtBackend, _named
 from mimo_edge.runtime.backends.ort_rows import FIRST_CAPACITY, OrtRowStates
 from mimo_edge.runtime.bundle.bundle import Bundle
-from mimo_edge.runtime.bundle.errors import BundleWarning, EnvironmentProblem, ResourceError
+from mimo_edge.runtime.bundle.errors import (
+    BundleError,
+    BundleWarning,
+    EnvironmentProblem,
+    ResourceError,
+)
 from mimo_edge.scripts.cli import main
 
 from tests import check
@@ -183,3 +189,21 @@ def test_fp16_on_the_cpu_is_warned_of(
     assert main(["build", str(half.folder), "--target", "ort-cpu"]) == 0
     said = capsys.readouterr().err.splitlines()
     assert any(line.startswith(f"mimo-edge: {half.folder} is fp16") for line in said)
+
+
+def test_a_bundle_that_changes_while_a_piece_is_read(
+    backend: OrtBackend, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What was checked is not what the session has."""
+    folder = Path(shutil.copytree(backend.bundle.folder, tmp_path / "bundle"))
+    opened, load = OrtBackend(Bundle.open(folder, verify=False)), ort.InferenceSession
+
+    def slowly(*args: Any, **more: Any) -> Any:
+        data = (folder / "mel.onnx.data").read_bytes()
+        (folder / "mel.onnx.data").unlink()
+        (folder / "mel.onnx.data").write_bytes(data)
+        return load(*args, **more)
+
+    monkeypatch.setattr(ort, "InferenceSession", slowly)
+    with pytest.raises(BundleError, match=r"mel.onnx.data has changed since the bundle was opened"):
+        opened.session("mel")
