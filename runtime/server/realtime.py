@@ -18,7 +18,7 @@ from mimo_edge.runtime.server.realtime_items import Raw, parsed, said_in, text_o
 from mimo_edge.runtime.server.realtime_response import ResponseEvents, Status, new_id
 from mimo_edge.runtime.server.service import Service
 from mimo_edge.runtime.server.speech import new_seed, usage, voice_name
-from mimo_edge.runtime.server.work import Work
+from mimo_edge.runtime.server.work import Work, working
 from mimo_edge.runtime.tasks import Options
 
 
@@ -327,16 +327,11 @@ class Talk:
             yield work.result(self._service.model.asr(wav, options))
 
         try:
-            with self._service.admitted():
-                work = Work(self._service, produce)
-                try:
-                    async for result in work:
-                        heard = {"type": "duration", "seconds": len(wav) / self._rate}
-                        text = {"transcript": result.answer, "usage": heard}
-                        await self._send(f"{kind}.completed", {**place, **text})
-                finally:
-                    work.cancel(GoneError())
-                    await work.finished()
+            async with working(self._service, produce) as work:
+                async for result in work:
+                    heard = {"type": "duration", "seconds": len(wav) / self._rate}
+                    text = {"transcript": result.answer, "usage": heard}
+                    await self._send(f"{kind}.completed", {**place, **text})
         except GoneError:
             pass
         except Exception as error:
