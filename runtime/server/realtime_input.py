@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from mimo_edge.runtime.backends.base import Floats
 from mimo_edge.runtime.server.errors import RequestError
+from mimo_edge.runtime.server.realtime_audio import Heard
 from mimo_edge.runtime.server.realtime_config import Session
 
 _TAIL = 0.2  # seconds after the end of speech that belong to it
@@ -25,12 +26,16 @@ class InputBuffer:
     def __init__(self, session: Session, rate: int, max_seconds: float) -> None:
         self._rate, self._most = rate, round(max_seconds * rate)
         self._wav = np.zeros(0, np.float32)
+        self._format = ""
         self._first = 0  # number of the first sample that is kept
         self._start: int | None = None  # of the turn that goes on
         self.configure(session)
 
     def configure(self, session: Session) -> None:
         """Take over settings; speech that goes on is looked for anew."""
+        form = session.audio.input.format.type
+        if form != self._format:
+            self._format, self._heard = form, Heard(form, self._rate)
         self._activity, self._padding = session.activity(self._rate), session.padding
         self._offset = self._first + len(self._wav)  # where the detector begins to count
         self._start = None
@@ -41,10 +46,9 @@ class InputBuffer:
         return len(self._wav) / self._rate
 
     def append(self, data: bytes) -> list[Turn]:
-        """16-bit samples -> the turns that begin and end with them. Raises RequestError."""
-        if len(data) % 2:
-            raise RequestError("audio is whole samples of 16 bits.", param="audio")
-        wav: Floats = np.frombuffer(data, "<i2").astype(np.float32) / np.float32(32768)
+        """Sound in the session's format -> the turns that begin and end with it. Raises
+        RequestError."""
+        wav = self._heard.feed(data)
         if self._activity is None and len(self._wav) + len(wav) > self._most:
             self.clear()
             raise RequestError(
@@ -57,6 +61,7 @@ class InputBuffer:
 
     def take(self) -> Floats:
         """All of it, as a turn. Raises RequestError if that is less than 100 ms."""
+        self._wav = np.concatenate((self._wav, self._heard.finish()))
         if self.seconds < _LEAST:
             raise RequestError(
                 f"The buffer holds {1000 * self.seconds:.0f} ms of audio and needs 100 ms.",

@@ -54,6 +54,7 @@ class Service:
         self.pool = ThreadPoolExecutor(self.capacity, "mimo-edge answer")
         self.draining = False
         self.open = 0  # requests that have been let in
+        self.sessions = 0  # realtime connections; only the event loop changes it
         self._lock = threading.Lock()
         self._loaded, self._failed = False, ""
         self._watch()
@@ -114,6 +115,9 @@ class Service:
         self.metrics.watch("mimo_slots_busy", "Slots that are taken", lambda: scheduler.busy)
         self.metrics.watch("mimo_queue", "Answers waiting for a slot", lambda: scheduler.waiting)
         self.metrics.watch("mimo_open_requests", "Requests let in", lambda: self.open)
+        self.metrics.watch(
+            "mimo_realtime_sessions", "Realtime connections that are open", lambda: self.sessions
+        )
         self.metrics.watch(
             "mimo_reused_patches", "Patches of prompts not computed again", lambda: scheduler.reused
         )

@@ -59,6 +59,7 @@ class Work(Generic[T]):
         self._lock = threading.Lock()
         self._handles: list[Handle] = []
         self._reason: Exception | None = None
+        self._interrupted = False
         self._done = asyncio.wrap_future(service.pool.submit(self._run))
 
     async def __aiter__(self) -> AsyncIterator[T]:
@@ -80,8 +81,10 @@ class Work(Generic[T]):
         self._room.release()  # who waits for room sees it
 
     def interrupt(self) -> None:
-        """Let the answers end where they are: `produce` goes on with what there is."""
+        """Let the answers end where they are, and those not begun at once: `produce` goes on with
+        what there is."""
         with self._lock:
+            self._interrupted = True
             handles = [*self._handles]
         for handle in handles:
             handle.cancel()
@@ -128,7 +131,7 @@ class Work(Generic[T]):
         started = generation.start()
         with self._lock:
             self._handles.append(started.steps)
-        if self._reason is not None:  # meanwhile
+        if self._reason is not None or self._interrupted:  # meanwhile
             started.steps.cancel(self._reason)
         return started
 
