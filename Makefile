@@ -14,13 +14,18 @@ READY := $(VENV)/.ready
 TYPES := build/types/mimo_edge
 FOLDERS := mimo_ref export engines runtime parity scripts
 
-.PHONY: demo test lint system clean
+.PHONY: demo test browser lint system clean
 
 demo: $(READY)
 	$(BIN)/mimo-edge demo --out out/demo
 
 test: $(READY) lint system
 	$(BIN)/python -m pytest
+
+# the server's page, driven in a browser
+browser: $(READY)
+	@command -v chromium >/dev/null || apt-get install -y -qq --no-install-recommends chromium
+	$(BIN)/python -m pytest -m browser
 
 # what the tests need beside Python packages: nano's voices are espeak-ng's
 system:

@@ -331,7 +331,7 @@ def test_the_sound_of_telephones(shared: Serving, talking: Talking, law: str) ->
         '{"type": "response.create", "response": {"conversation": "none", "input": 5}}',
         '{"type": "response.create", "response": {"conversation": "none", "input": [{}]}}',
         '{"type": "response.create", "response": {"conversation": "x"}}',
-        '{"type": "session.update", "session": {"audio": {"input": {"format": {"type": "audio/ogg"}}}}}',
+        '{"type": "session.update", "session": {"audio": {"input": {"format": {"type": "ogg"}}}}}',
         '{"type": "conversation.item.create", "item": {"type": "message", "role": "system"}}',
         '{"type": "conversation.item.create", "item": {"type": "message", "role": "user"}}',
         '{"type": "conversation.item.truncate", "item_id": "x", "audio_end_ms": 0}',
