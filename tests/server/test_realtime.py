@@ -12,6 +12,7 @@ import pytest
 from mimo_edge.runtime.audio.read import load_audio
 from mimo_edge.runtime.audio.resample import resample
 from mimo_edge.runtime.audio.write import pcm16
+from mimo_edge.runtime.server.limits import Limits
 from mimo_edge.runtime.server.realtime_conversation import cut_text
 from mimo_edge.runtime.server.telephone import LAWS
 from mimo_edge.runtime.tasks import MimoAudio, Options
@@ -20,7 +21,7 @@ from pydantic import TypeAdapter
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from tests.server.conftest import QUESTION, Serving, serving
+from tests.server.conftest import QUESTION, Serving, serving, until
 
 EVENTS: TypeAdapter[RealtimeServerEvent] = TypeAdapter(RealtimeServerEvent)
 Raw = dict[str, Any]
@@ -372,6 +373,58 @@ def test_a_client_that_leaves_frees_its_slot(shared: Serving, slow: Callable[[],
         assert shared.model.scheduler.busy == 1
         socket.socket.close()
     shared.idle()
+
+
+def ask(talk: Talking) -> None:
+    talk.session(**BY_HAND)
+    talk.say(sound())
+    talk.send("input_audio_buffer.commit")
+    talk.send("response.create")
+
+
+def test_a_slow_reader_gets_it_all_and_holds_no_slot(shared: Serving, talking: Talking) -> None:
+    ask(talking)
+    talking.until("response.created")
+    shared.idle()  # nothing was read meanwhile
+    assert talking.until("response.done")["response"]["status"] == "completed"
+    assert len(talking.audio()) > RATE / 2
+
+
+def test_without_memory_an_answer_is_refused(
+    shared: Serving, talking: Talking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mimo_edge.runtime.server.service.free_memory", lambda: 1 << 20)
+    ask(talking)
+    done = talking.until("response.done")["response"]
+    assert done["status_details"]["error"]["code"] == "not_ready"
+    monkeypatch.undo()
+    talking.send("response.create")
+    assert talking.until("response.done")["response"]["status"] == "completed"
+
+
+def test_as_many_sessions_as_there_may_be(nano: MimoAudio) -> None:
+    with serving(nano, limits=Limits(sessions=2)) as running:
+        url = f"ws://127.0.0.1:{running.port}/v1/realtime"
+        with connect(url) as first, connect(url):
+            with pytest.raises((InvalidStatus, ConnectionClosed)), connect(url) as third:
+                third.recv(timeout=30)
+            assert running.metric("mimo_realtime_sessions") == 2
+            first.close()
+            until(lambda: running.service.sessions == 1)
+            with connect(url) as again:
+                assert Talking(again).next()["type"] == "session.created"
+        until(lambda: running.service.sessions == 0)
+
+
+def test_a_drain_ends_the_answer_and_then_the_session(nano: MimoAudio) -> None:
+    with serving(nano) as running, connect(f"ws://127.0.0.1:{running.port}/v1/realtime") as socket:
+        talk = Talking(socket)
+        ask(talk)
+        talk.until("response.output_audio.delta")
+        running.server.drain()
+        assert talk.until("response.done")["response"]["status"] == "completed"
+        with pytest.raises(ConnectionClosed):
+            talk.next()
 
 
 def test_the_package_itself(shared: Serving, client: openai.OpenAI) -> None:
