@@ -72,14 +72,20 @@ class Service:
         """Why no new work is taken, or None."""
         if self.draining:
             return "the server is shutting down"
-        if self.model.scheduler.closed:
-            return "the model has failed or was closed; start the server again"
+        if (reason := self.broken()) is not None:
+            return reason
         if not self._loaded:
-            return self._failed or "the model is being loaded"
+            return "the model is being loaded"
         free = free_memory()
         if free is not None and free < self.limits.free_memory:
             return f"only {free >> 20} MiB of memory are free"
         return None
+
+    def broken(self) -> str | None:
+        """Why this process will never serve again, or None."""
+        if self.model.scheduler.closed:
+            return "the model has failed or was closed; start the server again"
+        return self._failed or None
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
