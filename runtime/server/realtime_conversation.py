@@ -6,7 +6,7 @@ import numpy as np
 from mimo_edge.runtime.backends.base import Floats
 from mimo_edge.runtime.chat.segments import Grid, PromptLayout
 from mimo_edge.runtime.chat.text_tokenizer import IncrementalDecoder, TextTokenizer
-from mimo_edge.runtime.generation.generation import Result
+from mimo_edge.runtime.generation.generation import Generation, Result
 from mimo_edge.runtime.server.errors import RequestError
 from mimo_edge.runtime.server.prepared import Prepared
 from mimo_edge.runtime.server.reader import reader
@@ -80,8 +80,6 @@ class Conversation:
         sounds = [said.wav for said in waiting if said.wav is not None]
         if not waiting:
             raise RequestError("There is nothing to answer: the user has said nothing since.")
-        if words and sounds:
-            raise RequestError("Text and speech cannot be answered at once; send one of them.")
         options = self._options(session, seed)
         voice = voice_name(session.audio.output.voice)
         if words:
@@ -90,7 +88,7 @@ class Conversation:
                 say = reader(self._service, options, voice, session.style, _VOICE)
             if session.instructions and self._history is None:
                 words = f"{session.instructions}\n\n{words}"
-            return Prepared(model.chat(words, history=self._history, options=options), say)
+            return Prepared(self._written(words, sounds, options), say)
         codes = model.encode(np.concatenate(sounds))
         if not session.speaks:
             return Prepared(model.speech_to_text(codes, history=self._history, options=options))
@@ -103,6 +101,18 @@ class Conversation:
                 options=options,
             )
         )
+
+    def _written(self, words: str, sounds: list[Floats], options: Options) -> Generation:
+        """A question in text, maybe about sounds."""
+        model, history = self._service.model, self._history
+        if not sounds:
+            return model.chat(words, history=history, options=options)
+        if history is not None:
+            raise RequestError(
+                "Text and speech together can only begin a conversation: later the model takes one "
+                "of them at a time. Delete one item, or ask beside the conversation."
+            )
+        return model.understand(np.concatenate(sounds), words, options=options)
 
     def answer(self, item_id: str, prepared: Prepared, result: Result) -> None:
         """An answer was given."""

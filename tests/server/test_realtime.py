@@ -237,6 +237,23 @@ def test_text_is_answered_with_speech(shared: Serving, talking: Talking) -> None
     assert done["output"][0]["content"][0]["transcript"] == again.result().answer
 
 
+def test_text_and_speech_at_once(shared: Serving, talking: Talking) -> None:
+    """A question about a sound begins a conversation; later one of them is taken at a time."""
+    wav = sound().astype(np.float32) / 32768
+    wanted = shared.model.understand(wav, "What is said?", options=Options(seed=5, max_new=24))
+    talking.session(output_modalities=["text"], max_output_tokens=24, **BY_HAND)
+    for status in ("completed", "failed"):
+        talking.say(sound())
+        talking.send("input_audio_buffer.commit")
+        talking.send("conversation.item.create", item=typed("What is said?"))
+        talking.send("response.create")
+        done = talking.until("response.done")["response"]
+        assert (done["status"] == "failed") == (status == "failed"), done
+        if status == "completed":
+            assert done["output"][0]["content"][0]["text"] == wanted.result().answer
+    assert "one of them at a time" in done["status_details"]["error"]["message"]
+
+
 def test_what_was_not_read_aloud_yet_is_forgotten(
     shared: Serving, talking: Talking, slow: Callable[..., None]
 ) -> None:
