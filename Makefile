@@ -14,7 +14,7 @@ READY := $(VENV)/.ready
 TYPES := build/types/mimo_edge
 FOLDERS := mimo_ref export engines runtime parity scripts
 
-.PHONY: demo test browser clients lint system clean
+.PHONY: demo test browser clients ray lint system clean
 
 demo: $(READY)
 	$(BIN)/mimo-edge demo --out out/demo
@@ -27,11 +27,11 @@ browser: $(READY)
 	@command -v chromium >/dev/null || apt-get install -y -qq --no-install-recommends chromium
 	$(BIN)/python -m pytest -m browser
 
-# in an environment of their own: they bring a hundred packages and pin some
-clients:
-	$(PYTHON) -m venv build/clients
-	build/clients/bin/pip install --quiet --editable ".[dev,clients,ray]"
-	build/clients/bin/python -m pytest -m "clients or ray"
+# other people's clients, and Ray Serve: each in an environment of its own, for they bring much
+clients ray:
+	$(PYTHON) -m venv build/$@
+	build/$@/bin/python -m pip install --quiet --editable ".[dev,$@]"
+	build/$@/bin/python -m pytest -m $@
 
 # what the tests need beside Python packages: nano's voices are espeak-ng's
 system:
