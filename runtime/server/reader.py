@@ -1,11 +1,11 @@
 """Who reads an answer in text aloud."""
 
 from mimo_edge.runtime.generation.generation import Generation
+from mimo_edge.runtime.options import Options
 from mimo_edge.runtime.server.errors import RequestError
 from mimo_edge.runtime.server.limits import check_text
 from mimo_edge.runtime.server.prepared import Say
 from mimo_edge.runtime.server.service import Service
-from mimo_edge.runtime.tasks import Options
 
 
 def reader(service: Service, options: Options, voice: str, style: str | None, param: str) -> Say:

@@ -6,6 +6,7 @@ from typing import Any
 
 from mimo_edge.runtime.backends.base import Floats
 from mimo_edge.runtime.generation.generation import Event, Result
+from mimo_edge.runtime.options import Options
 from mimo_edge.runtime.server.errors import GoneError, RequestError, problem_of
 from mimo_edge.runtime.server.prepared import Prepared
 from mimo_edge.runtime.server.realtime_config import Session
@@ -14,7 +15,6 @@ from mimo_edge.runtime.server.realtime_response import ResponseEvents, Send, Sta
 from mimo_edge.runtime.server.service import Service
 from mimo_edge.runtime.server.speech import new_seed, usage
 from mimo_edge.runtime.server.work import Work, working
-from mimo_edge.runtime.tasks import Options
 
 
 class Answer:

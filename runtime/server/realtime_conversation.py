@@ -7,13 +7,13 @@ from mimo_edge.runtime.backends.base import Floats
 from mimo_edge.runtime.chat.segments import Grid, PromptLayout
 from mimo_edge.runtime.chat.text_tokenizer import IncrementalDecoder, TextTokenizer
 from mimo_edge.runtime.generation.generation import Generation, Result
+from mimo_edge.runtime.options import Options
 from mimo_edge.runtime.server.errors import RequestError
 from mimo_edge.runtime.server.prepared import Prepared
 from mimo_edge.runtime.server.reader import reader
 from mimo_edge.runtime.server.realtime_config import Session
 from mimo_edge.runtime.server.service import Service
 from mimo_edge.runtime.server.speech import voice_name
-from mimo_edge.runtime.tasks import Options
 
 _VOICE = "session.audio.output.voice"
 

@@ -10,6 +10,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 from mimo_edge.runtime.generation.generation import Event as Piece
+from mimo_edge.runtime.options import Options
 from mimo_edge.runtime.server.errors import GoneError, RequestError, problem_of
 from mimo_edge.runtime.server.limits import check_text
 from mimo_edge.runtime.server.sentences import Sentences
@@ -21,7 +22,6 @@ from mimo_edge.runtime.server.work import Work, working
 from mimo_edge.runtime.server.wyoming_events import LINE, field, read_event
 from mimo_edge.runtime.server.wyoming_info import info_of
 from mimo_edge.runtime.server.wyoming_recording import Recording
-from mimo_edge.runtime.tasks import Options
 from wyoming.asr import Transcript, TranscriptChunk, TranscriptStart, TranscriptStop
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.error import Error

@@ -12,10 +12,11 @@ import pytest
 from mimo_edge.runtime.audio.read import load_audio
 from mimo_edge.runtime.audio.resample import resample
 from mimo_edge.runtime.audio.write import pcm16
+from mimo_edge.runtime.options import Options
 from mimo_edge.runtime.server.limits import Limits
 from mimo_edge.runtime.server.realtime_conversation import cut_text
 from mimo_edge.runtime.server.telephone import LAWS
-from mimo_edge.runtime.tasks import MimoAudio, Options
+from mimo_edge.runtime.tasks import MimoAudio
 from openai.types.realtime import RealtimeServerEvent
 from pydantic import TypeAdapter
 from websockets.exceptions import ConnectionClosed, InvalidStatus

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from mimo_edge.runtime.audio.read import load_audio
 from mimo_edge.runtime.audio.write import pcm16
+from mimo_edge.runtime.options import Options
 from mimo_edge.runtime.server.limits import Limits
 from mimo_edge.runtime.server.sentences import MOST, Sentences
 from mimo_edge.runtime.server.service import Streaming
-from mimo_edge.runtime.tasks import MimoAudio, Options
+from mimo_edge.runtime.tasks import MimoAudio
 from mimo_edge.scripts import cli
 from wyoming.asr import Transcribe, Transcript, TranscriptChunk
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
