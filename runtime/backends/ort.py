@@ -6,7 +6,7 @@ Sessions are made when a piece is first needed; `ort_rows` keeps what lives betw
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -16,6 +16,8 @@ import onnxruntime as ort
 from mimo_edge.runtime.backends.base import Floats, Ints, Providers
 from mimo_edge.runtime.backends.finite import check_finite
 from mimo_edge.runtime.backends.ort_codec import OrtCodecStates
+from mimo_edge.runtime.backends.ort_graphs import CudaGraphs
+from mimo_edge.runtime.backends.ort_libraries import load_cuda_libraries
 from mimo_edge.runtime.backends.ort_memory import Memory
 from mimo_edge.runtime.backends.ort_rows import OrtRowStates
 from mimo_edge.runtime.bundle.bundle import Bundle
@@ -42,7 +44,8 @@ class OrtBackend:
 
     `device` says where states live, and which provider is asked for. `providers` names others in
     its place, first choice first, alone or with their options; `session_options` are session
-    configuration entries by ONNX Runtime's own names.
+    configuration entries by ONNX Runtime's own names. `cuda_graphs` names pieces whose steps are
+    recorded as CUDA graphs (`ort_graphs`).
     """
 
     slots = 4  # rows are cheap beside the weights that a step reads; unused ones take no memory
@@ -55,8 +58,10 @@ class OrtBackend:
         *,
         providers: Providers | None = None,
         session_options: Mapping[str, str] | None = None,
+        cuda_graphs: Collection[str] = (),
     ) -> None:
         self.bundle, self.device = bundle, device
+        self.graphs = CudaGraphs(cuda_graphs)
         self._providers = _named(providers or [PROVIDERS[device]])
         for provider in self._providers:
             if provider not in ort.get_available_providers():
@@ -76,6 +81,8 @@ class OrtBackend:
                 "the bundle is bf16, which the ONNX Runtime backends cannot run. Export it with "
                 "--dtype fp32 or fp16, or build engines and use --backend trt-rtx or trt."
             )
+        if device == "cuda":
+            load_cuda_libraries()
         self._threads, self._entries = threads, dict(session_options or {})
         self.memory = Memory(device)
         self._sessions: dict[str, ort.InferenceSession] = {}
@@ -112,7 +119,10 @@ class OrtBackend:
                 str(path),
                 self.session_options(name),
                 providers=list(self._providers),
-                provider_options=list(self._providers.values()),
+                provider_options=[
+                    options | self.graphs.provider_options(name, provider)
+                    for provider, options in self._providers.items()
+                ],
                 enable_fallback=0,
             )
         self.bundle.check_unchanged()  # nor while it was read
@@ -132,13 +142,13 @@ class OrtBackend:
         """A piece's only output, or its first."""
         session = self.session(name)
         with _telling(f"run {name}"):
-            return session.run(None, feed)[0]
+            return session.run(None, feed, self.graphs.plain_run(name))[0]
 
-    def run_bound(self, name: str, binding: Any) -> None:
+    def run_bound(self, name: str, binding: Any, options: Any = None) -> None:
         """A piece on tensors that are bound."""
         session = self.session(name)
         with _telling(f"run {name}"):
-            session.run_with_iobinding(binding)
+            session.run_with_iobinding(binding, options or self.graphs.plain_run(name))
 
     def mel(self, wav: Floats) -> Floats:
         return check_finite(self.run("mel", {"wav": wav}), "mel")
