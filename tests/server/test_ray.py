@@ -27,7 +27,7 @@ pytestmark = pytest.mark.ray
 def replicas(bundle: Any) -> Iterator[Any]:
     os.environ["MIMO_EDGE_API_KEY"] = "right"
     import ray
-    from mimo_edge.runtime.server import ray_serve
+    from mimo_edge.scripts import ray_serve
     from ray import serve
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)

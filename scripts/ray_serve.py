@@ -1,7 +1,7 @@
 """The server on Ray Serve: replicas, each with a model of its own. See docs/scale.md.
 
     export MIMO_EDGE_API_KEY=...        # on every machine, before `ray start`
-    serve run mimo_edge.runtime.server.ray_serve:app bundle=/models/bundle slots=8 max_replicas=4
+    serve run mimo_edge.scripts.ray_serve:app bundle=/models/bundle slots=8 max_replicas=4
 
 With the extras `ray` and `server` on every machine.
 """
