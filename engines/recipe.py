@@ -10,7 +10,7 @@ or a file of the user's own:
     activations = "float"
 
     [components.backbone]           # what is left out is the default's
-    weights = { scheme = "int4", block = [128, 64, 32], method = "search" }
+    weights = { scheme = "int4", block = [128, 64, 32], method = "awq" }
     activations = "dynamic"
 
     [[exceptions]]                  # by name in the graph; the last that fits wins
@@ -19,18 +19,20 @@ or a file of the user's own:
 
 A list of blocks means the first that divides the inputs of a layer; scheme "float" leaves weights
 as they are computed. Activations are "float"; "dynamic": a backend may round them to int8 as it
-runs; or "int8" and "fp8": with scales that calibration has found.
+runs; or "int8" and "fp8": with scales that calibration has found. Methods are those of
+`schemes.py`; inputs of layers in "awq" are scaled by what calibration has found (`scaling.py`).
 """
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from mimo_edge.engines.calibration import HOW, Calibration
 from mimo_edge.engines.components import COMPONENTS, EXACT, TABLES, Matrix
-from mimo_edge.engines.schemes import CHANNEL, METHODS, SCHEMES
+from mimo_edge.engines.schemes import ACTIVATION_AWARE, CHANNEL, METHODS, SCHEMES
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.dtypes import PRECISIONS
 from mimo_edge.runtime.bundle.errors import RecipeError
@@ -91,9 +93,13 @@ class Recipe:
         return any(weights.scheme != FLOAT for weights in used)
 
     @property
-    def calibrated(self) -> tuple[str, ...]:
-        """The components whose activations need scales from calibration."""
-        return tuple(n for n, c in self.components.items() if c.activations in CALIBRATED)
+    def calibrated(self) -> bool:
+        """Whether calibration must have found what layers read."""
+        parts = self.components.values()
+        used = [*(part.weights for part in parts), *(w for _, w in self.exceptions)]
+        return any(part.activations in CALIBRATED for part in parts) or any(
+            weights.method == ACTIVATION_AWARE for weights in used
+        )
 
     def form(self, matrix: Matrix) -> Form | None:
         """How a matrix is stored; None leaves it as it is computed. Raises RecipeError."""
@@ -104,6 +110,7 @@ class Recipe:
         if weights.scheme == FLOAT:
             return None
         if matrix.table:
+            weights = _of_table(weights)
             _check_table(self.name, matrix.name, weights)
         for block in weights.blocks:
             if block == CHANNEL or matrix.inputs % block == 0:
@@ -195,19 +202,22 @@ def compute_of(recipe: Recipe, default: str, path: Path | None = None) -> dict[s
     return found | {EXACT: "fp32"}
 
 
-def check_calibrated(recipe: Recipe) -> None:
-    """Raises RecipeError for a recipe whose activations need scales that nothing finds yet."""
-    if recipe.calibrated:
+def check_calibration(recipe: Recipe, calibration: Calibration | None) -> None:
+    """Raises RecipeError for a recipe that needs a calibration and has none, or the reverse."""
+    if recipe.calibrated and calibration is None:
         raise RecipeError(
-            f"recipe {recipe.name} quantises the activations of {', '.join(recipe.calibrated)}, "
-            "whose scales need calibration, which is not here yet. Choose int8 or int4, or set "
-            "activations to float or dynamic in a recipe of your own."
+            f"recipe {recipe.name} needs to know what layers read. Find it on a bundle of the same "
+            f"checkpoint, in floats or int8: {HOW}. Recipes without: int8, int4, int4-edge."
+        )
+    if calibration is not None and not recipe.calibrated:
+        raise RecipeError(
+            f"recipe {recipe.name} makes no use of a calibration. Leave --calibration out, or "
+            f'choose a recipe with calibrated activations or method = "{ACTIVATION_AWARE}".'
         )
 
 
 def check_export(recipe: Recipe, compute: str) -> None:
     """Raises RecipeError for a recipe that an export in this precision cannot follow."""
-    check_calibrated(recipe)
     for name, component in recipe.components.items():
         if name != EXACT and component.compute not in (None, compute):
             raise RecipeError(
@@ -286,6 +296,7 @@ class _Reader:
                 f"activations {FLOAT} or dynamic."
             )
         if name in TABLES:
+            weights = _of_table(weights)
             _check_table(str(self.path), name, weights)
             activations = FLOAT  # rows are looked up, nothing goes in
         return Component(compute, weights, activations)
@@ -334,6 +345,12 @@ class _Reader:
         if not isinstance(value, str) or not value:
             raise RecipeError(f"{self.path}: {key} must be a text, not {value!r}")
         return value
+
+
+def _of_table(weights: Weights) -> Weights:
+    """Rows that are looked up read nothing that could be known."""
+    aware = weights.method == ACTIVATION_AWARE
+    return replace(weights, method="search") if aware else weights
 
 
 def _check_table(where: str, name: str, weights: Weights) -> None:

@@ -19,9 +19,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
+from mimo_edge.engines.calibration import Calibration
 from mimo_edge.engines.quantized_graph import quantize_graph
-from mimo_edge.engines.quantized_piece import Plan, is_dynamic, quantized, recorded
-from mimo_edge.engines.recipe import Recipe, check_export, load
+from mimo_edge.engines.quantized_piece import Plan, is_dynamic, quantized, recorded, scaled
+from mimo_edge.engines.recipe import Recipe, check_calibration, check_export, load
 from mimo_edge.engines.weigh import as_parts, weigh
 from mimo_edge.engines.weight_file import Stored, point_to, write_weights
 from mimo_edge.export import (
@@ -89,6 +90,7 @@ CODE = (
     "export/*.py",
     "mimo_ref/*.py",
     "engines/quantized_*.py",
+    "engines/scaling.py",
     "engines/schemes.py",
     "runtime/bundle/stream_sizes.py",
 )
@@ -241,6 +243,7 @@ def export_bundle(
     dtype_name: str,
     recipe: Recipe | None = None,
     *,
+    calibration: Calibration | None = None,
     resume: bool = False,
     force: bool = False,
     speech: bool = False,
@@ -248,6 +251,7 @@ def export_bundle(
 ) -> None:
     """Write a bundle, computed in `dtype_name` and stored as a recipe says, if one is given.
 
+    A recipe may need a `calibration` of the same checkpoints.
     Raises InputError, ResourceError; leaves nothing behind on failure, or with `resume` what the
     next export can go on with. `force` replaces a bundle that is there, `speech` exports what makes
     speech even of a model that was trained to listen only.
@@ -255,6 +259,7 @@ def export_bundle(
     """
     recipe = recipe or load(dtype_name)
     check_export(recipe, dtype_name)
+    check_calibration(recipe, calibration)
     dtype = DTYPES[dtype_name]
     speech = sources.exports_speech(speech)
     read = [p.parent for path in sources.files() for p in (path, path.resolve())]
@@ -267,7 +272,9 @@ def export_bundle(
         pieces: dict[str, PieceSpec] = {}
         done = 0
         source = sources.fingerprint(lambda *bytes: on_progress("hashing the checkpoints", *bytes))
-        made_by = dataclasses.asdict(recipe)
+        if calibration is not None:
+            calibration.check_source(source, sources.tensors[0].folder)
+        made_by = [dataclasses.asdict(recipe), calibration and calibration.digest]
         key = json.dumps([source, dtype_name, made_by, tool_versions(), _code_digest()])
         for name, build in sources.piece_builders(dtype, speech).items():
             finished = read_marker(partial, name, key) if resume else None
@@ -280,7 +287,7 @@ def export_bundle(
 
                 on_progress(f"tracing {name}", done, max(total, done))
                 finished = _export_piece(
-                    sources, partial, name, build, dtype_name, recipe, on_write
+                    sources, partial, name, build, dtype_name, recipe, calibration, on_write
                 )
                 write_marker(partial, name, key, finished)
             else:
@@ -304,6 +311,7 @@ def export_bundle(
             source=source,
             chat=protocol(sources.text_tokenizer, sources.member),
             recipe=recipe.name,
+            calibration=None if calibration is None else calibration.digest,
         )
         write_text(partial / MANIFEST, manifest.to_json())
         finish(partial, output)
@@ -366,6 +374,7 @@ def _export_piece(
     build: Callable[[], Piece],
     dtype_name: str,
     recipe: Recipe,
+    calibration: Calibration | None,
     on_write: Callable[[int], None],
 ) -> tuple[PieceSpec, dict[str, FileSpec]]:
     piece, model = trace(build)
@@ -375,9 +384,12 @@ def _export_piece(
     data_name, graph_name = f"{name}.onnx.data", f"{name}.onnx"
     attach(model, regions, data_name)
     proto = ir.to_proto(model)
-    plan = Plan.of(proto, recipe)
-    quantize_graph(proto, plan.weights, plan.forms)
-    stored = _stored(WeightReader(sources.tensors, piece), regions, plan, on_write)
+    reader, region_of = WeightReader(sources.tensors, piece), {r.name: r for r in regions}
+    plan = Plan.of(proto, recipe).calibrated(
+        calibration, lambda name: reader.reader(region_of[name]), sources.model_spec().head_dim
+    )
+    quantize_graph(proto, plan.weights, plan.forms, plan.rounding)
+    stored = _stored(reader, regions, plan, on_write)
     data, places = write_weights(folder / data_name, stored)
     point_to(proto, data_name, places)
     files = {data_name: data}
@@ -410,16 +422,19 @@ def _stored(
     """The data of every tensor, quantised where the plan says so."""
     for region in regions:
         form = plan.forms.get(region.name)
-        if form is None:
+        if region.name in plan.scaling.factors and form is None:
+            (whole,) = reader.parts(region, on_write)  # a vector
+            floats = whole.view(SCALE_DTYPES[region.dtype])
+            yield Stored(region.name, [scaled(plan, region.name, floats)])
+        elif form is None:
             yield Stored(region.name, reader.parts(region, on_write))
         else:
-            weight, width = plan.weights[region.name], region.dtype.itemsize
+            width, scales = region.dtype.itemsize, SCALE_DTYPES[region.dtype]
 
             def heard(count: int, width: int = width) -> None:
                 on_write(count * width)
 
-            scales = SCALE_DTYPES[region.dtype]
-            yield from quantized(weight, form, reader.reader(region), scales, heard)
+            yield from quantized(plan, region.name, reader.reader(region), scales, heard)
 
 
 def _ports(ports: tuple[Port, ...]) -> tuple[TensorSpec, ...]:

@@ -17,6 +17,7 @@ COMMANDS = {
     "make-checkpoint": ("make_checkpoint", "write a random checkpoint pair, to try all else"),
     "export": ("export", "turn a checkpoint pair into a bundle of ONNX graphs"),
     "quantize": ("quantize", "turn a float bundle into a quantised one, without torch"),
+    "calibrate": ("calibrate", "find what the layers of a model read, for recipes that need it"),
     "recipe": ("recipe", "the recipes: what each means, and what it will weigh"),
     "build": ("build", "build TensorRT engines from a bundle, with or without a GPU"),
     "run": ("run", "transcribe, speak, understand, talk: every task of the model"),
@@ -37,7 +38,7 @@ OPTIONAL = (
     *("fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client"),
 )
 # command -> the extra that has what it needs, if it is not `export`
-EXTRAS = {"build": "trt", "quantize": "quantize", "serve": "server"}
+EXTRAS = {"build": "trt", "quantize": "quantize", "calibrate": "quantize", "serve": "server"}
 EPILOG = """exit codes: 0 ok, 2 usage or unusable input, 3 something is not installed or not there,
 4 out of memory or disk, 5 parity failed, 6 engine incompatible, 130 interrupted,
 143 and 129 ended by SIGTERM and SIGHUP.

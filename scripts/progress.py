@@ -81,8 +81,13 @@ class StageProgress:
         """A line of its own."""
         print(text, file=self._stream, flush=True)
 
-    def report(self, stage: str, done: int, total: int, unit: str = "") -> None:
-        """`done` of `total` bytes, or of `unit`, inside `stage`; called as often as one likes."""
+    def report(
+        self, stage: str, done: int, total: int, unit: str = "", *, even: bool = False
+    ) -> None:
+        """`done` of `total` bytes, or of `unit`, inside `stage`; called as often as one likes.
+
+        Time left is told of bytes, and of units that take about the same (`even`).
+        """
         now = time.monotonic()
         every = 0.5 if self._live else 10.0
         if stage == self._stage and now - self._said < every:
@@ -95,6 +100,6 @@ class StageProgress:
         if total and done:
             text += f"  {100 * done // total}% of {f'{total} {unit}' if unit else size(total)}"
             left = passed * (total - done) / done
-            text += f", about {left:.0f} s left" if done < total and not unit else ""
+            text += f", about {left:.0f} s left" if done < total and (even or not unit) else ""
         self._stream.write(f"\r{text:<78}" if self._live else f"{text}\n")
         self._stream.flush()
