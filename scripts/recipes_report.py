@@ -1,6 +1,7 @@
 """What the recipes cost: the tables of docs/quantization.md.
 
     python -m mimo_edge.scripts.recipes_report BUNDLE --set DIR --work DIR [--recipes NAME ...]
+        [--calibration FILE] [--streamed]
 
 BUNDLE is nano in float32, DIR a set of utterances (`mimo-edge score --set`). Each recipe's bundle
 is made in the work folder, led along what the float model read and said (level 5 of the ladder),
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from mimo_edge.engines import recipe
+from mimo_edge.engines.calibration import Calibration
 from mimo_edge.engines.components import COMPONENTS, TABLES, component_of
 from mimo_edge.engines.quantize import bundle_parts, quantize_bundle
 from mimo_edge.engines.recipe import FLOAT, Recipe, Weights
@@ -136,10 +138,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--recipes", nargs="+", default=["int8", "int4", "int4-edge"])
+    parser.add_argument("--calibration", type=Path, help="for the recipes that need it")
     parser.add_argument("--no-speech", action="store_true", help="leave word errors out")
     parser.add_argument("--streamed", action="store_true", help="word errors of streams too")
     args = parser.parse_args(arguments)
     utterances = UtteranceSet.open(args.set)
+    calibration = args.calibration and Calibration.load(args.calibration)
     args.work.mkdir(parents=True, exist_ok=True)
     own = Own(args.bundle, utterances)
     parts = list(bundle_parts(own.bundle))
@@ -151,7 +155,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             def measure(component: str, chosen: Recipe = chosen) -> Figures:
                 part = chosen if component == "all" else only(chosen, component)
                 folder = args.work / "bundle" / f"{part.name}-{component}"
-                quantize_bundle(own.bundle, part, folder, force=True)
+                known = calibration if part.calibrated else None
+                quantize_bundle(own.bundle, part, folder, calibration=known, force=True)
                 return figures(own, Bundle.open(folder))
 
             for component in (*(c for c in COMPONENTS if shares[c].stored), "all"):
