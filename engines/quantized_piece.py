@@ -13,7 +13,7 @@ from mimo_edge.engines import scaling
 from mimo_edge.engines.calibration import Calibration
 from mimo_edge.engines.components import Matrix
 from mimo_edge.engines.quantized_graph import Rounding, matrices, scales_of
-from mimo_edge.engines.recipe import CALIBRATED, Form, Recipe
+from mimo_edge.engines.recipe import Form, Recipe
 from mimo_edge.engines.scaling import ReadOf, Scaling
 from mimo_edge.engines.schemes import CHANNEL, SCHEMES, Read, pack_int4, quantize
 from mimo_edge.engines.weigh import form_bytes, spell
@@ -41,8 +41,8 @@ class Plan:
         weights = matrices(model)
         found = {name: recipe.form(weight) for name, weight in weights.items()}
         forms = {name: form for name, form in found.items() if form}
-        kinds = {n: recipe.components[weights[n].component].activations for n in forms}
-        rounded = {n: k for n, k in kinds.items() if k in CALIBRATED and not weights[n].table}
+        kinds = {name: recipe.rounding(weights[name]) for name in forms}
+        rounded = {name: kind for name, kind in kinds.items() if kind is not None}
         return cls(model, weights, forms, rounded)
 
     def calibrated(self, calibration: Calibration | None, read_of: ReadOf, head_dim: int) -> "Plan":

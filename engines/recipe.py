@@ -3,6 +3,7 @@ or a file of the user's own:
 
     name = "mine"
     about = "one line for people"
+    float_inputs = ["*.down_proj.*"]  # layers whose inputs stay floats; left out: none
 
     [default]                       # of every component that is not named below
     compute = "fp32"                # fp32, fp16, bf16; left out: that of the export or the bundle
@@ -30,7 +31,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from mimo_edge.engines.calibration import HOW, Calibration
+from mimo_edge.engines.calibration import HOW, STREAM, Calibration
 from mimo_edge.engines.components import COMPONENTS, EXACT, TABLES, Matrix
 from mimo_edge.engines.schemes import ACTIVATION_AWARE, CHANNEL, METHODS, SCHEMES
 from mimo_edge.runtime.bundle.bundle import Bundle
@@ -80,12 +81,17 @@ class Form:
 
 @dataclass(frozen=True)
 class Recipe:
-    """`exceptions` are pairs of a glob and what is so for the tensors whose names it fits."""
+    """`exceptions` are pairs of a glob and what is so for the tensors whose names it fits.
+
+    `float_inputs` are globs of weights: what their layers read is not rounded, whatever the
+    activations of their components are.
+    """
 
     name: str
     about: str
     components: Mapping[str, Component]
     exceptions: tuple[tuple[str, Weights], ...] = ()
+    float_inputs: tuple[str, ...] = ()
 
     @property
     def quantizes(self) -> bool:
@@ -100,6 +106,12 @@ class Recipe:
         return any(part.activations in CALIBRATED for part in parts) or any(
             weights.method == ACTIVATION_AWARE for weights in used
         )
+
+    def rounding(self, matrix: Matrix) -> str | None:
+        """What the input of a layer is rounded to, by a scale of calibration; None for nothing."""
+        kind = self.components[matrix.component].activations
+        spared = any(fnmatchcase(matrix.name.removeprefix(STREAM), g) for g in self.float_inputs)
+        return kind if kind in CALIBRATED and not matrix.table and not spared else None
 
     def form(self, matrix: Matrix) -> Form | None:
         """How a matrix is stored; None leaves it as it is computed. Raises RecipeError."""
@@ -145,10 +157,13 @@ def load(name: str) -> Recipe:
     return parse(raw, path)
 
 
+_KEYS = ("name", "about", "float_inputs", "default", "components", "exceptions")
+
+
 def parse(raw: Mapping[str, Any], path: Path) -> Recipe:
     """A recipe from its file's content. Raises RecipeError that names the file and the value."""
     reader = _Reader(path)
-    reader.keys(raw, "the recipe", ("name", "about", "default", "components", "exceptions"))
+    reader.keys(raw, "the recipe", _KEYS)
     name = reader.text(raw, "name")
     if name != path.stem:
         raise RecipeError(f"{path} names itself {name!r}; the name must be that of the file")
@@ -167,7 +182,8 @@ def parse(raw: Mapping[str, Any], path: Path) -> Recipe:
         reader.keys(entry, "an exception", ("tensors", "weights"))
         weights = reader.weights("an exception", reader.table(entry, "weights"))
         exceptions.append((reader.text(entry, "tensors"), weights))
-    recipe = Recipe(name, reader.text(raw, "about"), components, tuple(exceptions))
+    about, spared = reader.text(raw, "about"), reader.texts(raw, "float_inputs")
+    recipe = Recipe(name, about, components, tuple(exceptions), spared)
     compute_of(recipe, "fp32", path)
     return recipe
 
@@ -339,6 +355,12 @@ class _Reader:
         if not isinstance(value, dict):
             raise RecipeError(f"{self.path}: {key} must be a table, not {value!r}")
         return value
+
+    def texts(self, raw: Mapping[str, Any], key: str) -> tuple[str, ...]:
+        found = raw.get(key, [])
+        if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+            raise RecipeError(f"{self.path}: {key} must be a list of texts, not {found!r}")
+        return tuple(found)
 
     def text(self, raw: Mapping[str, Any], key: str) -> str:
         value = raw.get(key)
