@@ -126,7 +126,9 @@ class Recipe:
             _check_table(self.name, matrix.name, weights)
         for block in weights.blocks:
             if block == CHANNEL or matrix.inputs % block == 0:
-                return Form(weights.scheme, block, weights.method)
+                form = Form(weights.scheme, block, weights.method)
+                self._check_sides(matrix, form)
+                return form
         scheme = SCHEMES[weights.scheme]
         fitting = [_spell(b) for b in scheme.blocks if b == CHANNEL or matrix.inputs % b == 0]
         others = ["int8 by channel"] if CHANNEL not in scheme.blocks else []
@@ -135,6 +137,15 @@ class Recipe:
             f"of {matrix.name}. Of {scheme.name} it can take: {', '.join(fitting) or 'no block'}; "
             f"else {' or '.join([*others, FLOAT])}, by an exception."
         )
+
+    def _check_sides(self, matrix: Matrix, form: Form) -> None:
+        kind = self.rounding(matrix)
+        if kind is not None and (form.scheme, form.block) != (kind, CHANNEL):
+            raise RecipeError(
+                f"recipe {self.name}: {matrix.name} has {kind} activations and {form.scheme} "
+                f"weights in the block {_spell(form.block)!r}. Such a product takes {kind} on both "
+                "sides, weights by channel; or name it in float_inputs."
+            )
 
 
 def names() -> list[str]:

@@ -171,6 +171,12 @@ def test_it_speaks(quantized: Bundle) -> None:
     assert said.wav is not None and np.isfinite(said.wav).all()
 
 
+def test_old_gpus_are_told_that_they_cannot_multiply_fp8(quantized: Bundle) -> None:
+    with pytest.raises(RecipeError, match=r"fp8 weights, which .* 8\.6 .*8\.9 or newer.*int8"):
+        recipe.check_target(quantized, ("8.6", "8.9"))
+    recipe.check_target(quantized, ("8.9", "12.0"))
+
+
 def test_floats_are_no_recipe_for_it(float_bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"quantises nothing.*--recipe fp32"):
         quantize_bundle(float_bundle, recipe.load("fp32"), tmp_path / "new")
