@@ -145,7 +145,8 @@ def _round(
     """Codes of a tensor, and numbers again. The zero point says what type the codes have."""
     scale, zero, codes = (f"{result}_{part}" for part in ("scale", "zero", "codes"))
     dtype = helper.tensor_dtype_to_np_dtype(float_type)
-    step = np.array(how.step).astype(dtype)
+    with np.errstate(over="ignore"):
+        step = np.array(how.step).astype(dtype)
     if not (np.isfinite(step) and step > 0):
         raise CalibrationError(
             f"what goes into {tensor} has the scale {how.step:.3g}, which {np.dtype(dtype)} cannot "
