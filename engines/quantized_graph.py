@@ -111,9 +111,12 @@ def quantize_graph(
             nodes.append(node)
     tensors = [t for old in graph.initializer for t in new.get(old.name, [old])]
     tensors += [tensor for _, added in made.values() for tensor in added]
-    del graph.node[:], graph.initializer[:]
+    # some graphs say the type of an initializer a second time, which is that of the floats
+    types = [value for value in graph.value_info if value.name not in new]
+    del graph.node[:], graph.initializer[:], graph.value_info[:]
     graph.node.extend(nodes)
     graph.initializer.extend(tensors)
+    graph.value_info.extend(types)
 
 
 def _initializers(weight: Matrix, form: Form, float_type: int) -> list[TensorProto]:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
 from mimo_edge.engines import recipe
 from mimo_edge.engines.calibration import About, Calibration, Statistics
 from mimo_edge.engines.observed_graph import sites_of
@@ -16,6 +17,8 @@ from mimo_edge.engines.quantized_graph import ROUNDED, Rounding, matrices, quant
 from mimo_edge.engines.quantized_piece import Plan, scaled
 from mimo_edge.engines.schemes import SCHEMES, dequantize, quantize
 from mimo_edge.engines.weight_file import is_external, map_tensor
+from mimo_edge.export import exporter
+from mimo_edge.export.exporter import Sources
 from mimo_edge.parity.forced import LedBundle, Recorded
 from mimo_edge.parity.precision import compare
 from mimo_edge.runtime.bundle.bundle import Bundle
@@ -277,3 +280,19 @@ def test_the_search_heeds_what_comes_in() -> None:
         return float(((dequantize(found) - weights) ** 2 @ squares).sum())
 
     assert error("awq") < 0.9 * error("search")
+
+
+def test_export_and_quantize_write_the_same(
+    golden: Golden, bundle: Bundle, wild: Calibration, tmp_path: Path
+) -> None:
+    """Codes, scales and scaled norms of the piece that has every kind of layer."""
+    chosen, piece, lm = everything(tmp_path), "patch_encoder", golden.lm_names[0]
+    quantize_bundle(bundle, chosen, tmp_path / "new", calibration=wild)
+    text = golden.folder / "text_tokenizer"
+    sources = Sources.open(golden.folder / lm, golden.folder / "audio_tokenizer", text)
+    build = sources.piece_builders(torch.float32)[piece]
+    (tmp_path / "exported").mkdir()
+    exported = tmp_path / "exported"
+    exporter._export_piece(sources, exported, piece, build, "fp32", chosen, wild, lambda _: None)
+    for name in (f"{piece}.onnx.data", f"{piece}.onnx"):
+        assert (exported / name).read_bytes() == (tmp_path / "new" / name).read_bytes()
