@@ -22,6 +22,7 @@ from mimo_edge.runtime.chat.presets import Sampling
 from mimo_edge.runtime.generation.loop import generate
 from mimo_edge.runtime.generation.request import Request
 from mimo_edge.scripts.backend_arguments import add_backend_arguments, opening
+from mimo_edge.scripts.machine import read_rate, seconds_of
 
 PROMPT = 64  # patches
 SPEECH_SECONDS = 4
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         if value < 1:
             raise InputError(f"{name} {value} is too small: give 1 or more")
     bundle = Bundle.open(args.bundle, verify=False)
-    rate = read_rate()
+    rate = read_rate(args.threads)
     with open_backend(args.backend, bundle, **opening(args)) as backend:
         model, rng = bundle.model, np.random.default_rng(0)
         wav = rng.normal(0, 0.1, SPEECH_SECONDS * model.sampling_rate).astype(np.float32)
@@ -149,25 +150,13 @@ def rehearse_stream(backend: AudioPieces, patch_seconds: float, start: float) ->
         decoder.close()
 
 
-def read_rate() -> float:
-    """Bytes a second that one pass over a large array reads, the best of five."""
-    block = np.ones(1 << 25, np.float64)  # 256 MB, past every cache
-    return block.nbytes / min(_seconds(block.max) for _ in range(5))
-
-
 def _measure(
     name: str, call: Callable[[], object], runs: int, weight_bytes: int, rate: float
 ) -> Stage:
     call()
-    took = [1e3 * _seconds(call) for _ in range(runs)]
+    took = [1e3 * seconds_of(call) for _ in range(runs)]
     bound = 1e3 * weight_bytes / rate
     return Stage(name, statistics.median(took), min(took), weight_bytes / 1e6, bound)
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def _prefill(states: RowStates, text_ids: Ints, codes: Ints) -> None:

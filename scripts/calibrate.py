@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
             longest=args.max_new,
             threads=args.threads,
             resume=args.resume,
-            on_progress=partial(progress.report, unit="recordings and texts", even=True),
+            on_progress=partial(progress.report, unit="recordings and texts"),
         )
     about = found.about
     spoken, written = (

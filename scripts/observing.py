@@ -17,7 +17,8 @@ from mimo_edge.runtime.backends.ort import OrtBackend
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.chat.scripts import script_of
 from mimo_edge.runtime.generation.generation import Result
-from mimo_edge.runtime.tasks import MimoAudio, Options
+from mimo_edge.runtime.options import Options
+from mimo_edge.runtime.tasks import MimoAudio
 from numpy.typing import NDArray
 
 

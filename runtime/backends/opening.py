@@ -29,8 +29,10 @@ def open_backend(
     `ort.OrtBackend`. `engines` is a folder of TensorRT engines, in place of the cache folder;
     `trust_engines` lets those run that lie in the bundle. Engines are programs. Raises InputError
     for an unknown name or an option of another backend, EnvironmentProblem for what is not
-    installed, EngineError where no engine fits.
+    installed, EngineError where no engine fits, BundleError for a pack of another backend.
     """
+    if name in BACKENDS:
+        bundle.check_backend(name)
     if name in ("ort-cpu", "ort-cuda"):
         _find_onnxruntime()
         from mimo_edge.runtime.backends.ort import OrtBackend

@@ -18,13 +18,15 @@ from mimo_edge.engines.quantized_piece import Plan, scaled
 from mimo_edge.engines.schemes import SCHEMES, dequantize, quantize
 from mimo_edge.engines.weight_file import is_external, map_tensor
 from mimo_edge.export import exporter
-from mimo_edge.export.exporter import Sources
+from mimo_edge.export.sources import Sources
+from mimo_edge.export.traced import traced_piece
 from mimo_edge.parity.forced import LedBundle, Recorded
 from mimo_edge.parity.precision import compare
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import CalibrationError
 from mimo_edge.runtime.bundle.manifest import PIECES
-from mimo_edge.runtime.tasks import MimoAudio, Options
+from mimo_edge.runtime.options import Options
+from mimo_edge.runtime.tasks import MimoAudio
 
 from tests.bundles import exported
 from tests.engines.test_quantize import feed_of
@@ -290,9 +292,9 @@ def test_export_and_quantize_write_the_same(
     quantize_bundle(bundle, chosen, tmp_path / "new", calibration=wild)
     text = golden.folder / "text_tokenizer"
     sources = Sources.open(golden.folder / lm, golden.folder / "audio_tokenizer", text)
-    build = sources.piece_builders(torch.float32)[piece]
-    (tmp_path / "exported").mkdir()
+    traced = traced_piece(sources.pieces(torch.float32), piece)
     exported = tmp_path / "exported"
-    exporter._export_piece(sources, exported, piece, build, "fp32", chosen, wild, lambda _: None)
+    exported.mkdir()
+    exporter._write_piece(sources, exported, piece, traced, "fp32", chosen, wild, lambda _: None)
     for name in (f"{piece}.onnx.data", f"{piece}.onnx"):
         assert (exported / name).read_bytes() == (tmp_path / "new" / name).read_bytes()
