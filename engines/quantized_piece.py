@@ -105,10 +105,11 @@ def recorded(plan: Plan, floats: Mapping[str, WeightScheme]) -> dict[str, Weight
 
 
 def is_dynamic(plan: Plan, recipe: Recipe) -> bool:
-    """Whether all quantised layers of a piece may see what they read rounded as it comes."""
+    """Whether all quantised layers of a piece may see what they read rounded to int8: those that
+    have no scale for it, as it comes."""
     found = {weight.component for weight in plan.weights.values() if not weight.table}
     kinds = {recipe.components[component].activations for component in found}
-    return bool(plan.forms) and kinds == {"dynamic"}
+    return bool(plan.forms) and bool(kinds) and kinds <= {"dynamic", "int8"}
 
 
 def quantized(

@@ -3,7 +3,7 @@ or a file of the user's own:
 
     name = "mine"
     about = "one line for people"
-    float_inputs = ["*.down_proj.*"]  # layers whose inputs stay floats; left out: none
+    float_inputs = ["*.down_proj.*"]  # layers whose inputs get no fixed scale; left out: none
 
     [default]                       # of every component that is not named below
     compute = "fp32"                # fp32, fp16, bf16; left out: that of the export or the bundle
@@ -84,8 +84,8 @@ class Form:
 class Recipe:
     """`exceptions` are pairs of a glob and what is so for the tensors whose names it fits.
 
-    `float_inputs` are globs of weights: what their layers read is not rounded, whatever the
-    activations of their components are.
+    `float_inputs` are globs of weights: what their layers read gets no scale of calibration,
+    whatever the activations of their components are.
     """
 
     name: str

@@ -106,7 +106,7 @@ def find(
         if scale is not None:
             for name in group.readers:
                 factors[name] = _with(factors.get(name), inputs=scale)
-            made = _made_by(scale, maker, head_dim)
+            made = _shared(scale, maker, head_dim)
             for name in (*group.vectors, *([group.maker] if group.maker else [])):
                 factors[name] = _with(factors.get(name), outputs=1 / made)
     found = {name: factors.get(name, Factors()).inputs for name in statistics}
@@ -219,11 +219,6 @@ def _spread(scale: Floats, maker: Matrix | None, inputs: int, head_dim: int) -> 
         return scale
     heads = scale.reshape(-1, 1, head_dim)
     return np.broadcast_to(heads, (len(heads), repeats, head_dim)).reshape(-1)
-
-
-def _made_by(scale: Floats, maker: Matrix | None, head_dim: int) -> Floats:
-    """[inputs] -> [outputs of the maker]"""
-    return _shared(scale, maker, head_dim)
 
 
 def _step(read: Statistics, scale: Floats, scheme: str) -> float:
