@@ -7,6 +7,7 @@ of these numbers, however long the input.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -53,7 +54,8 @@ def observe(model: onnx.ModelProto) -> list[Site]:
 
 def read(sites: Sequence[Site], values: NDArray[np.float32]) -> dict[str, Statistics]:
     """The output of one run -> statistics by weight, without the prefix of streams."""
-    found, start, numbers = {}, 0, values.astype(np.float64)
+    found: dict[str, Statistics] = {}
+    start, numbers = 0, values.astype(np.float64)
     for site in sites:
         stop = start + 3 * site.width
         rows = numbers[start:stop].reshape(3, site.width)
@@ -64,7 +66,7 @@ def read(sites: Sequence[Site], values: NDArray[np.float32]) -> dict[str, Statis
 
 
 def _nodes(prefix: str, tensor: str) -> Iterator[onnx.NodeProto]:
-    def node(kind: str, inputs: list[str], name: str, **attributes: int) -> onnx.NodeProto:
+    def node(kind: str, inputs: list[str], name: str, **attributes: Any) -> onnx.NodeProto:
         return helper.make_node(kind, inputs, [f"{prefix}_{name}"], **attributes)
 
     flat, sizes, rows = f"{prefix}_flat", f"{prefix}_sizes", "observed_rows"

@@ -108,7 +108,7 @@ def find(
                 factors[name] = _with(factors.get(name), inputs=scale)
             made = _shared(scale, maker, head_dim)
             for name in (*group.vectors, *([group.maker] if group.maker else [])):
-                factors[name] = _with(factors.get(name), outputs=1 / made)
+                factors[name] = _with(factors.get(name), outputs=(1 / made).astype(np.float32))
     found = {name: factors.get(name, Factors()).inputs for name in statistics}
     return Scaling(
         factors,
@@ -152,7 +152,8 @@ def _scale(
     rows = {name: _sample(weights[name], read_of(name)) for name in group.readers}
     largest, carried = read.largest, np.sqrt(read.mean_square)
     weight = np.max([np.abs(values).max(axis=0) for values in rows.values()], axis=0)
-    shared = [_shared(v, maker, head_dim) for v in (largest, carried, weight)]
+    sizes = (largest.astype(np.float32), carried.astype(np.float32), weight)
+    shared = [_shared(values, maker, head_dim) for values in sizes]
 
     def error(scale: Floats) -> float:
         total = 0.0
