@@ -67,7 +67,7 @@ class Voice:
 
         heard = resample(wav, rate, RATE)
         loudness = float(np.sqrt(np.mean(heard**2)))
-        heard = heard * max(1.0, _LEVEL / max(loudness, 1e-9))
+        heard = (heard * max(1.0, _LEVEL / max(loudness, 1e-9))).astype(np.float32)
         frames = _mel(heard)
         missing = max(0, _FRAMES - len(frames))
         frames = np.pad(frames, ((0, missing), (0, 0)))
