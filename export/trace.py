@@ -3,12 +3,10 @@
 Tracing happens on fake tensors: nothing of the checkpoint is in memory, whatever its size.
 """
 
-import gc
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -27,8 +25,7 @@ for _name in ("torch.onnx", "onnxscript", "onnx_ir"):  # they warn of what is me
 
 def trace(build: Callable[[], Piece]) -> tuple[Piece, ir.Model]:
     """Build a piece on fake tensors and trace it. Initializers have names and shapes, no data."""
-    quiet = warnings.catch_warnings()
-    with FakeTensorMode(), torch.no_grad(), traced(), quiet, _without_garbage_collection():
+    with FakeTensorMode(), torch.no_grad(), traced(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         piece = build()
         piece.module.eval().requires_grad_(False)
@@ -58,18 +55,6 @@ def trace(build: Callable[[], Piece]) -> tuple[Piece, ir.Model]:
 def _registry() -> ONNXRegistry:
     """How each operator of torch is written in ONNX: half a second to gather, for every piece."""
     return ONNXRegistry.from_torchlib(opset_version=OPSET)
-
-
-@contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """A trace makes millions of objects that live until its end: there is nothing to collect."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _forget_weights(model: ir.Model) -> None:

@@ -45,11 +45,11 @@ class ObservingBackend(OrtBackend):
         found = super().outputs(name, feed)
         return [*found[:-1], self._add(name, found[-1])] if self._sites[name] else found
 
-    def run_bound(self, name: str, binding: Any) -> None:
+    def run_bound(self, name: str, binding: Any, options: Any = None) -> None:
         self.session(name)  # says whether there is anything to observe
         if self._sites[name]:
             binding.bind_output(STATISTICS)
-        super().run_bound(name, binding)
+        super().run_bound(name, binding, options)
         if self._sites[name]:
             self._add(name, binding.get_outputs()[-1].numpy())
 
