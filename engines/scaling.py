@@ -100,7 +100,7 @@ def find(
     rounding = {name for name in layers if name in activations}
     statistics = {n: calibration.of(n, weights[n].inputs) for n in aware | rounding}
     factors: dict[str, Factors] = {}
-    for group in _groups(aware, forms, set(vectors)):
+    for group in _groups(aware, weights, forms, set(vectors)):
         maker = None if group.maker is None else weights[group.maker]
         scale = _scale(group, maker, weights, forms, statistics, activations, read_of, head_dim)
         if scale is not None:
@@ -117,9 +117,14 @@ def find(
     )
 
 
-def _groups(aware: set[str], forms: Mapping[str, Form], vectors: set[str]) -> list[_Group]:
-    """Those of which all layers are of this method, and whose maker can be changed."""
-    every = {name.removesuffix(".weight") for name in forms}
+def _groups(
+    aware: set[str], weights: Mapping[str, Matrix], forms: Mapping[str, Form], vectors: set[str]
+) -> list[_Group]:
+    """Those of which all layers are of this method, and whose maker can be changed.
+
+    A layer that stays in floats reads the same tensor, too: nothing is scaled beside it.
+    """
+    every = {name.removesuffix(".weight") for name in weights}
     owners = every | {name.rpartition(".")[0] for name in vectors}
     found = []
     for maker in sorted(owners):
@@ -131,7 +136,9 @@ def _groups(aware: set[str], forms: Mapping[str, Form], vectors: set[str]) -> li
             globs = [prefix + reader.removeprefix("*") for reader in readers]
             names = [f"{n}.weight" for n in sorted(every) if any(fnmatchcase(n, g) for g in globs)]
             own = tuple(n for n in (f"{maker}.weight", f"{maker}.bias") if n in vectors)
-            layer = f"{maker}.weight" if maker in every else None
+            layer = f"{maker}.weight" if f"{maker}.weight" in forms else None
+            if maker in every and layer is None:
+                continue  # a layer in floats is written as it is
             if names and aware.issuperset(names) and (own or layer):
                 found.append(_Group(tuple(names), own, layer))
     return found

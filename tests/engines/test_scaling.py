@@ -142,6 +142,32 @@ def test_scaling_alone_changes_no_bit(
         assert "patch_decoder.local_transformer_lm_heads.7.weight" in changed
 
 
+@pytest.mark.parametrize(
+    ("spared", "kept"),
+    [
+        ("backbone.model.layers.0.self_attn.q_proj.weight", ("input_layernorm", "k_proj")),
+        ("backbone.model.layers.0.mlp.up_proj.weight", ("post_attention", "mlp.down", "mlp.gate")),
+        ("backbone.lm_head.weight", ("backbone.model.norm", "hidden_states_downcast")),
+    ],
+)
+def test_nothing_is_scaled_beside_a_layer_in_floats(
+    bundle: Bundle, wild: Calibration, tmp_path: Path, spared: str, kept: tuple[str, ...]
+) -> None:
+    """It reads the same tensor, or makes it, and is written as it is."""
+    chosen = replace(everything(tmp_path), exceptions=((spared, recipe.Weights()),))
+    model = onnx.load(bundle.path("backbone"), load_external_data=False)
+    data = bundle.path("backbone").with_suffix(".onnx.data")
+    floats = {t.name: map_tensor(t, data) for t in model.graph.initializer if is_external(t)}
+    plan = Plan.of(model, chosen).calibrated(
+        wild,
+        lambda name: lambda start, stop: np.ascontiguousarray(floats[name][:, start:stop].T),
+        bundle.model.head_dim,
+    )
+    first = [n for n in plan.scaling.factors if ".layers." not in n or ".layers.0." in n]
+    assert spared not in first and not [n for n in first if any(part in n for part in kept)]
+    assert any(".layers.1." in n for n in plan.scaling.factors)
+
+
 @pytest.fixture(scope="module")
 def outliers(
     golden: Golden, tmp_path_factory: pytest.TempPathFactory
