@@ -81,9 +81,12 @@ def quantize_graph(
         if id(node) not in replaced:
             nodes.append(node)
     tensors = [t for old in graph.initializer for t in new.get(old.name, [old])]
-    del graph.node[:], graph.initializer[:]
+    # some graphs say the type of an initializer a second time, which is that of the floats
+    types = [value for value in graph.value_info if value.name not in new]
+    del graph.node[:], graph.initializer[:], graph.value_info[:]
     graph.node.extend(nodes)
     graph.initializer.extend(tensors)
+    graph.value_info.extend(types)
 
 
 def _initializers(weight: Matrix, form: Form, float_type: int) -> list[TensorProto]:

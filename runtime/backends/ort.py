@@ -18,6 +18,7 @@ from mimo_edge.runtime.backends.finite import check_finite
 from mimo_edge.runtime.backends.ort_codec import OrtCodecStates
 from mimo_edge.runtime.backends.ort_memory import Memory
 from mimo_edge.runtime.backends.ort_rows import OrtRowStates
+from mimo_edge.runtime.bundle.built import check_built
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import (
     EnvironmentProblem,
@@ -75,6 +76,7 @@ class OrtBackend:
                 "the bundle is bf16, which the ONNX Runtime backends cannot run. Export it with "
                 "--dtype fp32 or fp16, or build engines and use --backend trt-rtx or trt."
             )
+        check_built(bundle, f"ort-{device}", ort.__version__)
         self._threads, self._entries = threads, dict(session_options or {})
         self.memory = Memory(device)
         self._sessions: dict[str, ort.InferenceSession] = {}
@@ -157,7 +159,8 @@ class OrtBackend:
         return OrtCodecStates(self, rows)
 
     def describe(self) -> str:
-        return f"ONNX Runtime {ort.__version__} on {self.device}"
+        built = "" if self.bundle.manifest.built is None else ", built for it"
+        return f"ONNX Runtime {ort.__version__} on {self.device}{built}"
 
     def __enter__(self) -> Self:
         return self
@@ -170,6 +173,11 @@ class OrtBackend:
     ) -> None:
         self._sessions.clear()
         self.memory.close()
+
+
+def version() -> str:
+    """Of the ONNX Runtime that is installed."""
+    return str(ort.__version__)
 
 
 def _named(providers: Providers) -> dict[str, dict[str, str]]:

@@ -6,6 +6,9 @@ bundle.json          everything below, and the sha256 of every file
 tokenizer.json ...   the text tokenizer's files
 engines/             built engines (package engines), each with its own engine.json
 
+`mimo-edge build --target ort-cpu` makes another bundle of one, whose graphs only ONNX Runtime runs
+and only on such a processor; `built` says so.
+
 docs/bundle.md says how the graphs are driven.
 """
 
@@ -127,6 +130,24 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
+class Built:
+    """What the graphs of a bundle were made for, beside any other: see docs/performance.md."""
+
+    target: str  # "ort-cpu"
+    onnxruntime: str  # version
+    processor: str  # as `processor` says it
+    source: str  # identity of the bundle that it was made from
+
+    @classmethod
+    def from_raw(cls, raw: Mapping[str, Any]) -> "Built":
+        """From JSON. Raises one of MALFORMED."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        if sorted(raw) != sorted(names) or any(type(value) is not str for value in raw.values()):
+            raise ValueError(f"built is {raw!r:.120}")
+        return cls(**raw)
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The content of bundle.json."""
 
@@ -141,6 +162,7 @@ class Manifest:
     source: str  # fingerprint of the checkpoints it was exported from
     chat: Mapping[str, Any]  # the prompt protocol, for programs that are not this one
     recipe: str  # the name of that by which it was made
+    built: Built | None = None  # of a bundle that only one backend on one kind of machine runs
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
@@ -180,6 +202,7 @@ class Manifest:
             source=raw["source"],
             chat=raw["chat"],
             recipe=raw["recipe"],
+            built=None if raw.get("built") is None else Built.from_raw(raw["built"]),
         )
 
 

@@ -1,0 +1,69 @@
+"""Bundles that were built for one backend on one kind of machine: whether they fit, and where.
+
+<root>/<network>/ort-cpu-<version>-<processor>     root and network as of engines
+
+Such a bundle has the same ports as the one that it was made from, and takes its place. It is data.
+"""
+
+import hashlib
+from pathlib import Path
+
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.engine_folders import home_of
+from mimo_edge.runtime.bundle.errors import BundleError, EngineError
+from mimo_edge.runtime.bundle.manifest import MANIFEST, Built
+from mimo_edge.runtime.bundle.processor import processor
+
+ORT_CPU = "ort-cpu"
+
+
+def built_here(bundle: Bundle, onnxruntime: str) -> Built:
+    """What a build of this bundle would be for, here."""
+    return Built(ORT_CPU, onnxruntime, processor(), bundle.identity)
+
+
+def place_of(bundle: Bundle, onnxruntime: str, root: Path | None = None) -> Path:
+    """Where the build for this machine is, or would be; `root` in place of the cache folder."""
+    own = hashlib.sha256(processor().encode()).hexdigest()[:8]
+    return home_of(bundle, root) / f"{ORT_CPU}-{onnxruntime}-{own}"
+
+
+def find_built(bundle: Bundle, onnxruntime: str, root: Path | None = None) -> Bundle | None:
+    """The build of a bundle for this machine, opened; None if there is none.
+
+    Raises EngineError, where a root is given, if nothing there fits.
+    """
+    place = place_of(bundle, onnxruntime, root)
+    reason = f"{place} is not there"
+    if (place / MANIFEST).is_file():
+        try:
+            found = Bundle.open(place, verify=bundle.verify)
+            check_built(found, ORT_CPU, onnxruntime)
+            if found.manifest.built is not None and found.manifest.source == bundle.manifest.source:
+                return found
+            reason = f"{place} was built from another checkpoint"
+        except (BundleError, EngineError) as error:
+            reason = str(error)
+    if root is None:
+        return None
+    raise EngineError(
+        f"{root} has no build of {bundle.folder} for ONNX Runtime {onnxruntime} on this machine: "
+        f"{reason}. Make it: mimo-edge build {bundle.folder} --target {ORT_CPU} --engines {root}"
+    )
+
+
+def check_built(bundle: Bundle, target: str, onnxruntime: str | None = None) -> None:
+    """Raises EngineError for a bundle that was built for something else than what is here."""
+    built = bundle.manifest.built
+    if built is None:
+        return
+    remedy = f"Build it here: mimo-edge build BUNDLE --target {built.target}"
+    for what, there, here in (
+        ("backend", built.target, target),
+        ("ONNX Runtime", built.onnxruntime, onnxruntime or "none"),
+        ("a processor with", built.processor, processor()),
+    ):
+        if there != here:
+            raise EngineError(
+                f"{bundle.folder} was built for {what} {there}, here is {here}. {remedy}"
+            )
