@@ -14,6 +14,8 @@ import onnx
 import onnxruntime as ort
 from mimo_edge.engines.ort.attention import lower_attention
 from mimo_edge.engines.ort.graph import constants
+from mimo_edge.engines.ort.norms import lower_norms
+from mimo_edge.engines.ort.packed_states import pack_states
 from mimo_edge.engines.ort.prepack import pack, point_to_packed
 from mimo_edge.engines.ort.products import (
     EXACT,
@@ -55,6 +57,8 @@ def lower(model: onnx.ModelProto, bundle: Bundle, piece: str) -> list[Product]:
         lower_attention(model, lengths[piece])
     found = products(model)
     lower_products(model, found, ROUNDED if bundle.piece(piece).dynamic else EXACT)
+    pack_states(model)
+    lower_norms(model)
     return found
 
 

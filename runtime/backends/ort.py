@@ -18,6 +18,7 @@ from mimo_edge.runtime.backends.finite import check_finite
 from mimo_edge.runtime.backends.ort_codec import OrtCodecStates
 from mimo_edge.runtime.backends.ort_memory import Memory
 from mimo_edge.runtime.backends.ort_rows import OrtRowStates
+from mimo_edge.runtime.backends.ort_threads import shares_pool, threads_for
 from mimo_edge.runtime.bundle.built import check_built
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import (
@@ -38,7 +39,7 @@ _NO_MEMORY = re.compile("bad.?alloc|failed to allocate|out of memory", re.IGNORE
 
 
 class OrtBackend:
-    """Runs a bundle on ONNX Runtime. `device` is cpu or cuda; `threads` None lets it choose.
+    """Runs a bundle on ONNX Runtime. `device` is cpu or cuda; for `threads` see `ort_threads`.
 
     `device` says where states live, and which provider is asked for. `providers` names others in
     its place, first choice first, alone or with their options; `session_options` are session
@@ -77,7 +78,11 @@ class OrtBackend:
                 "--dtype fp32 or fp16, or build engines and use --backend trt-rtx or trt."
             )
         check_built(bundle, f"ort-{device}", ort.__version__)
-        self._threads, self._entries = threads, dict(session_options or {})
+        self._entries = dict(session_options or {})
+        self._threads = threads_for(bundle, threads)
+        # what is said of threads by ONNX Runtime's names is for pools of the sessions' own
+        own = any(key.startswith("session.intra_op.") for key in self._entries)
+        self._pooled = not own and shares_pool(self._threads)
         self.memory = Memory(device)
         self._sessions: dict[str, ort.InferenceSession] = {}
         self._loading = threading.Lock()
@@ -96,7 +101,9 @@ class OrtBackend:
         """How a session of a piece is opened, for one on a changed graph of it too."""
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        if self._threads is not None:
+        if self._pooled:
+            options.use_per_session_threads = False
+        else:
             options.intra_op_num_threads = self._threads
         # a bound session does not need its arena to remember the shapes of one run
         options.enable_mem_pattern = False
