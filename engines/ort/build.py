@@ -16,7 +16,7 @@ from mimo_edge.engines.ort.attention import lower_attention
 from mimo_edge.engines.ort.graph import constants
 from mimo_edge.engines.ort.norms import lower_norms
 from mimo_edge.engines.ort.packed_states import pack_states
-from mimo_edge.engines.ort.prepack import pack, point_to_packed
+from mimo_edge.engines.ort.prepack import ENTRY, pack, point_to_packed
 from mimo_edge.engines.ort.products import (
     EXACT,
     ROUNDED,
@@ -37,6 +37,7 @@ from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.bundle.files import hash_file, write_text
 from mimo_edge.runtime.bundle.manifest import MANIFEST, FileSpec, PieceSpec
+from mimo_edge.runtime.bundle.processor import processor
 from mimo_edge.runtime.bundle.unfinished import (
     Finished,
     finish,
@@ -71,8 +72,7 @@ def build_bundle(bundle: Bundle, place: Path, on_progress: OnProgress = lambda *
         raise InputError(f"{bundle.folder} is built already. Build the bundle that it was made of.")
     total = sum(bundle.weights(piece).bytes for piece in bundle.manifest.pieces)
     done = 0
-    made_for = built_here(bundle, ort.__version__)
-    key = json.dumps([dataclasses.asdict(made_for), _code_digest()])
+    key = json.dumps([bundle.identity, ort.__version__, processor(), _code_digest()])
     with own_place(place), partial_folder(place, 2 * total, resume=True) as folder:
         pieces: dict[str, PieceSpec] = {}
         files: dict[str, FileSpec] = {}
@@ -94,6 +94,8 @@ def build_bundle(bundle: Bundle, place: Path, on_progress: OnProgress = lambda *
         for name in bundle.manifest.files.keys() - taken:
             shutil.copyfile(bundle.folder / name, folder / name)
             files[name] = bundle.manifest.files[name]
+        unread = {piece: _unread(folder / spec.file) for piece, spec in pieces.items()}
+        made_for = built_here(bundle, ort.__version__, unread)
         manifest = dataclasses.replace(bundle.manifest, pieces=pieces, files=files, built=made_for)
         write_text(folder / MANIFEST, manifest.to_json())
         finish(folder, place)
@@ -141,6 +143,14 @@ def _build_piece(
     path.write_bytes(model.SerializeToString(deterministic=True))
     made = dataclasses.replace(spec, data=names[0], file=names[1])
     return made, {names[0]: written, names[1]: hash_file(path)}
+
+
+def _unread(path: Path) -> int:
+    """Bytes of weights that are there packed, too: they are read while a session is made, and
+    never again."""
+    model = onnx.load(path, load_external_data=False)
+    entries = [{e.key: e.value for e in t.external_data} for t in model.graph.initializer]
+    return sum(int(entry["length"]) for entry in entries if ENTRY in entry)
 
 
 def _packed(weight: str) -> str:

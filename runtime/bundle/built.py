@@ -6,6 +6,7 @@ Such a bundle has the same ports as the one that it was made from, and takes its
 """
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from mimo_edge.runtime.bundle.bundle import Bundle
@@ -17,9 +18,9 @@ from mimo_edge.runtime.bundle.processor import processor
 ORT_CPU = "ort-cpu"
 
 
-def built_here(bundle: Bundle, onnxruntime: str) -> Built:
-    """What a build of this bundle would be for, here."""
-    return Built(ORT_CPU, onnxruntime, processor(), bundle.identity)
+def built_here(bundle: Bundle, onnxruntime: str, unread: Mapping[str, int]) -> Built:
+    """What a build of this bundle is for, here."""
+    return Built(ORT_CPU, onnxruntime, processor(), bundle.identity, unread)
 
 
 def place_of(bundle: Bundle, onnxruntime: str, root: Path | None = None) -> Path:

@@ -137,12 +137,18 @@ class Built:
     onnxruntime: str  # version
     processor: str  # as `processor` says it
     source: str  # identity of the bundle that it was made from
+    unread: Mapping[str, int]  # piece -> bytes of its weights that no step reads
 
     @classmethod
     def from_raw(cls, raw: Mapping[str, Any]) -> "Built":
         """From JSON. Raises one of MALFORMED."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        if sorted(raw) != sorted(names) or any(type(value) is not str for value in raw.values()):
+        for field in dataclasses.fields(cls):
+            kind = str if field.type is str else dict
+            if type(raw[field.name]) is not kind:
+                raise ValueError(f"built.{field.name} is {raw[field.name]!r:.80}")
+        if len(raw) != len(dataclasses.fields(cls)) or any(
+            type(count) is not int or count < 0 for count in raw["unread"].values()
+        ):
             raise ValueError(f"built is {raw!r:.120}")
         return cls(**raw)
 
