@@ -20,7 +20,8 @@ from mimo_edge.runtime.bundle.manifest import TensorSpec
 from numpy.typing import DTypeLike
 
 FIRST_CAPACITY = 256  # positions
-PREFILL_CHUNK = 512  # positions at a time: bounds the mask and the attention scores
+PREFILL_CHUNK = 128  # positions at a time: their states and scores are memory, and the weights are
+# read once for each chunk, which is little beside what it computes
 KEPT = 4  # sets of neighbouring rows whose bindings are kept
 T = TypeVar("T")
 

@@ -1,6 +1,6 @@
 """Bundles that were built for one backend on one kind of machine: whether they fit, and where.
 
-<root>/<network>/ort-cpu-<version>-<processor>     root and network as of engines
+<root>/<bundle>/ort-cpu-<version>-<processor>     root as of engines
 
 Such a bundle has the same ports as the one that it was made from, and takes its place. It is data.
 """
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mimo_edge.runtime.bundle.bundle import Bundle
-from mimo_edge.runtime.bundle.engine_folders import home_of
+from mimo_edge.runtime.bundle.engine_folders import cache_folder
 from mimo_edge.runtime.bundle.errors import BundleError, EngineError
 from mimo_edge.runtime.bundle.manifest import MANIFEST, Built
 from mimo_edge.runtime.bundle.processor import processor
@@ -26,7 +26,7 @@ def built_here(bundle: Bundle, onnxruntime: str, unread: Mapping[str, int]) -> B
 def place_of(bundle: Bundle, onnxruntime: str, root: Path | None = None) -> Path:
     """Where the build for this machine is, or would be; `root` in place of the cache folder."""
     own = hashlib.sha256(processor().encode()).hexdigest()[:8]
-    return home_of(bundle, root) / f"{ORT_CPU}-{onnxruntime}-{own}"
+    return (root or cache_folder()) / bundle.identity[:16] / f"{ORT_CPU}-{onnxruntime}-{own}"
 
 
 def find_built(bundle: Bundle, onnxruntime: str, root: Path | None = None) -> Bundle | None:
@@ -40,9 +40,10 @@ def find_built(bundle: Bundle, onnxruntime: str, root: Path | None = None) -> Bu
         try:
             found = Bundle.open(place, verify=bundle.verify)
             check_built(found, ORT_CPU, onnxruntime)
-            if found.manifest.built is not None and found.manifest.source == bundle.manifest.source:
+            built = found.manifest.built
+            if built is not None and built.source == bundle.identity:
                 return found
-            reason = f"{place} was built from another checkpoint"
+            reason = f"{place} was built from another bundle"
         except (BundleError, EngineError) as error:
             reason = str(error)
     if root is None:
@@ -66,5 +67,12 @@ def check_built(bundle: Bundle, target: str, onnxruntime: str | None = None) -> 
     ):
         if there != here:
             raise EngineError(
-                f"{bundle.folder} was built for {what} {there}, here is {here}. {remedy}"
+                f"{bundle.folder} was built for {what} {_beside(there, here)}, here is "
+                f"{_beside(here, there)}. {remedy}"
             )
+
+
+def _beside(own: str, other: str) -> str:
+    """Of two lists of words that differ, what only this one has."""
+    words = [word for word in own.split() if word not in other.split()]
+    return " ".join(words) or "nothing more"
