@@ -15,7 +15,7 @@ import onnx
 from mimo_edge.engines.ort.graph import DOMAIN, constants, producers, rewrite, users
 from onnx import TensorProto, helper, numpy_helper
 
-_EVEN = 8  # the operator rotates heads whose width is a multiple of this
+_EVEN = 16  # the operator rotates heads whose width is a multiple of this
 # names of what all layers share
 LAST, LONGEST, COS, SIN = "last_positions", "longest", "rotary_cos", "rotary_sin"
 
