@@ -137,11 +137,11 @@ def _shared(
         numpy_helper.from_array(np.sin(angles), SIN),
         numpy_helper.from_array(np.array([1], np.int32), f"{LAST}_one"),
     ]
-    time, to_int = f"{LAST}_time", {"to": TensorProto.INT32}
+    time, kind = f"{LAST}_time", TensorProto.INT32
     nodes = [
         helper.make_node("Shape", [layer.states[0]], [f"{time}_long"], start=1, end=2),
-        helper.make_node("Cast", [f"{time}_long"], [time], **to_int),
-        helper.make_node("Cast", [layer.start], [f"{LAST}_start"], **to_int),
+        helper.make_node("Cast", [f"{time}_long"], [time], to=kind),
+        helper.make_node("Cast", [layer.start], [f"{LAST}_start"], to=kind),
         helper.make_node("Add", [f"{LAST}_start", time], [f"{LAST}_lengths"]),
         helper.make_node("Sub", [f"{LAST}_lengths", f"{LAST}_one"], [LAST]),
         helper.make_node("ReduceMax", [f"{LAST}_lengths"], [LONGEST], keepdims=0),

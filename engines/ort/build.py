@@ -115,7 +115,8 @@ def _build_piece(
     names = f"{piece}.onnx.data", f"{piece}.onnx"
 
     def tensors() -> Iterator[Stored]:
-        done, new = 0, set()
+        done = 0
+        new: set[str] = set()
         for product in found:
             parts = stored(product, before, data)
             new.update(parts)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 EXACT, ROUNDED = 1, 4  # accuracy levels: what is read stays float32, or is rounded to int8
-BITS = {TensorProto.INT4: 4, TensorProto.INT8: 8}
+BITS: dict[int, int] = {TensorProto.INT4: 4, TensorProto.INT8: 8}
 WIDEST = 128  # of a block; a channel is cut into such blocks, which share its scale
 _SLICE = 1 << 25  # codes that are laid out at a time
 
@@ -99,7 +99,8 @@ def products(model: onnx.ModelProto) -> list[Product]:
         if node.op_type != "MatMul" or node.input[1] not in dequantized:
             continue
         weight = dequantized[node.input[1]]
-        output, bias, nodes = node.output[0], None, (index,)
+        output, bias = node.output[0], None
+        nodes: tuple[int, ...] = (index,)
         following = readers[output]
         if len(following) == 1 and output not in results:
             after = model.graph.node[following[0]]

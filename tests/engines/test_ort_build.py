@@ -1,5 +1,5 @@
-"""`build --target ort-cpu`: what is lowered computes the same, what is packed is loaded, and what was
-built elsewhere is refused."""
+"""`build --target ort-cpu`: what is lowered computes the same, packed weights are loaded, and what
+was built elsewhere is refused."""
 
 import dataclasses
 import json
