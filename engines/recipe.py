@@ -33,7 +33,8 @@ from mimo_edge.engines.components import COMPONENTS, EXACT, TABLES, Matrix
 from mimo_edge.engines.schemes import CHANNEL, METHODS, SCHEMES
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.dtypes import PRECISIONS
-from mimo_edge.runtime.bundle.errors import RecipeError
+from mimo_edge.runtime.bundle.errors import MALFORMED, RecipeError
+from mimo_edge.runtime.bundle.files import read_text
 from mimo_edge.runtime.bundle.manifest import WeightScheme
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -132,8 +133,8 @@ def load(name: str) -> Recipe:
             "a .toml file"
         )
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+        raw = tomllib.loads(read_text(path))
+    except (OSError, *MALFORMED) as error:
         raise RecipeError(f"{path} cannot be read as TOML: {error}") from error
     return parse(raw, path)
 
@@ -156,7 +157,7 @@ def parse(raw: Mapping[str, Any], path: Path) -> Recipe:
             values = {**values, **reader.table(given, component)}
         components[component] = reader.component(component, values)
     exceptions = []
-    for entry in raw.get("exceptions", []):
+    for entry in reader.tables(raw, "exceptions"):
         reader.keys(entry, "an exception", ("tensors", "weights"))
         weights = reader.weights("an exception", reader.table(entry, "weights"))
         exceptions.append((reader.text(entry, "tensors"), weights))
@@ -327,6 +328,12 @@ class _Reader:
         value = raw.get(key, {})
         if not isinstance(value, dict):
             raise RecipeError(f"{self.path}: {key} must be a table, not {value!r}")
+        return value
+
+    def tables(self, raw: Mapping[str, Any], key: str) -> list[Any]:
+        value = raw.get(key, [])
+        if not isinstance(value, list):
+            raise RecipeError(f"{self.path}: {key} must be a list of tables, not {value!r}")
         return value
 
     def text(self, raw: Mapping[str, Any], key: str) -> str:

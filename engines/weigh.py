@@ -39,6 +39,13 @@ def form_bytes(matrix: Matrix, form: Form | None, float_bytes: int) -> int:
     return (numbers * SCHEMES[form.scheme].bits + 7) // 8 + scales * float_bytes
 
 
+def stored_bytes(recipe: Recipe, part: Part, float_bytes: int) -> int:
+    """Bytes of a tensor by a recipe. Raises RecipeError for one that it does not fit."""
+    if part.matrix is None:
+        return part.numbers * float_bytes
+    return form_bytes(part.matrix, recipe.form(part.matrix), float_bytes)
+
+
 def spell(form: Form | None) -> str:
     """A form for people: int4/128."""
     if form is None:
@@ -54,12 +61,10 @@ def weigh(recipe: Recipe, parts: Iterable[Part], default_compute: str) -> list[S
     for part in parts:
         name, width = part.component, FLOAT_BYTES[compute[part.component]]
         numbers[name] += part.numbers
-        if part.matrix is None:
-            sizes[name] += part.numbers * width
-            continue
-        form = recipe.form(part.matrix)
-        stored[name][spell(form)] = stored[name].get(spell(form), 0) + 1
-        sizes[name] += form_bytes(part.matrix, form, width)
+        sizes[name] += stored_bytes(recipe, part, width)
+        if part.matrix is not None:
+            form = spell(recipe.form(part.matrix))
+            stored[name][form] = stored[name].get(form, 0) + 1
     return [Share(c, compute[c], stored[c], numbers[c], sizes[c]) for c in COMPONENTS]
 
 

@@ -10,62 +10,36 @@ import hashlib
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import onnx
-import onnx_ir as ir
 import torch
 from mimo_edge.engines.quantized_graph import quantize_graph
 from mimo_edge.engines.quantized_piece import Plan, is_dynamic, quantized, recorded
 from mimo_edge.engines.recipe import Recipe, check_export, load
-from mimo_edge.engines.weigh import as_parts, weigh
 from mimo_edge.engines.weight_file import Stored, point_to, write_weights
-from mimo_edge.export import (
-    backbone,
-    mel,
-    mel_stream,
-    patch_decoder,
-    patch_encoder,
-    tokenizer_decoder,
-    tokenizer_encoder,
-    vocoder_stream,
-)
-from mimo_edge.export.graph import count_axes_from_the_front, lay_out_weights, simplify
-from mimo_edge.export.piece import Piece, Port, cast
-from mimo_edge.export.shapes import graph_tensors
-from mimo_edge.export.trace import trace
-from mimo_edge.export.weights import (
-    Region,
-    WeightReader,
-    attach,
-    check_dtypes,
-    plan_regions,
-)
-from mimo_edge.mimo_ref.config import AudioTokenizerConfig, LanguageModelConfig
-from mimo_edge.mimo_ref.model import AudioTokenizer, LanguageModel
-from mimo_edge.mimo_ref.tensor_files import TensorFiles
-from mimo_edge.mimo_ref.weights import check_names, read_config, upstream_tensors
+from mimo_edge.export.piece import Port
+from mimo_edge.export.sources import Sources
+from mimo_edge.export.traced import TracedPiece, data_file
+from mimo_edge.export.tracers import traced_pieces
+from mimo_edge.export.weights import Region, WeightReader
 from mimo_edge.runtime.bundle.dtypes import PRECISIONS
-from mimo_edge.runtime.bundle.errors import InputError
-from mimo_edge.runtime.bundle.family import SPEECH_PIECES, Member, member
 from mimo_edge.runtime.bundle.files import hash_file, write_text
 from mimo_edge.runtime.bundle.folders import check_output
 from mimo_edge.runtime.bundle.manifest import (
     COMPONENTS,
     MANIFEST,
     SCHEMA,
-    FileSpec,
     Manifest,
-    ModelSpec,
     PieceSpec,
     TensorSpec,
     WeightScheme,
 )
 from mimo_edge.runtime.bundle.unfinished import (
+    Finished,
     finish,
     own_place,
     partial_folder,
@@ -73,7 +47,6 @@ from mimo_edge.runtime.bundle.unfinished import (
     write_marker,
 )
 from mimo_edge.runtime.chat.protocol import protocol
-from mimo_edge.runtime.chat.text_tokenizer import TextTokenizer, tokenizer_files
 
 DTYPES: dict[str, torch.dtype] = {n: getattr(torch, d.name) for n, d in PRECISIONS.items()}
 SCALE_DTYPES = {
@@ -82,7 +55,6 @@ SCALE_DTYPES = {
     torch.bfloat16: ml_dtypes.bfloat16,
 }
 EXACT = ("mel", "codebooks")  # components that stay in float32 in every bundle
-TRACE_BYTES = 1 << 30  # memory that torch and a traced graph take, whatever the weights
 TOOLS = ("mimo-edge", "torch", "onnx", "onnxscript", "onnx-ir")
 # what makes a piece, beside the tools
 CODE = (
@@ -95,144 +67,6 @@ CODE = (
 
 # (what is being done, steps done, steps in all); steps are bytes of weights
 OnProgress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Sources:
-    """The checkpoints of one export, checked against their configs and against each other."""
-
-    language_model: LanguageModelConfig
-    audio_tokenizer: AudioTokenizerConfig
-    text_tokenizer: TextTokenizer
-    text_files: list[Path]
-    tensors: list[TensorFiles]
-
-    @classmethod
-    def open(cls, checkpoint: Path, audio_tokenizer: Path, text_tokenizer: Path) -> "Sources":
-        """Raises CheckpointError, ConfigError or BundleError for what is not as it must be, and
-        InputError for folders that do not belong together."""
-        lm = read_config(checkpoint, LanguageModelConfig.from_dict)
-        audio = read_config(audio_tokenizer, AudioTokenizerConfig.from_dict)
-        text = TextTokenizer.from_folder(text_tokenizer)
-        _check_text_fits(lm, checkpoint, text, text_tokenizer)
-        _check_codes_fit(lm, checkpoint, audio, audio_tokenizer)
-        tensors = [TensorFiles(checkpoint), TensorFiles(audio_tokenizer)]
-        with torch.device("meta"):
-            models = LanguageModel(lm, text.special.empty), AudioTokenizer(audio)
-        shapes_of = tensor_shapes(models[0]), tensor_shapes(models[1])
-        for files, shapes in zip(tensors, shapes_of, strict=True):
-            check_names(files, shapes)
-            check_dtypes(files, shapes)
-        return cls(lm, audio, text, tokenizer_files(text_tokenizer), tensors)
-
-    def files(self) -> list[Path]:
-        """Every file that the bundle is made from."""
-        weights = [sorted(set(files.path_of.values())) for files in self.tensors]
-        configs = [files.folder / "config.json" for files in self.tensors]
-        return [*configs, *(path for paths in weights for path in paths), *self.text_files]
-
-    def fingerprint(self, on_progress: Callable[[int, int], None] = lambda *_: None) -> str:
-        """sha256 over the names and contents of all files that the bundle is made from.
-
-        It reads them all, weights included; `on_progress` is told how many bytes of how many.
-        """
-        digest, done = hashlib.sha256(), 0
-        paths = self.files()
-        total = sum(path.stat().st_size for path in paths)
-        for path in paths:
-            on_progress(done, total)
-            spec = hash_file(path)
-            digest.update(f"{path.name} {spec.sha256}\n".encode())
-            done += spec.bytes
-        return digest.hexdigest()
-
-    @property
-    def member(self) -> Member:
-        """Which model of the family the checkpoint is of."""
-        return member(self.language_model.architecture)
-
-    def exports_speech(self, asked: bool) -> bool:
-        """Whether what makes speech is exported: always, but of a model that only listens."""
-        return asked or not self.member.listens_only
-
-    def piece_builders(
-        self, dtype: torch.dtype, speech: bool = True
-    ) -> dict[str, Callable[[], Piece]]:
-        """How to build each piece, those that make `speech` too; to be called where tensors are
-        fake."""
-
-        def lm() -> LanguageModel:
-            empty = self.text_tokenizer.special.empty
-            return cast(LanguageModel(self.language_model, empty), dtype)
-
-        def audio() -> AudioTokenizer:
-            tokenizer = AudioTokenizer(self.audio_tokenizer)
-            for piece in (tokenizer.encoder, tokenizer.decoder):
-                cast(piece, dtype)  # the quantiser and the window stay exact in every precision
-            return tokenizer
-
-        builders = {
-            "mel": lambda: mel.piece(self.audio_tokenizer),
-            "tokenizer_encoder": lambda: tokenizer_encoder.piece(audio()),
-            "patch_encoder": lambda: patch_encoder.piece(lm(), dtype),
-            "backbone": lambda: backbone.piece(lm(), dtype),
-            "patch_decoder": lambda: patch_decoder.piece(lm(), dtype),
-            "tokenizer_decoder": lambda: tokenizer_decoder.piece(audio()),
-            "mel_stream": lambda: mel_stream.piece(audio(), dtype),
-            "vocoder_stream": lambda: vocoder_stream.piece(audio(), dtype),
-        }
-        return {n: build for n, build in builders.items() if speech or n not in SPEECH_PIECES}
-
-    def weight_bytes(self, dtype: torch.dtype, speech: bool = True) -> int:
-        """Bytes of weights that the bundle will hold, give or take the small float32 islands."""
-        with torch.device("meta"):
-            lm, audio = LanguageModel(self.language_model, 0), AudioTokenizer(self.audio_tokenizer)
-        pieces = [*lm.pieces(), *audio.pieces()]
-        if not speech:
-            pieces = [p for p in pieces if p not in (lm.patch_decoder, audio.decoder)]
-        tensors = [tensor for piece in pieces for tensor in piece.state_dict().values()]
-        return sum(t.numel() for t in tensors) * dtype.itemsize
-
-    def stored_bytes(self, dtype_name: str, recipe: Recipe, speech: bool = True) -> int:
-        """Bytes of weights as a recipe stores them. Raises RecipeError if it does not fit."""
-        parts = as_parts(graph_tensors(self.language_model, self.audio_tokenizer, speech))
-        return sum(share.bytes for share in weigh(recipe, parts, dtype_name))
-
-    def memory_bytes(self, dtype: torch.dtype) -> int:
-        """Memory that the export takes at its peak: the tracer, and the largest tensor."""
-        with torch.device("meta"):
-            models = LanguageModel(self.language_model, 0), AudioTokenizer(self.audio_tokenizer)
-        largest = max(t.numel() for m in models for t in m.parameters())
-        return TRACE_BYTES + largest * dtype.itemsize
-
-    def model_spec(self) -> ModelSpec:
-        lm, audio = self.language_model, self.audio_tokenizer
-        return ModelSpec(
-            group_size=lm.group_size,
-            n_q=lm.audio_channels,
-            code_vocab=lm.speech_vocab_size,
-            empty_codes=lm.speech_zeroemb_idx,
-            delays=lm.delay_pattern,
-            hidden_size=lm.hidden_size,
-            vocab_size=lm.vocab_size,
-            layers=lm.num_hidden_layers,
-            kv_heads=lm.num_key_value_heads,
-            head_dim=lm.head_dim,
-            context=lm.max_position_embeddings,
-            sampling_rate=audio.sampling_rate,
-            n_fft=audio.nfft,
-            hop_length=audio.hop_length,
-            n_mels=audio.n_mels,
-            mel_per_frame=audio.stride_size * audio.avg_pooler,
-            samples_per_frame=audio.samples_per_frame,
-            max_audio_seconds=audio.max_audio_seconds,
-        )
-
-
-def tensor_shapes(model: LanguageModel | AudioTokenizer) -> dict[str, tuple[int, ...]]:
-    """Checkpoint name -> shape that the model wants."""
-    places = upstream_tensors(model.pieces())
-    return {n: tuple(p[0][0].state_dict()[p[0][1]].shape) for n, p in places.items()}
 
 
 def export_bundle(
@@ -263,31 +97,35 @@ def export_bundle(
     held = sources.stored_bytes(dtype_name, recipe, speech)
     with own_place(output), partial_folder(output, held, resume) as partial:
         check_output(output, read, force)  # another export may have ended since
-        files: dict[str, FileSpec] = {}
-        pieces: dict[str, PieceSpec] = {}
-        done = 0
         source = sources.fingerprint(lambda *bytes: on_progress("hashing the checkpoints", *bytes))
         made_by = dataclasses.asdict(recipe)
         key = json.dumps([source, dtype_name, made_by, tool_versions(), _code_digest()])
-        for name, build in sources.piece_builders(dtype, speech).items():
-            finished = read_marker(partial, name, key) if resume else None
-            if finished is None:
+        pieces, done = sources.pieces(dtype), 0
+        names = pieces.names(speech)
+        finished: dict[str, Finished] = {}
+
+        def say(what: str) -> None:
+            on_progress(what, done, max(total, done))
+
+        for name in names if resume else ():
+            kept = read_marker(partial, name, key)
+            if kept is not None:
+                finished[name] = kept
+                done += sum(spec.bytes for spec in kept[1].values())
+                say(f"kept {name}")
+        left = [name for name in names if name not in finished]
+        with traced_pieces(pieces, left, lambda name: say(f"tracing {name}")) as traced:
+            for name, piece in traced:
 
                 def on_write(count: int, name: str = name) -> None:
                     nonlocal done
                     done += count
-                    on_progress(f"writing {name}", done, max(total, done))
+                    say(f"writing {name}")
 
-                on_progress(f"tracing {name}", done, max(total, done))
-                finished = _export_piece(
-                    sources, partial, name, build, dtype_name, recipe, on_write
-                )
-                write_marker(partial, name, key, finished)
-            else:
-                done += sum(spec.bytes for spec in finished[1].values())
-                on_progress(f"kept {name}", done, max(total, done))
-            pieces[name] = finished[0]
-            files.update(finished[1])
+                written = _write_piece(sources, partial, name, piece, dtype_name, recipe, on_write)
+                write_marker(partial, name, key, written)
+                finished[name] = written
+        files = {file: spec for name in names for file, spec in finished[name][1].items()}
         for path in sources.text_files:
             shutil.copyfile(path, partial / path.name)
             files[path.name] = hash_file(partial / path.name)
@@ -298,7 +136,7 @@ def export_bundle(
             activation_dtype=states,
             cache_dtype=states,
             model=sources.model_spec(),
-            pieces=pieces,
+            pieces={name: finished[name][0] for name in names},
             files=files,
             tools=tool_versions(),
             source=source,
@@ -322,62 +160,21 @@ def _code_digest() -> str:
     return digest.hexdigest()
 
 
-def _check_text_fits(
-    lm: LanguageModelConfig, checkpoint: Path, text: TextTokenizer, folder: Path
-) -> None:
-    ids = dataclasses.asdict(text.special)
-    # special ids may lie beyond a gap, so the number of ids does not say which is the largest
-    ids["the largest"] = max(text._tokenizer.get_vocab(with_added_tokens=True).values())
-    beyond = {name: number for name, number in ids.items() if number >= lm.vocab_size}
-    if beyond:
-        name, number = next(iter(beyond.items()))
-        raise InputError(
-            f"{folder} is not the text tokenizer of {checkpoint}: its id {number} ({name}) is "
-            f"beyond vocab_size {lm.vocab_size}. Take both from one release."
-        )
-
-
-def _check_codes_fit(
-    lm: LanguageModelConfig, checkpoint: Path, audio: AudioTokenizerConfig, folder: Path
-) -> None:
-    remedy = "Take both from one release."
-    if lm.audio_channels > audio.num_quantizers:
-        raise InputError(
-            f"{folder} has {audio.num_quantizers} codebooks (num_quantizers), {checkpoint} speaks "
-            f"in {lm.audio_channels} (audio_channels). {remedy}"
-        )
-    sizes = audio.codebook_size[: lm.audio_channels]
-    if sizes != lm.speech_zeroemb_idx:  # the empty code is the one after a codebook's last
-        raise InputError(
-            f"{folder} has codebooks of {_joined(sizes)} codes (codebook_size), the empty codes "
-            f"of {checkpoint} are {_joined(lm.speech_zeroemb_idx)} (speech_zeroemb_idx): they must "
-            f"be equal. {remedy}"
-        )
-
-
-def _joined(numbers: Iterable[int]) -> str:
-    return "-".join(map(str, numbers))
-
-
-def _export_piece(
+def _write_piece(
     sources: Sources,
     folder: Path,
     name: str,
-    build: Callable[[], Piece],
+    traced: TracedPiece,
     dtype_name: str,
     recipe: Recipe,
     on_write: Callable[[int], None],
-) -> tuple[PieceSpec, dict[str, FileSpec]]:
-    piece, model = trace(build)
-    simplify(model)
-    count_axes_from_the_front(model)
-    regions = plan_regions(model, lay_out_weights(model))
-    data_name, graph_name = f"{name}.onnx.data", f"{name}.onnx"
-    attach(model, regions, data_name)
-    proto = ir.to_proto(model)
+) -> Finished:
+    """Its graph and its weights, stored as the recipe says."""
+    data_name, graph_name = data_file(name), f"{name}.onnx"
+    proto = onnx.ModelProto.FromString(traced.graph)
     plan = Plan.of(proto, recipe)
     quantize_graph(proto, plan.weights, plan.forms)
-    stored = _stored(WeightReader(sources.tensors, piece), regions, plan, on_write)
+    stored = _stored(WeightReader(sources.tensors, traced), traced.regions, plan, on_write)
     data, places = write_weights(folder / data_name, stored)
     point_to(proto, data_name, places)
     files = {data_name: data}
@@ -397,8 +194,8 @@ def _export_piece(
                 for component in COMPONENTS[name]
             },
         ),
-        inputs=_ports(piece.inputs),
-        outputs=_ports(piece.outputs),
+        inputs=_ports(traced.inputs),
+        outputs=_ports(traced.outputs),
         dynamic=is_dynamic(plan, recipe),
     )
     return spec, files

@@ -7,6 +7,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import onnx_ir as ir
@@ -15,6 +16,8 @@ from mimo_edge.export.operators import OPSET, traced
 from mimo_edge.export.piece import Piece, Port
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.export import Dim
+from torch.onnx._internal.exporter import _core as onnx_exporter
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 for _name in ("torch.onnx", "onnxscript", "onnx_ir"):  # they warn of what is meant here
     logging.getLogger(_name).setLevel(logging.ERROR)
@@ -30,16 +33,15 @@ def trace(build: Callable[[], Piece]) -> tuple[Piece, ir.Model]:
         program = torch.export.export(
             piece.module, inputs, dynamic_shapes=_dynamic_shapes(piece), strict=False
         )
-        exported = torch.onnx.export(
+        exported = onnx_exporter.export(  # torch.onnx.export makes a registry each time
             program,
-            dynamo=True,
+            registry=_registry(),
             opset_version=OPSET,
             optimize=False,  # the optimiser would want real tensors
             input_names=[port.name for port in piece.inputs],
             output_names=[port.name for port in piece.outputs],
             verbose=False,
         )
-    assert exported is not None
     model = exported.model
     _forget_weights(model)
     _name_axes(model, piece)
@@ -47,6 +49,12 @@ def trace(build: Callable[[], Piece]) -> tuple[Piece, ir.Model]:
     model.graph.name = piece.name
     model.graph.doc_string = _purpose(piece)
     return piece, model
+
+
+@cache
+def _registry() -> ONNXRegistry:
+    """How each operator of torch is written in ONNX: half a second to gather, for every piece."""
+    return ONNXRegistry.from_torchlib(opset_version=OPSET)
 
 
 def _forget_weights(model: ir.Model) -> None:

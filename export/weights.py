@@ -4,15 +4,15 @@ One slice of one tensor is in memory at a time, whatever the size of the model.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
 import torch
 from mimo_edge.export.finite import check_finite
-from mimo_edge.export.piece import Piece
 from mimo_edge.mimo_ref.errors import CheckpointError
 from mimo_edge.mimo_ref.tensor_files import TensorFiles
 from mimo_edge.runtime.bundle.dtypes import DTYPES, PRECISIONS
@@ -54,11 +54,23 @@ def plan_regions(model: ir.Model, transposed: set[str]) -> list[Region]:
     return regions
 
 
+class Origins(Protocol):
+    """Where the data of a graph's initializers comes from."""
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """Initializer -> its name in a checkpoint."""
+
+    @property
+    def constants(self) -> Mapping[str, np.ndarray]:
+        """The data of those that no checkpoint has."""
+
+
 class WeightReader:
     """Reads what the data file of a piece will hold, from the checkpoints in `files`."""
 
-    def __init__(self, files: list[TensorFiles], piece: Piece) -> None:
-        self.files, self.piece = files, piece
+    def __init__(self, files: list[TensorFiles], origins: Origins) -> None:
+        self.files, self.origins = files, origins
 
     def parts(self, region: Region, on_write: Callable[[int], None]) -> Iterator[np.ndarray]:
         """A region's data in order, as bytes; `on_write` hears of how many."""
@@ -80,8 +92,9 @@ class WeightReader:
 
     def _slices(self, region: Region) -> Iterator[Tensor]:
         """The region's data in order, flattened, in its dtype and layout."""
-        if region.name in self.piece.constants:
-            yield torch.from_numpy(self.piece.constants[region.name]()).to(region.dtype).flatten()
+        constant = self.origins.constants.get(region.name)
+        if constant is not None:
+            yield torch.from_numpy(constant).to(region.dtype).flatten()
             return
         path, name, tensor = self._map(region)
         rows = max(1, SLICE_BYTES * region.shape[0] // max(1, region.bytes))
@@ -94,7 +107,7 @@ class WeightReader:
 
     def _map(self, region: Region) -> tuple[Path, str, Tensor]:
         """A region's file, its name there, and its data."""
-        name = self.piece.source(region.name)
+        name = self.origins.sources[region.name]
         path = next(f.path_of[name] for f in self.files if name in f.path_of)
         return path, name, map_tensor(path, name)
 

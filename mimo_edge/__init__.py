@@ -28,7 +28,8 @@ from mimo_edge.runtime.bundle.errors import (
 )
 from mimo_edge.runtime.chat.conversation import Message
 from mimo_edge.runtime.chat.presets import Sampling
-from mimo_edge.runtime.tasks import MimoAudio, Options
+from mimo_edge.runtime.options import Options
+from mimo_edge.runtime.tasks import MimoAudio
 
 # Read once, when ONNX Runtime is first imported, which nothing above does. Without it, ONNX Runtime
 # keeps a device id and a database below HOME, and reports to its makers. 0 lets it.

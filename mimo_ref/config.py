@@ -335,10 +335,13 @@ def _per_channel(value: Any, channels: int, name: str) -> tuple[int, ...]:
         value = value.split("-")
     elif isinstance(value, int | str):
         value = [value] * channels
-    try:
-        result = tuple(int(v) for v in value)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{name} is {value!r}; it must be numbers joined by -") from error
+    # int() alone would take 1.9 for 1, true for 1, and numbers in other writing
+    if not all(
+        type(v) is int or (isinstance(v, str) and v.isascii() and v.isdigit() and len(v) < 10)
+        for v in value
+    ):
+        raise ConfigError(f"{name} is {value!r:.80}; it must be numbers joined by -")
+    result = tuple(map(int, value))
     if len(result) != channels:
         raise ConfigError(f"{name} has {len(result)} entries for {channels} audio channels")
     return result

@@ -46,7 +46,8 @@ def real(zero: bool = False, most: float = 1e12, null: bool = False) -> Rule:
     def allows(value: Any) -> bool:
         if value is None or type(value) not in (int, float):
             return null and value is None
-        return math.isfinite(value) and (zero or value > 0) and 0 <= value <= most
+        # compared first: a whole number may be too large to become a float
+        return 0 <= value <= most and (zero or value > 0) and math.isfinite(value)
 
     return Rule("used", "a number, 0 or more" if zero else "a positive number", allows)
 
@@ -121,6 +122,31 @@ BOOKKEEPING = {
     "compression_config": only(),
 }
 
+# ids that other tools look for in the config; ours come from the text tokenizer's own files, and an
+# export holds the two together
+TOKEN_IDS = {
+    "empty_token_id": "<|empty|>",
+    "empty_idx": "<|empty|>",
+    "eot_idx": "<|eot|>",
+    "sosp_idx": "<|sosp|>",
+    "eosp_idx": "<|eosp|>",
+    "sostm_idx": "<|sostm|>",
+    "eostm_idx": "<|eostm|>",
+    "speechlm_idx": "<|SpeechLM|>",
+    "human_idx": "<|Human|>",
+}
+
+
+def _is_id(value: Any) -> bool:
+    return value is None or (type(value) is int and 0 <= value <= MOST)
+
+
+def token_ids(raw: Mapping[str, Any]) -> dict[str, int]:
+    """The ids that a checked config gives to special tokens: key of the config -> id."""
+    flat = flattened(raw)
+    return {name: flat[name] for name in TOKEN_IDS if flat.get(name) is not None}
+
+
 LANGUAGE_MODEL: Mapping[str, Rule] = {
     **BOOKKEEPING,
     "model_type": named("qwen2|mimo.*", "'qwen2', or a name of the family"),
@@ -174,9 +200,7 @@ LANGUAGE_MODEL: Mapping[str, Rule] = {
     **_harmless("input_local_hidden_dropout input_local_attn_dropout"),
     # of training
     **_harmless("empty_loss_weight no_speech_loss no_text_loss add_speech_sosp_eosp"),
-    # ids that other tools look for here; ours come from the text tokenizer's own files
-    **_harmless("empty_token_id eot_idx sosp_idx eosp_idx sostm_idx eostm_idx speechlm_idx"),
-    **_harmless("human_idx empty_idx"),
+    **dict.fromkeys(TOKEN_IDS, Rule("used", "an id, or null", _is_id)),
 }
 
 AUDIO_TOKENIZER: Mapping[str, Rule] = {

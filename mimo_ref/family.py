@@ -24,9 +24,11 @@ def architecture_of(raw: Mapping[str, Any]) -> str:
     names = raw.get("architectures")
     if not names:
         return MIMO_V25_ASR if any(name in raw for name in _V25_KEYS) else MIMO_AUDIO
-    if isinstance(names, list) and len(names) == 1 and names[0] in ARCHITECTURES:
-        return ARCHITECTURES[names[0]]
+    one = names[0] if isinstance(names, list) and len(names) == 1 else None
+    if isinstance(one, str) and one in ARCHITECTURES:
+        return ARCHITECTURES[one]
     raise ConfigError(
-        f"architectures is {names!r}, which is not computed here, only {', '.join(ARCHITECTURES)}. "
+        f"architectures is {names!r:.80}, which is not computed here, only "
+        f"{', '.join(ARCHITECTURES)}. "
         "Take a checkpoint of MiMo-Audio or MiMo-V2.5-ASR."
     )

@@ -17,6 +17,8 @@ INDEX = "model.safetensors.index.json"
 SAFETENSORS = ".safetensors"
 # what other programs keep weights in; none of it is read
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".h5", ".msgpack")
+_LARGEST = 1 << 26  # bytes of a JSON file; a real text tokenizer has 12 MB
+_LONGEST_NAME = 255  # bytes of a file's name
 _LFS = b"version https://git-lfs"
 # what wrappers put before every name
 _WRAPPERS = ("base_model.model.", "module.", "_orig_mod.", "model.")
@@ -101,7 +103,8 @@ def read_json(path: Path) -> Any:
     Raises CheckpointError for what cannot be read, and for a key that is given twice.
     """
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(_LARGEST + 1)  # a device has no end
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing. Give a released checkpoint's folder.") from error
     except PermissionError as error:
@@ -110,6 +113,8 @@ def read_json(path: Path) -> Any:
         raise CheckpointError(f"{path} cannot be read ({error}). Download it again.") from error
     if content.startswith(_LFS):
         raise CheckpointError(_lfs_pointer(path))
+    if len(content) > _LARGEST:
+        raise CheckpointError(f"{path} has more than {_LARGEST >> 20} MiB. Download it again.")
     try:
         return json.loads(content, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
@@ -137,12 +142,22 @@ def _weight_map(index: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} lists no weights. Download it again.")
     for name, file in weight_map.items():
-        if not isinstance(file, str) or Path(file).name != file or not file.endswith(SAFETENSORS):
+        if not _is_plain(file):
             raise CheckpointError(
-                f"{index} gives {file!r} as the file of {name}; it must be the plain name of a "
+                f"{index} gives {file!r:.80} as the file of {name}; it must be the plain name of a "
                 f"{SAFETENSORS} file beside it. Download it again."
             )
     return weight_map
+
+
+def _is_plain(file: object) -> bool:
+    """Whether it names a file of weights, which a folder can hold."""
+    return (
+        isinstance(file, str)
+        and Path(file).name == file
+        and file.endswith(SAFETENSORS)
+        and len(file.encode("utf-8", "surrogatepass")) <= _LONGEST_NAME
+    )
 
 
 def _opened(path: Path) -> Any:

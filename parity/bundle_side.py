@@ -47,8 +47,9 @@ class BundleSide:
 
     def __init__(self, backend: Backend) -> None:
         self._backend, self._model = backend, backend.bundle.model
+        backend.bundle.piece("patch_decoder")  # a bundle that only listens is refused at once
         model = self._model
-        tokenizer = TextTokenizer.from_folder(backend.bundle.folder)
+        tokenizer = TextTokenizer.of_bundle(backend.bundle)
         self._prompts = Prompts(
             tokenizer, PromptLayout(model.group_size, model.n_q, model.empty_codes)
         )

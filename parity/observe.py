@@ -180,4 +180,4 @@ def _refuse_too_large(recording: Recording) -> None:
 
 def _tell(on_progress: Report | None, stage: str, done: int, total: int) -> None:
     if on_progress is not None:
-        on_progress(stage, done, total)
+        on_progress(stage, done, total, "sequences")

@@ -6,17 +6,16 @@ numpy only, so that a device which has nothing but the runtime can write one.
 
 import io
 import json
-import shutil
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mimo_edge.runtime.bundle.errors import MALFORMED, InputError
-from mimo_edge.runtime.bundle.files import write_bytes, write_text
+from mimo_edge.parity.whole_folder import whole_folder
+from mimo_edge.runtime.bundle.arrays import DAMAGED, read_arrays
+from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.bundle.files import read_text, write_bytes, write_text
 from mimo_edge.runtime.chat.presets import Sampling
 from numpy.typing import NDArray
 
@@ -82,29 +81,22 @@ class Recording:
             "schema": SCHEMA,
             **{k: v for k, v in asdict(self).items() if k != "arrays"},
         }
-        partial = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        try:
+        with whole_folder(folder) as partial:
             write_bytes(partial / ARRAYS, packed.getvalue())
             write_text(partial / HEADER, json.dumps(header, indent=1, ensure_ascii=False) + "\n")
-            partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
 
     @classmethod
     def open(cls, folder: Path) -> "Recording":
         """Read a recording. Raises InputError if the folder holds none, or a damaged one."""
         path = folder / HEADER
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw = json.loads(read_text(path))
             if raw["schema"] != SCHEMA:
                 raise InputError(
                     f"{path} has schema version {raw['schema']}, this program reads {SCHEMA}. "
                     "Record again with this version of mimo-edge."
                 )
-            with np.load(folder / ARRAYS, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+            arrays = read_arrays(folder / ARRAYS, LIMIT)
             return cls(
                 raw["identity"],
                 raw["lead"],
@@ -116,7 +108,7 @@ class Recording:
             )
         except InputError:
             raise
-        except (*MALFORMED, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        except (OSError, *DAMAGED) as error:
             raise InputError(
                 f"{folder} is not a whole recording ({type(error).__name__}: {error}). "
                 "Copy it again, or record again with `mimo-edge record`."

@@ -1,10 +1,11 @@
 """The PyTorch reference as a side, in float32: the truth that builds are held against.
 
-Only one of the two models is in memory at a time.
+Only one of the two models is in memory at a time, and of a large one only a part: see `widened`.
 """
 
 import hashlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,27 @@ import numpy as np
 import torch
 from mimo_edge.mimo_ref import generate as reference
 from mimo_edge.mimo_ref.backbone import KVCache
+from mimo_edge.mimo_ref.config import AudioTokenizerConfig, LanguageModelConfig
 from mimo_edge.mimo_ref.mel import log_mel
 from mimo_edge.mimo_ref.model import AudioTokenizer, LanguageModel
 from mimo_edge.mimo_ref.streaming import StreamState, streaming_decode
-from mimo_edge.mimo_ref.weights import load_audio_tokenizer, load_language_model
+from mimo_edge.mimo_ref.weights import (
+    load_audio_tokenizer,
+    load_language_model,
+    read_config,
+)
 from mimo_edge.parity.bundle_side import Prompts, machine, peak_bytes
 from mimo_edge.parity.recording import Layout, Sequence
 from mimo_edge.parity.side import Answered, Encoded, Forced
+from mimo_edge.parity.widened import Model, widened
 from mimo_edge.runtime.backends.base import Floats, Ints
 from mimo_edge.runtime.chat.presets import Sampling
 from mimo_edge.runtime.chat.segments import Grid, PromptLayout
 from mimo_edge.runtime.chat.text_tokenizer import TextTokenizer
 from mimo_edge.runtime.generation.request import split_grid
 from mimo_edge.runtime.generation.sampling import Noise
+
+WHOLE = 2 << 30  # bytes of weights in float32 that are loaded as a whole
 
 
 class ReferenceSide:
@@ -38,7 +47,8 @@ class ReferenceSide:
         self._empty_id = tokenizer.special.empty
         self._language: LanguageModel | None = None
         self._audio: AudioTokenizer | None = None
-        config = self.language_model().config
+        config = read_config(checkpoint, LanguageModelConfig.from_dict)
+        sampling_rate = read_config(audio_tokenizer, AudioTokenizerConfig.from_dict).sampling_rate
         empties = tuple(config.speech_zeroemb_idx)
         layout = PromptLayout(config.group_size, config.audio_channels, empties)
         self._prompts = Prompts(tokenizer, layout)
@@ -49,7 +59,7 @@ class ReferenceSide:
             empties,
             tuple(config.delay_pattern),
             config.vocab_size,
-            self.audio_tokenizer().config.sampling_rate,
+            sampling_rate,
         )
         self.identity = {
             "id": _fingerprint(checkpoint, audio_tokenizer),
@@ -156,15 +166,24 @@ class ReferenceSide:
         if self._language is None:
             self._audio = None
             folder = self._folders[0]
-            self._language = load_language_model(folder, self._empty_id, torch.float32)
+            self._language = _in_float32(lambda d: load_language_model(folder, self._empty_id, d))
         return self._language
 
     def audio_tokenizer(self) -> AudioTokenizer:
         """In float32; the language model leaves the memory."""
         if self._audio is None:
             self._language = None
-            self._audio = load_audio_tokenizer(self._folders[1], torch.float32)
+            folder = self._folders[1]
+            self._audio = _in_float32(lambda dtype: load_audio_tokenizer(folder, dtype))
         return self._audio
+
+
+def _in_float32(load: Callable[[torch.dtype | None], Model]) -> Model:
+    """A small model as a whole, a large one from where it is mapped."""
+    mapped = load(None)
+    if 4 * sum(weight.numel() for weight in mapped.parameters()) > WHOLE:
+        return widened(mapped)
+    return load(torch.float32)
 
 
 def nearest_margins(

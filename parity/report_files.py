@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Any
 from mimo_edge.parity.judge import Verdict
 from mimo_edge.parity.page import Page
 from mimo_edge.parity.report_data import plain, report
+from mimo_edge.parity.whole_folder import whole_folder
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.bundle.files import write_text
+from mimo_edge.runtime.bundle.folders import check_place
 
 DATA, PAGE, RECORDINGS = "report.json", "report.html", "recordings"
 
@@ -23,26 +24,19 @@ def write_report(folder: Path, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     check_folder(folder)
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     data: dict[str, Any] = plain(report(verdicts, made, importlib.metadata.version("mimo-edge")))
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with whole_folder(folder) as partial:
         write_text(partial / DATA, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
         write_text(partial / PAGE, Page(data, verdicts).html())
         saved = {id(r): r for v in verdicts for r in (v.own, v.candidate)}
         for number, recording in enumerate(saved.values()):
             name = f"{number}-{recording.identity['name']}"
             recording.save(partial / RECORDINGS / name)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return data
 
 
 def check_folder(folder: Path) -> None:
     """Raises InputError for a folder that no report may replace."""
+    check_place(folder)
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not _ours(folder))):
         raise InputError(f"{folder} exists and is no report; choose another -o, or delete it")
 

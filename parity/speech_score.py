@@ -19,7 +19,8 @@ from mimo_edge.runtime.bundle.errors import MALFORMED, InputError
 from mimo_edge.runtime.bundle.files import read_text
 from mimo_edge.runtime.chat.conversation import Audio
 from mimo_edge.runtime.generation.generation import Generation, Result
-from mimo_edge.runtime.tasks import MimoAudio, Options
+from mimo_edge.runtime.options import Options
+from mimo_edge.runtime.tasks import MimoAudio
 
 UTTERANCES = "utterances.json"
 LONGEST = 96  # patches of an answer: 15 seconds of speech. What is longer has gone astray

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.bundle.errors import MALFORMED, InputError
+from mimo_edge.runtime.bundle.files import read_text
 
 DEFAULTS = Path(__file__).parent / "thresholds.toml"
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8", "int4")
@@ -61,8 +62,8 @@ class Thresholds:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return tomllib.loads(read_text(path))
+    except (OSError, *MALFORMED) as error:
         raise InputError(f"{path} cannot be read as TOML: {error}") from error
 
 

@@ -10,7 +10,7 @@ Each method prepares a `Generation`; `result()` generates it whole, `stream()` a
 import random
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeGuard, cast, overload
@@ -23,52 +23,17 @@ from mimo_edge.runtime.backends.base import Backend, Ints, Providers
 from mimo_edge.runtime.backends.opening import open_backend
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import ContextError, InputError
-from mimo_edge.runtime.chat.checks import as_grid, as_messages, check_options
+from mimo_edge.runtime.chat.checks import as_grid, as_messages
 from mimo_edge.runtime.chat.conversation import Audio, Message
-from mimo_edge.runtime.chat.presets import PRESETS, Sampling
+from mimo_edge.runtime.chat.presets import PRESETS
 from mimo_edge.runtime.chat.prompts import Example, PromptBuilder, Turn
 from mimo_edge.runtime.chat.segments import Grid, PromptLayout, pad_codes
 from mimo_edge.runtime.chat.text_tokenizer import TextTokenizer
 from mimo_edge.runtime.generation.generation import Generation, Result, Started
 from mimo_edge.runtime.generation.request import Request
 from mimo_edge.runtime.generation.scheduler import Scheduler
+from mimo_edge.runtime.options import Options
 
-
-@dataclass(frozen=True)
-class Options:
-    """What every task takes. None means what the task's preset says.
-
-    `temperature` and its like change one thing of the preset and keep the rest; `text` and `audio`
-    replace it whole.
-    """
-
-    text: Sampling | None = None
-    audio: Sampling | None = None
-    temperature: float | None = None  # of text ids; 0 is greedy
-    top_k: int | None = None
-    top_p: float | None = None
-    audio_temperature: float | None = None  # of audio codes
-    audio_top_k: int | None = None
-    audio_top_p: float | None = None
-    seed: int = 0
-    max_new: int | None = None  # patches: text tokens, and 160 ms pieces of speech
-    min_new: int = 0
-    template: str | None = None  # the instruction of asr and tts, otherwise drawn by seed
-
-    def __post_init__(self) -> None:
-        check_options(self)
-        for channel in ("text", "audio"):  # a value that cannot be is refused here, not later
-            self.sampling(_GREEDY, channel)
-
-    def sampling(self, preset: Sampling, channel: str) -> Sampling:
-        """How `channel`, text or audio, is drawn where the task's preset is `preset`."""
-        prefix = "" if channel == "text" else "audio_"
-        given = {name: getattr(self, prefix + name) for name in ("temperature", "top_k", "top_p")}
-        base: Sampling = getattr(self, channel) or preset
-        return replace(base, **{name: v for name, v in given.items() if v is not None})
-
-
-_GREEDY = Sampling(0.0)
 Messages = Iterable[Message | Mapping[str, Any]]
 # what the turns of a conversation are made of: task -> role -> fields
 _SAID: dict[str, dict[str, tuple[str, ...]]] = {
@@ -105,9 +70,7 @@ class MimoAudio:
     def __init__(self, backend: Backend, slots: int | None = None, *, reuse: bool = True) -> None:
         self.backend = backend
         model, self.member = backend.bundle.model, backend.bundle.member
-        self.tokenizer = TextTokenizer.from_folder(
-            backend.bundle.folder, backend.bundle.manifest.files
-        )
+        self.tokenizer = TextTokenizer.of_bundle(backend.bundle)
         self.layout = PromptLayout(model.group_size, model.n_q, model.empty_codes)
         self.prompts = PromptBuilder(self.tokenizer, self.layout)
         self.scheduler = Scheduler(backend, self.tokenizer.special.empty, slots, reuse=reuse)

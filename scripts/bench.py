@@ -20,7 +20,7 @@ from mimo_edge.runtime.generation.loop import generate
 from mimo_edge.runtime.generation.request import Request
 from mimo_edge.scripts.backend_arguments import add_backend_arguments, opening
 from mimo_edge.scripts.benchmark import table
-from mimo_edge.scripts.benchmark.machine import Held, held, read_rate
+from mimo_edge.scripts.benchmark.held import Held, held
 from mimo_edge.scripts.benchmark.speech import Answer, speak
 from mimo_edge.scripts.benchmark.stages import (
     Speaking,
@@ -29,6 +29,7 @@ from mimo_edge.scripts.benchmark.stages import (
     patch_stages,
     weights_read,
 )
+from mimo_edge.scripts.machine import read_rate
 from mimo_edge.scripts.progress import StageProgress
 
 PROMPT = 64  # patches

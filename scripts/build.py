@@ -7,6 +7,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from mimo_edge.engines import recipe
 from mimo_edge.engines.build import build_engines, engine_home, identity_of
@@ -19,6 +20,7 @@ from mimo_edge.runtime.backends.cuda import CudaDevice
 from mimo_edge.runtime.backends.opening import open_backend
 from mimo_edge.runtime.bundle.built import ORT_CPU
 from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.engine import EngineManifest
 from mimo_edge.runtime.bundle.manifest import PIECES
 from mimo_edge.scripts import build_ort
 from mimo_edge.scripts.machine import memory_bytes
@@ -76,11 +78,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         return _run(args)
     except StillBuilding as interruption:
-        try:
-            print("mimo-edge: interrupted", file=sys.stderr, flush=True)
-        finally:
-            # nothing is being written, and TensorRT's thread cannot be stopped
-            os._exit(code_of(interruption))
+        leave(interruption)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -88,6 +86,7 @@ def _run(args: argparse.Namespace) -> int:
         bundle = Bundle.open(
             args.bundle, on_progress=partial(progress.report, "checking the bundle")
         )
+        bundle.check_whole("build anything")
         if args.target == ORT_CPU:
             return build_ort.run(bundle, args, progress)
         if args.target == ORT_CUDA:
@@ -104,41 +103,10 @@ def _run(args: argparse.Namespace) -> int:
             progress.note(f"the graphs that these commands read are in {folder}")
             print("\n".join(commands(bundle, target, limits, folder)))
             return 0
-        estimates = estimate(bundle)
         if args.dry_run:
-            _print_plan(estimates, target, limits, chosen.name, args.json)
+            _print_plan(estimate(bundle), target, limits, chosen.name, args.json)
             return 0
-        trt = load_module(target)
-        if target.product == "trt":
-            target = target.on_gpu(_capability_here())
-        largest, memory = max(estimates, key=lambda row: row.memory_bytes), memory_bytes()
-        if memory is not None and largest.memory_bytes > memory:
-            progress.note(
-                f"{largest.piece} needs about {size(largest.memory_bytes)} of memory to build, "
-                f"this machine has {size(memory)}: it may be killed. Nothing that is finished by "
-                "then is lost; a smaller precision needs less."
-            )
-        identity = identity_of(bundle, chosen, target, trt, limits)
-
-        def report(piece: str, phase: str, done: int, total: int) -> None:
-            if phase == INTERRUPTED:
-                progress.note(
-                    f"stopping: TensorRT has to end its present step of {piece} first. Finished "
-                    "pieces are kept. Ctrl-C again leaves at once."
-                )
-            if phase in ("parsing", "kept", "Building engine"):  # the others are nested in the last
-                verb = "kept" if phase == "kept" else "building"
-                progress.report(f"{verb} {piece}", done, total, "steps")
-
-        folder, manifest = build_engines(
-            bundle, identity, target, trt, limits, home, report, strict=args.strict
-        )
-        for piece, plan in manifest.plans.items():
-            if plan.warnings:
-                progress.note(
-                    f"TensorRT warned of {piece}; {folder / piece}.log has what it said "
-                    f"({plan.warnings} messages that are not known to be harmless)"
-                )
+        folder, manifest = engines_of(bundle, target, chosen, limits, home, progress, args.strict)
     if args.json:
         print(manifest.to_json(), end="")
         return 0
@@ -149,15 +117,70 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
+def engines_of(
+    bundle: Bundle,
+    target: Target,
+    chosen: recipe.BundleRecipe,
+    limits: Limits,
+    home: Path,
+    progress: StageProgress,
+    strict: bool = False,
+) -> tuple[Path, EngineManifest]:
+    """Build what is not there yet, and say how far it is and what TensorRT warned of.
+
+    A program that calls this must let StillBuilding end it: see `leave`.
+    """
+    trt = load_module(target)
+    if target.product == "trt":
+        target = target.on_gpu(_capability_here())
+    largest, memory = max(estimate(bundle), key=lambda row: row.memory_bytes), memory_bytes()
+    if memory is not None and largest.memory_bytes > memory:
+        progress.note(
+            f"{largest.piece} needs about {size(largest.memory_bytes)} of memory to build, "
+            f"this machine has {size(memory)}: it may be killed. Nothing that is finished by "
+            "then is lost; a smaller precision needs less."
+        )
+    identity = identity_of(bundle, chosen, target, trt, limits)
+
+    def report(piece: str, phase: str, done: int, total: int) -> None:
+        if phase == INTERRUPTED:
+            progress.note(
+                f"stopping: TensorRT has to end its present step of {piece} first. Finished "
+                "pieces are kept. Ctrl-C again leaves at once."
+            )
+        if phase in ("parsing", "kept", "Building engine"):  # the others are nested in the last
+            verb = "kept" if phase == "kept" else "building"
+            progress.report(f"{verb} {piece}", done, total, "steps")
+
+    folder, manifest = build_engines(
+        bundle, identity, target, trt, limits, home, report, strict=strict
+    )
+    for piece, plan in manifest.plans.items():
+        if plan.warnings:
+            progress.note(
+                f"TensorRT warned of {piece}; {folder / piece}.log has what it said "
+                f"({plan.warnings} messages that are not known to be harmless)"
+            )
+    return folder, manifest
+
+
+def leave(interruption: StillBuilding) -> NoReturn:
+    """End the process: nothing is being written, and TensorRT's thread cannot be stopped."""
+    try:
+        print("mimo-edge: interrupted", file=sys.stderr, flush=True)
+    finally:
+        os._exit(code_of(interruption))
+
+
 def _check_sessions(bundle: Bundle, target: str, dry_run: bool, as_json: bool) -> int:
     """ONNX Runtime reads the bundle as it is; all there is to do is to see that it can."""
-    described = target
+    described, pieces = target, [piece for piece in PIECES if piece in bundle.manifest.pieces]
     if not dry_run:
         with open_backend(target, bundle) as backend:
-            backend.load(PIECES)
+            backend.load(pieces)
             described = backend.describe()
     if as_json:
-        print(json.dumps({"backend": described, "pieces": PIECES, "built": []}))
+        print(json.dumps({"backend": described, "pieces": pieces, "built": []}))
     elif dry_run:
         print(f"{target} builds nothing: it would be seen to that every piece loads")
     else:

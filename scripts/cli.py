@@ -5,6 +5,7 @@ import importlib
 import importlib.metadata
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from mimo_edge.mimo_ref.errors import CheckpointError, ConfigError
 from mimo_edge.runtime.bundle.errors import DISK_FULL, EnvironmentProblem, MimoError, no_room
@@ -18,7 +19,9 @@ COMMANDS = {
     "export": ("export", "turn a checkpoint pair into a bundle of ONNX graphs"),
     "quantize": ("quantize", "turn a float bundle into a quantised one, without torch"),
     "recipe": ("recipe", "the recipes: what each means, and what it will weigh"),
+    "plan": ("plan", "does a model fit a device, and how fast will it be there"),
     "build": ("build", "build TensorRT engines from a bundle, with or without a GPU"),
+    "pack": ("pack", "a folder with just what one device needs of a bundle"),
     "run": ("run", "transcribe, speak, understand, talk: every task of the model"),
     "serve": ("serve", "serve many callers, by OpenAI's interface"),
     "inspect": ("inspect", "show what is in a bundle"),
@@ -37,7 +40,7 @@ OPTIONAL = (
     *("fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client"),
 )
 # command -> the extra that has what it needs, if it is not `export`
-EXTRAS = {"build": "trt", "quantize": "quantize", "serve": "server"}
+EXTRAS = {"build": "trt", "pack": "trt", "quantize": "quantize", "serve": "server"}
 EPILOG = """exit codes: 0 ok, 2 usage or unusable input, 3 something is not installed or not there,
 4 out of memory or disk, 5 parity failed, 6 engine incompatible, 130 interrupted,
 143 and 129 ended by SIGTERM and SIGHUP.
@@ -78,6 +81,14 @@ def _guarded(argv: list[str]) -> int:
 
 
 def _dispatch(argv: list[str]) -> int:
+    parser, module = parser_of(argv)
+    args = parser.parse_args(argv)
+    assert module is not None  # argparse has refused anything else
+    return module.run(args)
+
+
+def parser_of(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, Any]:
+    """What parses a command line, and the module of its command; None if there is no such one."""
     parser = argparse.ArgumentParser(
         prog="mimo-edge",
         description="Export MiMo-Audio to ONNX and TensorRT, and run it without PyTorch.",
@@ -95,9 +106,7 @@ def _dispatch(argv: list[str]) -> int:
         if name == chosen:
             module = _load(name, module_name)
             module.add_arguments(command)
-    args = parser.parse_args(argv)
-    assert module is not None  # argparse has refused anything else
-    return module.run(args)
+    return parser, module
 
 
 def _load(command: str, module: str):  # type: ignore[no-untyped-def]
@@ -108,7 +117,7 @@ def _load(command: str, module: str):  # type: ignore[no-untyped-def]
         if package not in OPTIONAL:
             raise
         remedy = f"Install it: {install(EXTRAS.get(command, 'export'))}"
-        if command == "build":
+        if command in ("build", "pack"):
             remedy += ", or where classic TensorRT is, pip install onnx"
         raise EnvironmentProblem(
             f"`mimo-edge {command}` needs the package {package}. {remedy}."

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from mimo_edge.export.exporter import Sources, export_bundle
+from mimo_edge.export.exporter import export_bundle
+from mimo_edge.export.sources import Sources
 from mimo_edge.parity.compare import Row, compare, table
 from mimo_edge.parity.spectrogram import draw
 from mimo_edge.parity.speech_score import UtteranceSet
@@ -17,7 +18,8 @@ from mimo_edge.runtime.audio.write import open_sink, write_audio
 from mimo_edge.runtime.backends.base import Floats
 from mimo_edge.runtime.bundle.errors import InputError, ParityError
 from mimo_edge.runtime.generation.generation import Generation, Result
-from mimo_edge.runtime.tasks import MimoAudio, Options
+from mimo_edge.runtime.options import Options
+from mimo_edge.runtime.tasks import MimoAudio
 from mimo_edge.scripts.make_checkpoint import AUDIO_TOKENIZER, LANGUAGE_MODEL
 from mimo_edge.scripts.progress import StageProgress
 

@@ -9,12 +9,18 @@ import platform
 import shutil
 import subprocess
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.engine import MODULES, read
+from mimo_edge.runtime.bundle.engine_folders import INSIDE, finished
+from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.bundle.requirements import install, onnxruntime_choice
 from mimo_edge.scripts.machine import memory_bytes
 
 # Its variants put their files into one folder: first none of them, then the one that is wanted.
 ORT_GPU = f"pip uninstall --yes onnxruntime onnxruntime-gpu; {install('gpu')}"
+CUDA = "CUDAExecutionProvider"
 GPU_SECONDS = 20  # nvidia-smi wakes a sleeping driver, which takes some
 
 
@@ -28,12 +34,24 @@ class Finding:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.add_argument(
+        "pack",
+        metavar="PACK",
+        type=Path,
+        nargs="?",
+        help="what `mimo-edge pack` made: does it run here?",
+    )
     parser.add_argument("--json", action="store_true")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the findings. Returns the exit code: 0 if the CPU runtime works, else 3."""
+    """Print the findings. Returns the exit code: 0 if the CPU runtime works, or the pack that is
+    asked about, else 3."""
     findings = examine()
+    decides = findings[1]
+    if args.pack is not None:
+        decides = examine_pack(args.pack)
+        findings.append(decides)
     if args.json:
         print(json.dumps([asdict(f) for f in findings], ensure_ascii=False))
     else:
@@ -41,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"{'ok ' if f.works else '-- '} {f.what:28} {f.found}")
             if not f.works and f.remedy:
                 print(f"    {'':28} {f.remedy}")
-    return 0 if findings[1].works else 3
+    return 0 if decides.works else 3
 
 
 def examine() -> list[Finding]:
@@ -50,7 +68,7 @@ def examine() -> list[Finding]:
         Finding("python", True, f"{platform.python_version()} on {platform.machine()}"),
         _runtime(),
         *_variants(),
-        _provider("CUDAExecutionProvider", "run on the GPU (ort-cuda)"),
+        _provider(CUDA, "run on the GPU (ort-cuda)"),
         _package("torch", "export a checkpoint", "export"),
         _package("onnx", "write ONNX graphs", "export"),
         _package("tensorrt_rtx", "build RTX engines", "trt", "tensorrt-rtx"),
@@ -60,6 +78,44 @@ def examine() -> list[Finding]:
         _memory(),
         Finding("disk here", True, f"{shutil.disk_usage('.').free / 1e9:.0f} GB free"),
     ]
+
+
+def examine_pack(folder: Path) -> Finding:
+    """Whether what a pack was made for is here. No file is hashed, no engine is loaded."""
+    bundle = Bundle.open(folder, verify=False)
+    if bundle.pack is None:
+        raise InputError(
+            f"{folder} is a bundle, which is made for no device. Name what `mimo-edge pack` made."
+        )
+    backend, target = bundle.pack.backend, bundle.pack.target
+    what, options = f"run {folder.name}", f"--backend {backend}"
+    if backend not in MODULES:
+        needed = _runtime() if backend == "ort-cpu" else _provider(CUDA, "")
+        found = f"made for {target}; {needed.found}"
+        return Finding(what, needed.works, found, needed.remedy or f"run it with {options}")
+    engines = finished(folder / INSIDE)
+    if len(engines) != 1:
+        lacks = f"made for {target}; it has {len(engines)} folders of engines"
+        return Finding(what, False, lacks, "copy the whole folder again, or pack the bundle again")
+    identity = read(engines[0]).identity
+    made = f"made for {target}, {identity.product} {identity.version}"
+    again = f"pack the bundle for what is here: mimo-edge pack BUNDLE --target {backend} -o OUT"
+    module = _package(MODULES[backend], "", "trt" if backend == "trt-rtx" else None)
+    if not module.works:
+        return Finding(what, False, f"{made}; {module.found}", module.remedy)
+    here = importlib.import_module(MODULES[backend]).__version__
+    if here != identity.version:
+        return Finding(what, False, f"{made}; here is {here}", again)
+    gpus = _capabilities()
+    if not set(gpus) & set(identity.capabilities):
+        seen = f"compute capability {', '.join(gpus)}" if gpus else "no GPU that answers"
+        return Finding(what, False, f"{made}; here is {seen}", again)
+    return Finding(what, True, f"{made}: {options} --trust-engines")
+
+
+def _capabilities() -> list[str]:
+    """Of the GPUs that the driver names."""
+    return [fields[1] for line in _gpu().found.split("; ") if len(fields := line.split(", ")) == 4]
 
 
 def _runtime() -> Finding:

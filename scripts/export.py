@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 
 from mimo_edge.engines.recipe import check_export, load
-from mimo_edge.export.exporter import DTYPES, Sources, export_bundle
+from mimo_edge.export.exporter import DTYPES, export_bundle
+from mimo_edge.export.sources import Sources
 from mimo_edge.runtime.bundle.engine_folders import INSIDE
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.scripts.hub import AUDIO_TOKENIZER, folder_of, is_id

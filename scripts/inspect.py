@@ -60,7 +60,11 @@ def run(args: argparse.Namespace) -> int:
     print(f"{bundle.folder}: schema {manifest.schema}, {size(bundle.bytes)}, {checked}")
     print(f"{manifest.architecture}, states in {manifest.activation_dtype}")
     print(f"exported by {', '.join(f'{k} {v}' for k, v in manifest.tools.items())}")
-    print(f"source checkpoint {manifest.source[:16]}, bundle {bundle.identity[:16]}\n")
+    print(f"source checkpoint {manifest.source[:16]}, bundle {bundle.identity[:16]}")
+    if bundle.pack is not None:
+        by = ", ".join(f"{k} {v}" for k, v in bundle.pack.tools.items())
+        print(f"packed from that bundle for {bundle.pack.target} by {by}, recipe {manifest.recipe}")
+    print()
     print(
         f"{bundle.member.title}: {model.layers} layers of width {model.hidden_size}, "
         f"vocabulary {model.vocab_size}, context {model.context} patches"
@@ -72,8 +76,9 @@ def run(args: argparse.Namespace) -> int:
     print(f"{'piece':18} {'computes':9} {'size':>8}  inputs -> outputs")
     for name, piece in manifest.pieces.items():
         files = (piece.file, piece.data)
-        held = sum(manifest.files[f].bytes for f in files if f in manifest.files)
-        print(f"{name:18} {piece.compute:9} {size(held):>8}  {_ports(piece)}")
+        held = sum(bundle.files[f].bytes for f in files if f in bundle.files)
+        stored = size(held) if piece.file in bundle.files else "engine"
+        print(f"{name:18} {piece.compute:9} {stored:>8}  {_ports(piece)}")
     print(FLOW)
     _print_engines(bundle)
     return 0

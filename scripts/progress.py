@@ -62,7 +62,7 @@ class StageProgress:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
         self._live = self._stream.isatty()
-        self._start = self._said = time.monotonic()
+        self._start = self._said = self._began = time.monotonic()
         self._stage = ""
 
     def __enter__(self) -> "StageProgress":
@@ -82,19 +82,25 @@ class StageProgress:
         print(text, file=self._stream, flush=True)
 
     def report(self, stage: str, done: int, total: int, unit: str = "") -> None:
-        """`done` of `total` bytes, or of `unit`, inside `stage`; called as often as one likes."""
+        """`done` of `total` bytes, or of `unit`, inside `stage`; called as often as one likes.
+
+        Bytes are those of all stages together, other units those of this one.
+        """
         now = time.monotonic()
         every = 0.5 if self._live else 10.0
         if stage == self._stage and now - self._said < every:
             return
         if self._live and stage != self._stage and self._stage:
             print(file=self._stream)
+        if stage != self._stage:
+            self._began = now
         self._stage, self._said = stage, now
         passed = now - self._start
         text = f"[{passed:6.1f} s] {stage}"
         if total and done:
             text += f"  {100 * done // total}% of {f'{total} {unit}' if unit else size(total)}"
-            left = passed * (total - done) / done
-            text += f", about {left:.0f} s left" if done < total and not unit else ""
+            spent = now - self._began if unit else passed
+            left = spent * (total - done) / done
+            text += f", about {left:.0f} s left" if done < total else ""
         self._stream.write(f"\r{text:<78}" if self._live else f"{text}\n")
         self._stream.flush()

@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
         bundle = Bundle.open(
             args.bundle, on_progress=partial(progress.report, "checking the bundle")
         )
+        bundle.check_whole("quantise")
         quantize_bundle(
             bundle,
             chosen,

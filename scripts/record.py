@@ -14,6 +14,7 @@ from mimo_edge.runtime.audio.read import load_audio
 from mimo_edge.runtime.backends.opening import open_backend
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.bundle.lock import locked
 from mimo_edge.scripts.backend_arguments import add_backend_arguments, opening
 from mimo_edge.scripts.progress import StageProgress
 
@@ -77,7 +78,9 @@ def run(args: argparse.Namespace) -> int:
     if args.output.exists():
         raise InputError(f"{args.output} exists already; choose another -o, or delete it")
     bundle = Bundle.open(args.bundle, verify=not args.no_verify)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
     with (
+        locked(args.output),
         open_backend(args.backend, bundle, **opening(args)) as backend,
         StageProgress() as progress,
     ):
@@ -87,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             inputs = read_inputs(args, bundle.model.sampling_rate)
             recording = lead(side, inputs, progress.report)
-    recording.save(args.output)
+        recording.save(args.output)
     if args.polygraphy is not None:
         write_run_results(recording, args.polygraphy)
     size = sum(array.nbytes for array in recording.arrays.values())

@@ -31,10 +31,10 @@ def write_sample_inputs(bundle: Bundle, folder: Path) -> list[str]:
 
     The JSON is what `--load-inputs` reads; the other holds the flags of an optimisation profile.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     limits = Limits(min(ROOM, bundle.model.context))
-    commands = []
-    for piece, feeds in sample_inputs(bundle, limits.max_seq).items():
+    commands, inputs_of = [], sample_inputs(bundle, limits.max_seq)
+    folder.mkdir(parents=True, exist_ok=True)
+    for piece, feeds in inputs_of.items():
         inputs = folder / f"{piece}.json"
         write_text(inputs, json.dumps([_as_json(feed) for feed in feeds]) + "\n")
         write_text(folder / f"{piece}.shapes", _flags(bundle, piece, limits) + "\n")
@@ -46,7 +46,7 @@ def write_sample_inputs(bundle: Bundle, folder: Path) -> list[str]:
 def sample_inputs(bundle: Bundle, capacity: int) -> dict[str, list[Feed]]:
     """Piece -> feeds: a sound, its codes, a prompt with text and speech, and one step after it."""
     model, rng = bundle.model, np.random.default_rng(0)
-    special = TextTokenizer.from_folder(bundle.folder).special
+    special = TextTokenizer.of_bundle(bundle).special
     feeds: dict[str, list[Feed]] = {piece: [] for piece in PIECES}
     with OrtBackend(bundle) as backend:
 

@@ -16,7 +16,8 @@ from mimo_edge.runtime.backends.base import Backend, Ints
 from mimo_edge.runtime.backends.opening import BACKENDS, open_backend
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import InputError
-from mimo_edge.runtime.tasks import MimoAudio, Options
+from mimo_edge.runtime.options import Options
+from mimo_edge.runtime.tasks import MimoAudio
 from mimo_edge.scripts.progress import StageProgress
 from mimo_edge.scripts.score import UTTERANCES
 

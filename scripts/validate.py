@@ -23,6 +23,7 @@ from mimo_edge.runtime.backends.ort import OrtBackend
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import InputError, ParityError
 from mimo_edge.runtime.bundle.files import write_text
+from mimo_edge.runtime.bundle.lock import locked
 from mimo_edge.runtime.bundle.manifest import MANIFEST
 from mimo_edge.scripts.backend_arguments import add_backend_arguments, opening
 from mimo_edge.scripts.progress import StageProgress
@@ -102,6 +103,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Judge and write the report. Returns the exit code; raises ParityError if a check fails."""
     check_folder(args.output)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    with locked(args.output):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     if args.bisect:
         _check_bisect(args)
     if args.sensitivity is not None:

@@ -4,10 +4,14 @@ Tracing takes about a minute, so a bundle is kept in build/test-bundles under a 
 that it depends on: the models, and the code of the exporter and of the reference.
 """
 
+import fcntl
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from mimo_edge.export.exporter import Sources, export_bundle, tool_versions
+from mimo_edge.export.exporter import export_bundle, tool_versions
+from mimo_edge.export.sources import Sources
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.dtypes import DTYPES, PRECISIONS
 from mimo_edge.runtime.bundle.family import MIMO_AUDIO
@@ -148,7 +152,17 @@ def _exported(lm: Path, audio_tokenizer: Path, text_tokenizer: Path, dtype: str)
     for path in sorted(p for folder in (lm, audio_tokenizer) for p in folder.iterdir()):
         digest.update(path.read_bytes())
     folder = ROOT / "build" / "test-bundles" / digest.hexdigest()[:16]
-    if not (folder / MANIFEST).is_file():
-        sources = Sources.open(lm, audio_tokenizer, text_tokenizer)
-        export_bundle(sources, folder, dtype, force=True, speech=True)
+    with _alone(folder):
+        if not (folder / MANIFEST).is_file():
+            sources = Sources.open(lm, audio_tokenizer, text_tokenizer)
+            export_bundle(sources, folder, dtype, force=True, speech=True)
     return folder
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Tests run in several processes: who comes second waits for the bundle."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".turn").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

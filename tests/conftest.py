@@ -1,5 +1,6 @@
 """`pytest --golden-dir DIR` runs the golden tests on another set in the same layout."""
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,12 @@ from tests.golden import DEFAULT_FOLDER, Golden
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden-dir", default=str(DEFAULT_FOLDER), help="folder of golden vectors")
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported by now stays: no collection of garbage looks through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

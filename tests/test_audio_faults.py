@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from mimo_edge.runtime.audio import ogg
 from mimo_edge.runtime.audio.mpeg import frame
 from mimo_edge.runtime.audio.read import audio_from_array, load_audio
 from mimo_edge.runtime.audio.resample import resample
@@ -30,6 +31,7 @@ CONTAINERS = [
     ("CAF", "PCM_16"),
     ("CAF", "ALAC_16"),
     ("NIST", "PCM_16"),
+    ("NIST", "ULAW"),
     ("FLAC", "PCM_16"),
     ("OGG", "VORBIS"),
     ("OGG", "OPUS"),
@@ -197,6 +199,18 @@ def test_damaged_ogg_and_mp3(sounds: dict[tuple[str, str], bytes]) -> None:
             load_audio(data[:middle] + bytes(1500) + data[middle + 1500 :])
 
 
+@pytest.mark.parametrize("rate", [1, 3, 999, 768_001, 10**9])
+def test_rates_that_no_recording_has(rate: int) -> None:
+    """Forty samples at 3 Hz would be 13 seconds of what is no sound."""
+    data = bytearray(encoded(speech()[:4000]))
+    data[24:32] = struct.pack("<II", rate, 2 * rate)
+    said = f"bytes has a sampling rate of {rate} Hz, which no recording of speech has"
+    with pytest.raises(AudioError, match=said):
+        load_audio(bytes(data), max_seconds=1e6)
+    with pytest.raises(AudioError, match=said.removeprefix("bytes ")):
+        audio_from_array(speech(), rate, max_seconds=1e6)
+
+
 # Channels
 
 
@@ -320,3 +334,47 @@ def test_what_goes_wrong_in_a_stream_is_not_lost(capfd: pytest.CaptureFixture[st
     with pytest.raises(AudioError, match="Input/output error"):
         load_audio(Failing(OSError(5, "Input/output error")))
     assert capfd.readouterr().err == ""
+
+
+# Lengths that nobody announces, or that are not true
+
+
+@pytest.mark.parametrize("rate", [24000, 44100])
+@pytest.mark.parametrize("mode", ["VARIABLE", "CONSTANT"])
+def test_mp3_without_a_count_of_its_frames(rate: int, mode: str) -> None:
+    """libsndfile guesses a length from the first frame, and stops there: of 24,000 samples, loud
+    ones first, 6,048 came back."""
+    noise = np.random.default_rng(0).normal(0, 0.2, rate // 2)
+    wav = np.concatenate((noise, np.zeros(rate // 2), noise))
+    for sound in (wav, wav[::-1]):
+        file = io.BytesIO()
+        soundfile.write(file, sound, rate, format="MP3", bitrate_mode=mode, compression_level=0.3)
+        data = file.getvalue()
+        first = frame(data[:4])
+        assert first is not None
+        whole, bare = load_audio(data, rate=rate), data[first.length :]
+        assert len(whole) == len(wav)
+        # without the count nobody knows how much of it is the encoder's padding, at both ends
+        heard = load_audio(bare, rate=rate)
+        frames, padding = divmod(len(heard), first.samples)
+        assert padding == 0 and 0 < frames * first.samples - len(wav) < 3 * first.samples
+        np.testing.assert_allclose(heard[1105 : 1105 + len(wav)], whole, rtol=0, atol=1e-6)
+        with pytest.raises(AudioError, match="longer than the limit of 1 s"):
+            load_audio(bare, rate=rate, max_seconds=1)
+        load_audio(bare, rate=rate, max_seconds=1.6)  # the guess would be more
+
+
+@pytest.mark.parametrize("codec", ["VORBIS", "OPUS"])
+@pytest.mark.parametrize("position", [10_000, 0, -1])
+def test_ogg_whose_last_page_goes_back_in_time(
+    codec: str, position: int, sounds: dict[tuple[str, str], bytes]
+) -> None:
+    """The decoder believes it, and leaves the rest out."""
+    data = bytearray(sounds["OGG", codec])
+    last = data.rindex(b"OggS")
+    page = data[last:]
+    page[6:14] = struct.pack("<q", position)
+    page[22:26] = bytes(4)
+    page[22:26] = struct.pack("<I", ogg._checksum(bytes(page)))
+    with pytest.raises(AudioError, match=r"is damaged \(Ogg page \d goes back in time\)"):
+        load_audio(bytes(data[:last] + page))

@@ -126,7 +126,7 @@ def test_shortest_and_longest() -> None:
         ),
         (encoded(np.full(1000, -np.inf, np.float32), subtype="FLOAT"), "at 0.000 s"),
         (encoded(np.full(1000, 1e300), subtype="DOUBLE"), "infinite"),
-        (encoded(np.zeros(1000, np.float32), 999_999_937), "ratio"),
+        (encoded(np.zeros(1000, np.float32), 999_999_937), "sampling rate of 999999937 Hz"),
     ],
 )
 def test_bad_content(data: bytes, message: str, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mimo_edge.parity.report_files import check_folder
 from mimo_edge.runtime.bundle import folders
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.bundle.folders import (
@@ -137,3 +138,16 @@ def test_ctrl_c_while_the_old_one_is_deleted(
     with pytest.raises(KeyboardInterrupt):
         take_place(new, old)
     assert (old / "new").exists() and not new.exists()
+
+
+@pytest.mark.parametrize("where", [".", ".."])
+def test_nobody_is_left_in_a_deleted_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """A shell is in the current folder, and a report or bundle would take its place."""
+    here = folder_with(tmp_path / "work")
+    (here / "inner").mkdir()
+    monkeypatch.chdir(here / "inner")
+    assert "is the current folder, or holds it" in refusal(Path(where))
+    with pytest.raises(InputError, match="is the current folder, or holds it"):
+        check_folder(Path(where))

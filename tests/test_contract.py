@@ -32,7 +32,8 @@ from mimo_edge.runtime.chat.segments import (
     text_segment,
 )
 from mimo_edge.runtime.chat.text_tokenizer import TextTokenizer
-from mimo_edge.runtime.tasks import MimoAudio, Options
+from mimo_edge.runtime.options import Options
+from mimo_edge.runtime.tasks import MimoAudio
 
 from tests.bundles import ROOT, exported_nano, hollow
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mimo_edge.export import exporter
-from mimo_edge.export.exporter import Sources
+from mimo_edge.export import exporter, fits, tracers
+from mimo_edge.export.sources import Sources
 from mimo_edge.mimo_ref.config import AudioTokenizerConfig, LanguageModelConfig
 from mimo_edge.mimo_ref.errors import CheckpointError
 from mimo_edge.runtime.bundle.bundle import Bundle
@@ -60,8 +60,8 @@ def test_the_released_sizes_fit(tmp_path: Path) -> None:
     lm = LanguageModelConfig.from_dict(real.language_model)
     audio = AudioTokenizerConfig.from_dict(real.audio_tokenizer)
     write_tokenizer(tmp_path, real.specials)
-    exporter._check_text_fits(lm, tmp_path, TextTokenizer.from_folder(tmp_path), tmp_path)
-    exporter._check_codes_fit(lm, tmp_path, audio, tmp_path)
+    fits.check_text_fits(lm, tmp_path, TextTokenizer.from_folder(tmp_path), tmp_path)
+    fits.check_codes_fit(lm, tmp_path, audio, tmp_path)
 
 
 def refused(folder: Path, *parts: str) -> None:
@@ -112,7 +112,7 @@ def test_a_codebook_that_is_not_used_may_have_any_size(tiny: Path) -> None:
     sizes = (*config.codebook_size[:8], *(7 for _ in config.codebook_size[8:]))
     lm = LanguageModelConfig.from_dict(TINY.language_model)
     other = dataclasses.replace(config, codebook_size=sizes)
-    exporter._check_codes_fit(lm, tiny, other, tiny)
+    fits.check_codes_fit(lm, tiny, other, tiny)
 
 
 def test_a_tensor_of_another_dtype_is_named(tiny: Path) -> None:
@@ -166,7 +166,7 @@ def test_what_speaks_is_exported_of_what_speaks(
     made: list[str] = []
     like = hollow(tmp_path / "hollow").manifest
 
-    def trace_nothing(
+    def write_nothing(
         sources: Sources, folder: Path, name: str, *_: object
     ) -> tuple[PieceSpec, dict[str, FileSpec]]:
         made.append(name)
@@ -175,7 +175,9 @@ def test_what_speaks_is_exported_of_what_speaks(
             shutil.copyfile(tmp_path / "hollow" / file, folder / file)
         return spec, {file: hash_file(folder / file) for file in (spec.file, spec.data)}
 
-    monkeypatch.setattr(exporter, "_export_piece", trace_nothing)
+    monkeypatch.setattr(tracers, "processes_for", lambda _: 0)
+    monkeypatch.setattr(tracers, "traced_piece", lambda *_: None)
+    monkeypatch.setattr(exporter, "_write_piece", write_nothing)
     monkeypatch.setattr(Sources, "model_spec", lambda _: like.model)
     make_checkpoint(tmp_path / "c", PRESETS[preset].cut(1))
     sources = opened(tmp_path / "c")
@@ -189,3 +191,13 @@ def test_what_speaks_is_exported_of_what_speaks(
     if not speaks:
         with pytest.raises(BundleError, match=r"no piece patch_decoder: .*--with-speech"):
             bundle.path("patch_decoder")
+
+
+def test_ids_in_the_config_are_those_of_the_text_tokenizer(tiny: Path) -> None:
+    path, ids = tiny / LANGUAGE_MODEL / "config.json", TINY.specials
+    named = {"empty_idx": "<|empty|>", "sosp_idx": "<|sosp|>", "speechlm_idx": "<|SpeechLM|>"}
+    edit(path, lambda raw: raw.update({key: ids[token] for key, token in named.items()}))
+    opened(tiny)
+    edit(path, lambda raw: raw.update(human_idx=None, eot_idx=ids["<|eot|>"] + 1))
+    number = ids["<|eot|>"]
+    refused(tiny, f"<|eot|> has the id {number}", f"config.json says eot_idx {number + 1}")

@@ -86,10 +86,10 @@ def test_weights_are_looked_at_while_they_stream(
     tensor = torch.zeros(2, 3)
     tensor[1, 2] = value
     save_file({"fc2.weight": tensor}, tmp_path / FILE)
-    piece: Any = SimpleNamespace(constants={}, source=lambda name: name)
+    origins: Any = SimpleNamespace(constants={}, sources={"fc2.weight": "fc2.weight"})
     shape = (3, 2) if transposed else (2, 3)
     region = Region("fc2.weight", dtype, shape, 0, 6 * dtype.itemsize, transposed)
-    parts = WeightReader([TensorFiles(tmp_path)], piece).parts(region, lambda _: None)
+    parts = WeightReader([TensorFiles(tmp_path)], origins).parts(region, lambda _: None)
     if says is None:
         assert sum(part.nbytes for part in parts) == region.bytes
         return

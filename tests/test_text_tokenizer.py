@@ -255,3 +255,40 @@ def test_a_tokenizer_of_another_model_is_refused(saved: dict[str, Any], tmp_path
     (pair / "added_tokens.json").unlink()
     with pytest.raises(BundleError, match=r"no <\|im_start\|>"):
         TextTokenizer.from_folder(pair)
+
+
+def test_a_token_that_is_no_text(golden_dir: Path, tmp_path: Path) -> None:
+    """JSON can hold half a character."""
+    shutil.copy(golden_dir / "text_tokenizer" / "tokenizer.json", tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "\\ud800"}')
+    with pytest.raises(BundleError, match=r"the text tokenizer has no \\ud800, so") as error:
+        TextTokenizer.from_folder(tmp_path)
+    str(error.value).encode()
+
+
+@pytest.mark.parametrize("form", ["tokenizer.json", "vocab.json"])
+def test_an_id_that_two_tokens_have(saved: dict[str, Any], tmp_path: Path, form: str) -> None:
+    """One of the two could not be told from the other."""
+    raw = json.loads(json.dumps(saved))
+    first, second = list(raw["model"]["vocab"])[-2:]
+    raw["model"]["vocab"][first] = raw["model"]["vocab"][second]
+    if form == "tokenizer.json":
+        (tmp_path / form).write_text(json.dumps(raw))
+    else:
+        write_vocab_and_merges(tmp_path, raw, "added_tokens.json")
+    with pytest.raises(BundleError, match=f"{form}.*two tokens have the same id"):
+        TextTokenizer.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize("line", ["\n", "\r\n"])
+def test_files_in_another_encoding(
+    tokenizer: TextTokenizer, saved: dict[str, Any], tmp_path: Path, encoding: str, line: str
+) -> None:
+    """As editors of other systems save them."""
+    write_vocab_and_merges(tmp_path, saved, "tokenizer_config.json")
+    for path in tmp_path.iterdir():
+        text = path.read_text("utf-8").replace("\n", line)
+        path.write_bytes(text.encode(encoding))
+    found = TextTokenizer.from_folder(tmp_path)
+    assert [found.encode(text) for text in TEXTS] == [tokenizer.encode(text) for text in TEXTS]

@@ -170,7 +170,8 @@ def nist(file: BinaryIO, start: int, end: int) -> Layout:
     said = {}
     for line in head[2:]:
         words = line.split()
-        if len(words) == 3 and words[1] == "-i" and words[2].isdigit():
+        # some write a number as text: sample_n_bytes -s1 1
+        if len(words) == 3 and words[1][:2] in ("-i", "-s") and words[2].isdecimal():
             said[words[0]] = min(int(words[2]), 1 << 40)
     size = int(head[1]) if len(head) > 1 and head[1].strip().isdigit() else 1024
     wide = said.get("channel_count", 1) * said.get("sample_n_bytes", 2)

@@ -32,6 +32,7 @@ class Layout:
     cut: bool = False  # something announced is missing
     rate: int = 0  # Hz of what `there` counts; 0 if it counts bytes
     fields: tuple[tuple[int, bytes], ...] = ()  # (offset, bytes) that a header should have said
+    told: int = 0  # bytes the decoder is told, where it guesses a length from them; 0: as they are
     byte_rate: int = 400_000  # at most so many bytes a second; 48 kHz stereo in float, if unknown
     mask: int = 0  # WAVE_FORMAT_EXTENSIBLE's speakers, 0 if not said
 

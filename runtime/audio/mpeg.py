@@ -1,7 +1,9 @@
 """MPEG audio frames (MP3, layers I to III): are all there that the first one announces?
 
 libmpg123 plays what it finds, trims what a first header announces from files that were joined, and
-complains on stderr about sizes that do not fit.
+complains on stderr about sizes that do not fit. Where nothing announces a number of frames, it
+guesses one from the size of the first, and libsndfile stops there: of a variable bit rate it gives
+a part. So they are counted here.
 """
 
 import re
@@ -60,7 +62,7 @@ def mpeg(file: BinaryIO, start: int, end: int) -> Layout | None:
     first = frame(read_at(file, at, 4))
     assert first is not None
     announced, told = _announced(file, at, first)
-    count = 0
+    count = longest = 0
     while at < end:
         head = read_at(file, at, 4)
         now = frame(head)
@@ -68,7 +70,7 @@ def mpeg(file: BinaryIO, start: int, end: int) -> Layout | None:
             if at + now.length > end:
                 return _cut(Layout("MP3", start, end), first, count, announced)
             at += now.length
-            count += 1
+            count, longest = count + 1, max(longest, now.length)
             continue
         tag = _tag(file, at, head, end)
         if tag:
@@ -80,13 +82,20 @@ def mpeg(file: BinaryIO, start: int, end: int) -> Layout | None:
             raise Damaged(f"is damaged after {seconds:.2f} s; fetch or export it again")
         break
     if announced is None:
-        return Layout("MP3", start, at, byte_rate=_BYTE_RATE)
+        return _counted(start, at, first, count, longest)
     if count - 1 < announced:  # the announcing frame itself is silent, and usually not counted
         return _cut(Layout("MP3", start, end), first, count, announced)
     if count - 1 > announced + 1:  # joined files: what the first says would trim the others
-        return Layout("MP3", start + first.length, at, byte_rate=_BYTE_RATE)
+        return _counted(start + first.length, at, first, count - 1, longest)
     fields = ((told, struct.pack(">I", at - start)),) if told else ()
     return Layout("MP3", start, at, byte_rate=_BYTE_RATE, fields=fields)
+
+
+def _counted(start: int, stop: int, first: Frame, count: int, longest: int) -> Layout:
+    """All frames in [start, stop), which were counted here."""
+    samples = count * first.samples
+    layout = Layout("MP3", start, stop, there=samples, announced=samples, rate=first.kind[2])
+    return replace(layout, told=(count + 2) * longest, byte_rate=_BYTE_RATE)
 
 
 def _cut(layout: Layout, first: Frame, count: int, announced: int | None) -> Layout:

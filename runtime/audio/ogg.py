@@ -1,7 +1,7 @@
 """Ogg pages: is one stream there, whole?
 
-libsndfile plays the first stream up to wherever it ends, passes over pages that are damaged, and
-takes a file without its last page for a shorter one.
+libsndfile plays the first stream up to wherever it ends, passes over pages that are damaged, takes
+a file without its last page for a shorter one, and believes the last page's position.
 """
 
 import struct
@@ -42,7 +42,10 @@ def ogg(file: BinaryIO, start: int, end: int) -> Layout:
         if sequence != number:
             raise Damaged(f"is damaged (Ogg page {number} is missing); fetch or export it again")
         number += 1
-        if position > 0:  # of the last packet that ends on this page; -1 if none does
+        if any(length < 255 for length in table):  # a packet ends here, and the position is its end
+            if position < layout.there:  # the decoder would stop there, or leave a part out
+                what = f"Ogg page {number - 1} goes back in time"
+                raise Damaged(f"is damaged ({what}); fetch or export it again")
             layout = replace(layout, there=position)
         ended = bool(flags & _END)
         at = stop

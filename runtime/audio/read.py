@@ -47,6 +47,7 @@ MAX_SECONDS = 1800.0  # `max_audio_seconds` of the released audio tokenizer's co
 _BLOCK = 1 << 20  # samples, all channels together, decoded at once (4 MiB)
 _STEP = 4096  # frames asked for at once: what a decoder loses when it fails within them
 _UNKNOWN_FRAMES = 1 << 62  # libsndfile's count where a header has none, as in a piped FLAC
+_RATES = 1000, 768_000  # Hz; what claims less or more would be heard as silence or a click
 _LOUDEST = 100.0  # float samples beyond this are integers that nobody scaled; 1 is full scale
 
 
@@ -72,7 +73,7 @@ def load_audio(
     """
     name = source_name(source)
     with opened(source, name, max_seconds) as (file, layout):
-        window = Window(file, layout.start, layout.stop, layout.fields)
+        window = Window(file, layout.start, layout.stop, layout.fields, layout.told)
         with _decoder(window, layout, name) as decoder:
             announced = _announced(decoder, layout)
             if announced is not None and announced > max_seconds * decoder.samplerate:
@@ -182,8 +183,8 @@ def _words(error: soundfile.SoundFileError) -> str:
 
 
 def _announced(decoder: Any, layout: Layout) -> int | None:
-    """Frames by the header; None if it does not know."""
-    if layout.kind == "FLAC":
+    """Frames by the header, or counted; None if nobody knows."""
+    if layout.kind == "FLAC" or layout.told:
         return layout.announced
     return int(decoder.frames) if decoder.frames < _UNKNOWN_FRAMES else None
 
@@ -219,11 +220,10 @@ def _blocks(
             return
         there, whole = done / rate, announced / rate if announced is not None else None
         cut = layout.kind == "FLAC" and is_cut(file, layout.start, layout.stop, done)
-        if failure is None or cut:
+        if cut or (failure is None and not layout.told):
             raise cut_short(name, there, whole)
-        raise AudioError(
-            f"{name} is damaged after {there:.2f} s ({_words(failure)}); fetch or export it again"
-        )
+        why = "frames do not decode" if failure is None else _words(failure)
+        raise AudioError(f"{name} is damaged after {there:.2f} s ({why}); fetch or export it again")
 
 
 def _block(
@@ -259,6 +259,11 @@ def _mono(
 
 
 def _resampler(from_rate: int, to_rate: int, name: str) -> Resampler:
+    if not _RATES[0] <= from_rate <= _RATES[1]:
+        raise AudioError(
+            f"{name} has a sampling rate of {from_rate} Hz, which no recording of speech has "
+            f"({_RATES[0]} to {_RATES[1]} Hz): its header is wrong; export it again"
+        )
     try:
         return Resampler(from_rate, to_rate)
     except AudioError as error:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from mimo_edge.runtime.audio.overlap import OverlapAdd
 from mimo_edge.runtime.backends.base import AudioPieces, CodecStates, Floats, Ints
+from mimo_edge.runtime.backends.finite import check_finite
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.bundle.manifest import ModelSpec
 from mimo_edge.runtime.bundle.stream_sizes import (
@@ -82,7 +83,10 @@ class StreamRows:
         )
 
     def push(self, codes: Mapping[int, Ints]) -> dict[int, Floats]:
-        """Row -> its new codes [K, T], T may be 0 -> row -> what can sound now, maybe nothing."""
+        """Row -> its new codes [K, T], T may be 0 -> row -> what can sound now, maybe nothing.
+
+        BundleError, naming the piece, if what it computed for one of them is NaN or infinite.
+        """
         left = {row: given for row, given in codes.items() if given.shape[1]}
         while left:
             taken = self._advance(left)
@@ -138,7 +142,8 @@ class StreamRows:
         )
         for index, count in taken.items():
             state = rows[index]
-            state.mel = np.concatenate((state.mel, mel[index, : count * self._mel_per_frame]))
+            new = check_finite(mel[index, : count * self._mel_per_frame], "mel_stream")
+            state.mel = np.concatenate((state.mel, new))
             state.statistics, state.last = statistics[index].copy(), last[index].copy()
             state.frames += count
             state.weight += count
@@ -217,7 +222,8 @@ class StreamRows:
             row.past = np.concatenate((row.past, positions[index]))[kept[index]]
             row.mel = row.mel[len(t.own) :]
             row.sounded += len(t.own)
-            found[index] = row.overlap.push(frames[index, t.own], weight)
+            sound = check_finite(frames[index, t.own], "vocoder_stream")
+            found[index] = row.overlap.push(sound, weight)
         return found
 
 

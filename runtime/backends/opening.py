@@ -32,8 +32,10 @@ def open_backend(
     the cache folder it runs the bundle as it is. `trust_engines` lets engines run that lie in the
     bundle: they are programs. Raises InputError for an unknown name or an option of another
     backend, EnvironmentProblem for what is not installed, EngineError where no engine fits, or
-    for a bundle that was built for another machine.
+    for a bundle that was built for another machine, BundleError for a pack of another backend.
     """
+    if name in BACKENDS:
+        bundle.check_backend(name)
     if name in ("ort-cpu", "ort-cuda"):
         _find_onnxruntime()
         from mimo_edge.runtime.backends.ort import OrtBackend, version

@@ -36,6 +36,7 @@ OPTIONS = {"CUDAExecutionProvider": {"use_tf32": "0"}}
 ACCURACY = "session.qdq_matmulnbits_accuracy_level"
 EXACT, DYNAMIC = "1", "4"
 _NO_MEMORY = re.compile("bad.?alloc|failed to allocate|out of memory", re.IGNORECASE)
+_NO_THREADS = re.compile("pthread|thread constructor|resource temporarily", re.IGNORECASE)
 
 
 class OrtBackend:
@@ -123,6 +124,7 @@ class OrtBackend:
                 provider_options=list(self._providers.values()),
                 enable_fallback=0,
             )
+        self.bundle.check_unchanged()  # nor while it was read
         lacking = [name for name in self._providers if name not in session.get_providers()]
         if lacking:
             raise EnvironmentProblem(
@@ -206,6 +208,11 @@ def _telling(doing: str) -> Iterator[None]:
             raise ResourceError(
                 f"not enough memory to {doing} ({error}). Use a smaller precision, shorter audio "
                 "or fewer rows, or a machine with more memory."
+            ) from error
+        if _NO_THREADS.search(str(error)):
+            raise ResourceError(
+                f"the system starts no more threads to {doing} ({error}). Use fewer (--threads 1), "
+                "or raise the limit: ulimit -u, or the container's pids."
             ) from error
         raise EnvironmentProblem(
             f"ONNX Runtime {ort.__version__} cannot {doing}: {error}"

@@ -72,6 +72,7 @@ class TrtBackend:
         for piece in PIECES:
             path, spec = self.folder / f"{piece}.plan", self.bundle.piece(piece)
             self._engines[piece] = Engine(self._trt, self._runtime, path, spec)
+        self.bundle.check_unchanged()  # while all that was read
         scratch = max(1, *(loaded.scratch_bytes for loaded in self._engines.values()))
         self.need(scratch, "running the engines")
         self._scratch = self.device.allocate(scratch)

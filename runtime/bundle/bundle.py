@@ -1,7 +1,10 @@
-"""The bundle: the directory that the exporter writes and the runtime reads, opened and checked."""
+"""The bundle: the directory that the exporter writes and the runtime reads, opened and checked.
+
+A pack (`runtime.bundle.pack`) is what one device needs of one, and is opened in the same way.
+"""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from mimo_edge.runtime.bundle.manifest import (
     ModelSpec,
     PieceSpec,
 )
+from mimo_edge.runtime.bundle.pack import PACK, Pack, read_pack
 from mimo_edge.runtime.bundle.verified import LARGE, Verified
 
 _State = tuple[int, int, int]
@@ -34,8 +38,10 @@ class Bundle:
     `verify` says whether what lies in it is hashed before it is used: files, and engines too.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, verify: bool = True) -> None:
-        self.folder, self.manifest, self.verify = folder, manifest, verify
+    def __init__(
+        self, folder: Path, manifest: Manifest, verify: bool = True, pack: Pack | None = None
+    ) -> None:
+        self.folder, self.manifest, self.verify, self.pack = folder, manifest, verify, pack
         self._seen: dict[str, _State] = {}  # file -> as it was when it was checked
 
     @classmethod
@@ -83,9 +89,14 @@ class Bundle:
             raise BundleError(
                 f"{path} is damaged ({type(error).__name__}: {error}). Export the bundle again."
             ) from error
-        bundle = cls(folder, manifest, verify)
+        bundle = cls(folder, manifest, verify, read_pack(folder))
+        if bundle.pack is not None and bundle.pack.packed_from != bundle.identity:
+            raise BundleError(
+                f"{folder / PACK} is of another bundle than {path} beside it. {bundle._again}."
+            )
         bundle._check_sizes()
-        check_graphs(folder, manifest)
+        graphs = [piece for piece in manifest.pieces.values() if piece.file in bundle.files]
+        check_graphs(folder, graphs, bundle.files)
         if verify:
             bundle._check_hashes(on_progress)
         return bundle
@@ -101,18 +112,47 @@ class Bundle:
             ) from None
 
     def path(self, name: str) -> Path:
-        """The ONNX file of a piece."""
+        """The ONNX file of a piece. Raises BundleError for a pack that has engines in its place."""
         self.check_unchanged()
-        return self.folder / self.piece(name).file
+        file = self.piece(name).file
+        if self.pack is not None and file not in self.files:
+            raise BundleError(
+                f"{self.folder} is packed for {self.pack.target}: it has engines and no graph of "
+                f"{name}. Run it with --backend {self.pack.backend}; for anything else take the "
+                "bundle that it was packed from."
+            )
+        return self.folder / file
 
     def weights(self, name: str) -> FileSpec:
         """The weights file of a piece: its hash and size."""
         return self.manifest.files[self.manifest.pieces[name].data]
 
+    @property
+    def files(self) -> Mapping[str, FileSpec]:
+        """The files that are here: all of the manifest, or those of a pack."""
+        return self.manifest.files if self.pack is None else self.pack.files
+
+    def check_backend(self, name: str) -> None:
+        """Raises BundleError if the bundle is packed for another backend."""
+        if self.pack is not None and self.pack.backend != name:
+            raise BundleError(
+                f"{self.folder} is packed for {self.pack.target}, not for {name}. Run it with "
+                f"--backend {self.pack.backend}, or pack the bundle again: mimo-edge pack BUNDLE "
+                f"--target {name}{':8.9' if name == 'trt-rtx' else ''} -o OUT"
+            )
+
+    def check_whole(self, doing: str) -> None:
+        """Raises BundleError for a pack, from which nothing can be made. `doing` is what for."""
+        if self.pack is not None:
+            raise BundleError(
+                f"{self.folder} is packed for {self.pack.target} and has no more than that needs. "
+                f"To {doing}, take the bundle that it was packed from ({self.identity[:16]})."
+            )
+
     @cached_property
     def bytes(self) -> int:
-        """Of all files of the manifest."""
-        return sum(spec.bytes for spec in self.manifest.files.values())
+        """Of all files that are here."""
+        return sum(spec.bytes for spec in self.files.values())
 
     def check_unchanged(self) -> None:
         """Raises BundleError if a file is another than the one that was opened: what is loaded now
@@ -148,23 +188,31 @@ class Bundle:
             digest.update(f"{name} {self.manifest.files[name].sha256}\n".encode())
         return digest.hexdigest()
 
+    @property
+    def _again(self) -> str:
+        """What to do about damage."""
+        if self.pack is None:
+            return "Copy the whole bundle again, or export it again"
+        return "Copy the whole folder again, or pack the bundle again"
+
     def _check_sizes(self) -> None:
-        for name, spec in self.manifest.files.items():
+        for name, spec in self.files.items():
             path = self.folder / name
             if not path.is_file():
-                raise BundleError(f"{path} is missing. Copy the whole bundle, or export it again.")
+                raise BundleError(f"{path} is missing. {self._again}.")
             self._seen[name] = _state(path)
             size = path.stat().st_size
             if size != spec.bytes:
                 raise BundleError(
                     f"{path} has {size} bytes, the manifest says {spec.bytes}: it is truncated or "
-                    "altered. Copy the bundle again, or export it again."
+                    f"altered. {self._again}."
                 )
 
     def _check_hashes(self, on_progress: Callable[[int, int], None] | None) -> None:
         done, total = 0, self.bytes
         known = Verified.of_user() if total >= LARGE else None
-        for name, spec in self.manifest.files.items():
+        listed = MANIFEST if self.pack is None else PACK
+        for name, spec in self.files.items():
             path = self.folder / name
             if known is not None and known.holds(path, spec):
                 done += spec.bytes
@@ -177,8 +225,7 @@ class Bundle:
                     on_progress(done, total)
             if digest.hexdigest() != spec.sha256:
                 raise BundleError(
-                    f"{path} was altered: its sha256 is not the one in {MANIFEST}. "
-                    "Copy the bundle again, or export it again."
+                    f"{path} was altered: its sha256 is not the one in {listed}. {self._again}."
                 )
             if known is not None:
                 known.add(path, spec)

@@ -6,11 +6,12 @@ memory, and before a name in it opens a file.
 
 import os
 import re
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 from mimo_edge.runtime.bundle.errors import MALFORMED, BundleError
 from mimo_edge.runtime.bundle.graph_file import read_graph
-from mimo_edge.runtime.bundle.manifest import Manifest, ModelSpec, TensorSpec
+from mimo_edge.runtime.bundle.manifest import Manifest, ModelSpec, PieceSpec, TensorSpec
 from mimo_edge.runtime.bundle.shared_ports import disagreements
 
 # (least, most) of each size. No model comes near the upper ends; what is beyond them is an attack,
@@ -52,10 +53,10 @@ def check_manifest(manifest: Manifest) -> None:
         raise ValueError("; ".join(problems[:3]))
 
 
-def check_graphs(folder: Path, manifest: Manifest) -> None:
+def check_graphs(folder: Path, pieces: Iterable[PieceSpec], files: Container[str]) -> None:
     """Raises BundleError for a graph that has other ports than the manifest says, or weights in a
-    file that the manifest does not name, or that a backend would not read where it is."""
-    for piece in manifest.pieces.values():
+    file that is none of `files`, or that a backend would not read where it is."""
+    for piece in pieces:
         path = folder / piece.file
         try:
             graph = read_graph(path)
@@ -71,7 +72,7 @@ def check_graphs(folder: Path, manifest: Manifest) -> None:
                     f"({_difference(own, told)}). Export the bundle again."
                 )
         for name in sorted(graph.locations):
-            if name not in manifest.files:
+            if name not in files:
                 raise BundleError(
                     f"{path} has weights in {name!r}, which is not in the bundle's manifest. "
                     "Export the bundle again."

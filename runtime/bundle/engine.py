@@ -10,7 +10,6 @@ The hashes in engine.json tell damage, not tampering: whoever can change a plan 
 import dataclasses
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mimo_edge.runtime.bundle.bundle import Bundle
-from mimo_edge.runtime.bundle.errors import MALFORMED, EngineError
+from mimo_edge.runtime.bundle.errors import MALFORMED, EngineError, unreadable
 from mimo_edge.runtime.bundle.manifest import PIECES, FileSpec
 
 MODULES = {"trt-rtx": "tensorrt_rtx", "trt": "tensorrt"}  # product -> its Python module
@@ -26,6 +25,7 @@ MODULES = {"trt-rtx": "tensorrt_rtx", "trt": "tensorrt"}  # product -> its Pytho
 # so a prompt is cut and padded to these. Of an engine, those up to the largest of its profile.
 PREFILL_LENGTHS = (1, 16, 64, 128, 256, 512)
 SCHEMA = 3
+_LONGEST = 1e9  # seconds of a build
 MANIFEST = "engine.json"
 MANIFEST_BYTES = 1 << 22  # more is none: that of the 7B has 100 kB
 _NO_WEIGHTS = hashlib.sha256().hexdigest()
@@ -94,7 +94,7 @@ class PlanSpec:
         values = _fields(raw, cls, "plan")
         file = _fields(values["file"], FileSpec, "file")
         seconds = values["seconds"]
-        if type(seconds) not in (int, float) or not 0 <= seconds < math.inf:
+        if type(seconds) not in (int, float) or not 0 <= seconds <= _LONGEST:
             raise ValueError(f"seconds is {seconds!r}")
         return cls(
             key=_sha(values["key"], "key"),
@@ -141,7 +141,7 @@ def read(folder: Path) -> EngineManifest:
     except FileNotFoundError as error:
         raise EngineError(f"{folder} is no finished engine: no {MANIFEST}. {again}") from error
     except OSError as error:
-        raise EngineError(f"{path} cannot be read ({error.strerror}). {again}") from error
+        raise EngineError(unreadable(path, error, again)) from error
     except MALFORMED as error:
         raise EngineError(f"{path} is damaged ({error!s:.200}). {again}") from error
 

@@ -22,7 +22,12 @@ from mimo_edge.runtime.bundle.engine import (
     piece_hashes,
     read,
 )
-from mimo_edge.runtime.bundle.errors import EngineError, EnvironmentProblem, InputError
+from mimo_edge.runtime.bundle.errors import (
+    EngineError,
+    EnvironmentProblem,
+    InputError,
+    unreadable,
+)
 from mimo_edge.runtime.bundle.files import hash_file
 from mimo_edge.runtime.bundle.manifest import PIECES
 
@@ -68,7 +73,15 @@ def cache_folder() -> Path:
 
 
 def home_of(bundle: Bundle, root: Path | None = None) -> Path:
-    """The folder of a bundle's engines, in `root` or in the cache folder."""
+    """The folder of a bundle's engines, in `root` or in the cache folder.
+
+    Raises EngineError for a bundle without the pieces that speak: engines are built of all.
+    """
+    if not bundle.speaks:
+        raise EngineError(
+            f"{bundle.folder} only listens, and engines are built of all pieces. Use a backend of "
+            "ONNX Runtime, or export it again with --with-speech."
+        )
     digest = hashlib.sha256()
     for piece in PIECES:
         digest.update(" ".join((piece, *piece_hashes(bundle, piece), "\n")).encode())
@@ -118,6 +131,9 @@ def find(bundle: Bundle, wanted: Wanted, trust: Trust = CACHE_ONLY) -> tuple[Pat
             reasons.append(str(error))
     more = f" --engines {trust.folder}" if trust.folder is not None else ""
     remedy = f"Build them: mimo-edge build {bundle.folder} --target {wanted.target}{more}"
+    if bundle.pack is not None:  # it has nothing that engines could be built from
+        remedy = f"Pack the bundle for this GPU: mimo-edge pack BUNDLE --target {wanted.target} -o "
+        remedy += str(bundle.folder)
     if not trust.bundle and finished(bundle.folder / INSIDE):
         remedy += (
             f". {bundle.folder / INSIDE} holds engines. They are programs: if you trust who made "
@@ -202,12 +218,12 @@ def _check_profile(folder: Path, bundle: Bundle, piece: str, identity: Identity)
 def _check_whole(folder: Path, manifest: EngineManifest, verify: bool) -> None:
     for piece, plan in manifest.plans.items():
         path = folder / f"{piece}.plan"
-        if not path.is_file():
-            raise EngineError(f"{path} is missing.")
         try:
+            if not path.is_file():
+                raise EngineError(f"{path} is missing.")
             whole = path.stat().st_size == plan.file.bytes
             whole = whole and (not verify or hash_file(path) == plan.file)
         except OSError as error:
-            raise EngineError(f"{path} cannot be read ({error.strerror}).") from error
+            raise EngineError(unreadable(path, error, "Build it again.")) from error
         if not whole:
             raise EngineError(f"{path} is truncated or altered.")

@@ -5,6 +5,7 @@ disk, and only then under its name. What a killed program left is known by its n
 that nobody holds any more, and the next one that writes into the same folder removes it.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -71,9 +72,12 @@ def replacing(path: Path, mode: int | None = None) -> Iterator[Path]:
     """Give a file to write to, which becomes `path` if the block ends well, and else is removed.
 
     A link stays a link: what it points to is replaced. A file that is there keeps its permissions
-    and its owner; a new one gets `mode`, or what the process gives to every new file.
+    and its owner; a new one gets `mode`, or what the process gives to every new file. Raises
+    FileExistsError for a device, a pipe or a folder, which root could replace.
     """
     place = Path(os.path.realpath(path))
+    if place.exists() and not place.is_file():
+        raise FileExistsError(errno.EEXIST, "It exists and is not a regular file", str(path))
     sweep(place.parent)
     old = place.stat() if place.is_file() else None
     closed = old is not None or mode is not None  # others may not read it before it is `path`

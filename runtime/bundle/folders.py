@@ -38,14 +38,7 @@ def check_output(output: Path, sources: Iterable[Path], force: bool) -> Path:
     Returns where it really is: a link stays a link, what it points to is replaced. Raises
     InputError; `force` replaces a bundle, and nothing else that is not empty.
     """
-    place = output.resolve()
-    if os.path.ismount(place):
-        raise InputError(f"{output} is a mount point and cannot be renamed. Give a folder in it.")
-    if any(place == folder for folder in _above_here()):
-        raise InputError(
-            f"{output} is the current folder, or holds it, and would be replaced while somebody is "
-            "in it. Go to another folder, or choose another name."
-        )
+    place = check_place(output)
     partial, replaced = partial_of(place), replaced_of(place)
     read = [folder.resolve() for folder in sources]
     for taken in (place, partial, replaced):
@@ -67,6 +60,20 @@ def check_output(output: Path, sources: Iterable[Path], force: bool) -> Path:
         raise InputError(
             f"{replaced} is in the way: it may be what an export replaced when it was killed. "
             "Move it away, or remove it."
+        )
+    return place
+
+
+def check_place(output: Path) -> Path:
+    """Where a folder really is that is to be renamed or replaced. Raises InputError if it cannot
+    be, or if somebody would find himself in a folder that is deleted."""
+    place = output.resolve()
+    if os.path.ismount(place):
+        raise InputError(f"{output} is a mount point and cannot be renamed. Give a folder in it.")
+    if any(place == folder for folder in _above_here()):
+        raise InputError(
+            f"{output} is the current folder, or holds it, and would be replaced while somebody is "
+            "in it. Go to another folder, or choose another name."
         )
     return place
 

@@ -4,6 +4,7 @@ An ONNX file is a protocol buffer. Only the few fields that a check needs are re
 nor a backend is, and no weight is touched.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ _INSIDE = {
     "sparse": {1: "tensor", 2: "tensor"},
 }
 _GRAPH, _INPUT, _OUTPUT, _EXTERNAL = 7, 11, 12, 13
+_INITIALIZER, _DIMS, _NAME = 5, 1, 8
 _DTYPES = {
     **{1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64"},
     **{9: "bool", 10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16"},
@@ -38,6 +40,19 @@ class GraphFile:
     locations: frozenset[str]
 
 
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file of weights: its shape, and its size there."""
+
+    name: str
+    shape: tuple[int, ...]
+    bytes: int
+
+    @property
+    def numbers(self) -> int:
+        return math.prod(self.shape)
+
+
 def read_graph(path: Path) -> GraphFile:
     """Raises ValueError for a file that is no ONNX graph without weights."""
     if path.stat().st_size > LARGEST_DOCUMENT:
@@ -52,6 +67,33 @@ def read_graph(path: Path) -> GraphFile:
         inputs += map(_port, _messages(graph, _INPUT))
         outputs += map(_port, _messages(graph, _OUTPUT))
     return GraphFile(tuple(inputs), tuple(outputs), frozenset(_locations(content, "model")))
+
+
+def stored_tensors(path: Path) -> list[StoredTensor]:
+    """The tensors of a graph whose numbers lie in a file beside it. Raises ValueError for a file
+    that is no ONNX graph."""
+    found = []
+    for graph in _messages(memoryview(path.read_bytes()), _GRAPH):
+        for tensor in _messages(graph, _INITIALIZER):
+            entries = {_text(entry, 1): _text(entry, 2) for entry in _messages(tensor, _EXTERNAL)}
+            if "location" in entries:
+                size = int(entries.get("length", 0))
+                found.append(StoredTensor(_text(tensor, _NAME), _dims(tensor), size))
+    return found
+
+
+def _dims(tensor: memoryview) -> tuple[int, ...]:
+    """Repeated, or packed into one field: writers differ."""
+    dims: list[int] = []
+    for number, value in _fields(tensor):
+        if number == _DIMS and isinstance(value, int):
+            dims.append(value)
+        elif number == _DIMS and not isinstance(value, int):
+            at = 0
+            while at < len(value):
+                size, at = _varint(value, at)
+                dims.append(size)
+    return tuple(dims)
 
 
 def _locations(message: memoryview, kind: str) -> Iterator[str]:

@@ -25,9 +25,7 @@ def locked(output: str | Path) -> Iterator[None]:
     """
     place = Path(os.path.realpath(output))
     sweep(place.parent)
-    path = (
-        place.parent / f"{PREFIX}{hashlib.sha256(os.fsencode(place.name)).hexdigest()[:16]}{LOCK}"
-    )
+    path = beside(place, LOCK)
     descriptor = _owned(path, output)
     try:
         with suppress(OSError):  # a full disk: the owner has no name then
@@ -37,6 +35,13 @@ def locked(output: str | Path) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)  # while it is owned: nobody else can have begun
         os.close(descriptor)
+
+
+def beside(output: Path, suffix: str) -> Path:
+    """A hidden place beside an output, always the same, whose name is short however long the
+    output's is."""
+    digest = hashlib.sha256(os.fsencode(output.name)).hexdigest()[:16]
+    return output.parent / f"{PREFIX}{digest}{suffix}"
 
 
 def _owned(path: Path, output: str | Path) -> int:

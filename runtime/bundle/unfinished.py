@@ -83,12 +83,12 @@ def read_marker(folder: Path, name: str, key: str) -> Finished | None:
         raw = json.loads(_marker(folder, name).read_text())
         if raw["key"] != key:  # before the rest: another version may write it otherwise
             return None
+        files = {n: FileSpec(**f) for n, f in raw["files"].items()}
+        if not all(hash_file(folder / n) == f for n, f in files.items()):
+            return None
+        return PieceSpec.from_raw(raw["piece"]), files
     except (OSError, *MALFORMED):
         return None
-    files = {n: FileSpec(**f) for n, f in raw["files"].items()}
-    if not all((folder / n).is_file() and hash_file(folder / n) == f for n, f in files.items()):
-        return None
-    return PieceSpec.from_raw(raw["piece"]), files
 
 
 def _check_disk(partial: Path, total: int) -> None:

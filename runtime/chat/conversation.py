@@ -12,14 +12,12 @@ A conversation file is JSON:
 
 import io
 import json
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from mimo_edge.runtime.backends.base import Floats, Ints
+from mimo_edge.runtime.bundle.arrays import DAMAGED, read_arrays
 from mimo_edge.runtime.bundle.errors import (
     DISK_FULL,
     MALFORMED,
@@ -35,8 +33,7 @@ Audio = str | Path | bytes | Floats | Ints
 
 _KEYS = ("role", "text", "audio")
 _FILE_KEYS = ("messages", "system_prompt", "voice")
-_LARGEST_HISTORY = 1 << 24  # numbers; the longest context of the 7B has 300,000
-_GRID = "grid.npy"
+_LARGEST_HISTORY = 1 << 27  # bytes; the longest context of the 7B has 300,000 numbers
 
 
 @dataclass(frozen=True)
@@ -107,36 +104,13 @@ def read_history(path: str | Path) -> Grid | None:
     if not path.is_file():
         raise InputError(f"{path} is no file and so no history. Choose another name.")
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(_GRID) as file:
-            _check_header(file)
-        with np.load(path) as arrays:
-            return arrays["grid"]
+        return read_arrays(path, _LARGEST_HISTORY)["grid"]
     except PermissionError as error:
         raise InputError(unreadable(path, error, "")) from error
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, *_ZIP, *MALFORMED) as error:
+    except (OSError, *DAMAGED) as error:
         raise InputError(
             f"{path} is no history file ({error}). Delete it to start anew."
         ) from error
-
-
-# what zipfile raises for a damaged entry: another method, a password
-_ZIP = (NotImplementedError, RuntimeError, OverflowError)
-
-
-def _check_header(file: Any) -> None:
-    """Raises ValueError for an array that no history is."""
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    else:
-        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
-    if dtype.kind not in "biuf" or dtype.itemsize > 8:
-        raise ValueError(f"it holds {dtype}")
-    count = 1
-    for length in shape:
-        count *= length
-    if not 0 <= count <= _LARGEST_HISTORY:
-        raise ValueError(f"it holds {count} numbers")
 
 
 def write_history(path: str | Path, grid: Grid) -> None:

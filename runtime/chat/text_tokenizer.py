@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import MALFORMED, BundleError, TextError, unreadable
 from mimo_edge.runtime.bundle.files import read_text
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -91,10 +92,22 @@ class TextTokenizer:
         tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in missing])
         return cls(tokenizer, _special_ids(tokenizer, extras, folder))
 
+    @classmethod
+    def of_bundle(cls, bundle: Bundle) -> "TextTokenizer":
+        """A bundle's own, from the files that its manifest names, as they were when it was opened.
+        Raises BundleError."""
+        tokenizer = cls.from_folder(bundle.folder, bundle.manifest.files)
+        bundle.check_unchanged()
+        return tokenizer
+
     @property
     def vocab_size(self) -> int:
         """Number of ids, added tokens included; the model's own vocabulary is padded beyond it."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
+    def find(self, token: str) -> int | None:
+        """The id of one token by its content; None if there is none."""
+        return _find(self._tokenizer, token)
 
     def encode(self, text: str, special: bool = True) -> list[int]:
         """Ids of `text`, nothing put before or after it. Raises TextError if it is no Unicode.
@@ -228,6 +241,9 @@ def _load_core(read: dict[str, Path]) -> Tokenizer:
             tokenizer = Tokenizer.from_str(read_text(core[0]))
         else:
             tokenizer = _byte_level_bpe(vocab=core[0], merges=core[1])
+        ids = tokenizer.get_vocab(with_added_tokens=False)
+        if len(set(ids.values())) < len(ids):  # the library takes it, and decodes one of them
+            raise ValueError("two tokens have the same id")
     except OSError as error:
         raise BundleError(unreadable(error.filename, error, "Copy it again.")) from error
     except Exception as error:  # the library raises bare Exception for whatever is wrong
@@ -290,6 +306,14 @@ def _add_declared(tokenizer: Tokenizer, extras: dict[str, dict[str, Any]], folde
             )
 
 
+def _find(tokenizer: Tokenizer, token: str) -> int | None:
+    try:
+        number: int | None = tokenizer.token_to_id(token)
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can hold
+        return None
+    return number
+
+
 def _special_ids(
     tokenizer: Tokenizer, extras: dict[str, dict[str, Any]], folder: Path
 ) -> SpecialIds:
@@ -303,10 +327,11 @@ def _special_ids(
             break
 
     def find(token: str) -> int:
-        number: int | None = tokenizer.token_to_id(token)
+        number = _find(tokenizer, token)
         if number is None:
+            shown = token.encode("utf-8", "backslashreplace").decode("utf-8")
             raise BundleError(
-                f"{folder}: the text tokenizer has no {token}, so it is not MiMo-Audio's; "
+                f"{folder}: the text tokenizer has no {shown}, so it is not MiMo-Audio's; "
                 "copy the tokenizer's files from the checkpoint"
             )
         return number

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from mimo_edge.runtime.backends.base import Floats
 from mimo_edge.runtime.chat.conversation import Audio, Message
 from mimo_edge.runtime.generation.generation import Generation
+from mimo_edge.runtime.options import Options
 from mimo_edge.runtime.server.audio_in import decoded, wav_of
 from mimo_edge.runtime.server.chat_request import AudioData, ChatMessage, ChatRequest, TextPart
 from mimo_edge.runtime.server.errors import RequestError
 from mimo_edge.runtime.server.limits import check_text
 from mimo_edge.runtime.server.service import Service
 from mimo_edge.runtime.server.speech import voice_name
-from mimo_edge.runtime.tasks import Demonstration, Options
+from mimo_edge.runtime.tasks import Demonstration
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from mimo_edge.runtime.backends.base import Floats
 from mimo_edge.runtime.generation.generation import Event, Generation, Result
+from mimo_edge.runtime.options import Options
 from mimo_edge.runtime.server.audio_in import decoded
 from mimo_edge.runtime.server.errors import GoneError, Problem, RequestError, problem_of
 from mimo_edge.runtime.server.limits import check_text
@@ -19,7 +20,6 @@ from mimo_edge.runtime.server.realtime_response import ResponseEvents, Status, n
 from mimo_edge.runtime.server.service import Service
 from mimo_edge.runtime.server.speech import new_seed, usage, voice_name
 from mimo_edge.runtime.server.work import Work
-from mimo_edge.runtime.tasks import Options
 
 
 def routes(service: Service) -> APIRouter:

@@ -6,11 +6,11 @@ import numpy as np
 from mimo_edge.runtime.backends.base import Floats, Ints
 from mimo_edge.runtime.chat.segments import Grid
 from mimo_edge.runtime.generation.generation import Generation, Result
+from mimo_edge.runtime.options import Options
 from mimo_edge.runtime.server.errors import RequestError
 from mimo_edge.runtime.server.realtime_config import Session
 from mimo_edge.runtime.server.service import Service
 from mimo_edge.runtime.server.speech import voice_name
-from mimo_edge.runtime.tasks import Options
 
 
 @dataclass(frozen=True, eq=False)

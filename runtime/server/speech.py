@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter
 from mimo_edge.runtime.generation.generation import Generation, Result
+from mimo_edge.runtime.options import Options
 from mimo_edge.runtime.server.errors import RequestError
 from mimo_edge.runtime.server.formats import MEDIA_TYPES, open_encoder
 from mimo_edge.runtime.server.limits import check_text
 from mimo_edge.runtime.server.response import EVENTS, WorkResponse, event
 from mimo_edge.runtime.server.service import Service
 from mimo_edge.runtime.server.work import Work
-from mimo_edge.runtime.tasks import Options
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 

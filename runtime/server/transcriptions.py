@@ -9,6 +9,7 @@ from fastapi import APIRouter, File, Form, UploadFile
 from mimo_edge.runtime.backends.base import Floats
 from mimo_edge.runtime.chat.templates import ASR_EN, ASR_ZH
 from mimo_edge.runtime.generation.generation import Generation
+from mimo_edge.runtime.options import Options
 from mimo_edge.runtime.server import subtitles
 from mimo_edge.runtime.server.audio_in import wav_of
 from mimo_edge.runtime.server.errors import RequestError
@@ -16,7 +17,6 @@ from mimo_edge.runtime.server.response import EVENTS, WorkResponse, event
 from mimo_edge.runtime.server.service import Service
 from mimo_edge.runtime.server.speech import usage
 from mimo_edge.runtime.server.work import Work
-from mimo_edge.runtime.tasks import Options
 from starlette.responses import Response
 
 Format = Literal["json", "text", "verbose_json", "srt", "vtt"]

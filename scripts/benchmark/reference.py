@@ -6,8 +6,8 @@ import torch
 from mimo_edge.mimo_ref.backbone import KVCache
 from mimo_edge.mimo_ref.generate import Sampling, draw_patch
 from mimo_edge.mimo_ref.weights import load_language_model
-from mimo_edge.scripts.benchmark.machine import seconds
 from mimo_edge.scripts.benchmark.stages import Stage, stage_of
+from mimo_edge.scripts.machine import seconds_of
 
 _HOT = Sampling(0.9, top_p=0.95)
 
@@ -41,8 +41,8 @@ def reference_stages(checkpoint: Path, positions: int, runs: int, rate: float) -
     draw()
     steps, draws = [], []
     for _ in range(runs):
-        steps.append(seconds(step))
-        draws.append(seconds(draw))
+        steps.append(seconds_of(step))
+        draws.append(seconds_of(draw))
 
     def read(piece: torch.nn.Module, names: str = "") -> int:
         held = piece.state_dict().items()

@@ -8,7 +8,7 @@ import numpy as np
 from mimo_edge.runtime.backends.base import Floats, Ints, RowStates
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.dtypes import PRECISIONS
-from mimo_edge.scripts.benchmark.machine import seconds
+from mimo_edge.scripts.machine import seconds_of
 
 TAIL = 0.95
 _READ = 64  # patches of a prompt that are really read
@@ -37,7 +37,7 @@ def measure(
 ) -> Stage:
     """Time a call so many times, after one that does not count."""
     call()
-    return stage_of(name, [seconds(call) for _ in range(runs)], weight_bytes, rate)
+    return stage_of(name, [seconds_of(call) for _ in range(runs)], weight_bytes, rate)
 
 
 def stage_of(name: str, took: list[float], weight_bytes: int, rate: float) -> Stage:
@@ -141,8 +141,8 @@ def patch_stages(
         speaking.draw()
         steps, draws = [], []
         for _ in range(runs):  # by turns, as an answer does
-            steps.append(seconds(speaking.step))
-            draws.append(seconds(speaking.draw))
+            steps.append(seconds_of(speaking.step))
+            draws.append(seconds_of(speaking.draw))
     finally:
         speaking.close()
     read = [

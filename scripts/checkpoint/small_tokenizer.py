@@ -1,6 +1,7 @@
 """A small text tokenizer in the files of the released one: byte-level BPE with Qwen2's split."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,8 @@ The weather today is cloudy with a little rain in the north, 12 to 18 degrees, c
 """
 
 
-def train_bpe() -> Tokenizer:
-    """Train BPE_SIZE tokens on the text above; the same result every time."""
+def train_bpe(lines: Iterable[str], size: int) -> Tokenizer:
+    """Train `size` tokens on text, split as Qwen2 splits; the same result every time."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -74,16 +75,14 @@ def train_bpe() -> Tokenizer:
     )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=BPE_SIZE, initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(_TEXT.splitlines(keepends=True), trainer)
+    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(lines, trainer)
     return tokenizer
 
 
-def tokenizer_files(specials: dict[str, int]) -> dict[str, dict[str, Any]]:
+def tokenizer_files(bpe: Tokenizer, specials: dict[str, int]) -> dict[str, dict[str, Any]]:
     """File name -> content of a text tokenizer whose special tokens have the ids given."""
-    main = json.loads(train_bpe().to_str())
+    main = json.loads(bpe.to_str())
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     entries = {token: {"content": token, **flags, "special": True} for token in specials}
     main["added_tokens"] = [{"id": specials[token], **entries[token]} for token in specials]
@@ -110,8 +109,13 @@ def tokenizer_files(specials: dict[str, int]) -> dict[str, dict[str, Any]]:
     }
 
 
-def write_tokenizer(folder: Path, specials: dict[str, int]) -> None:
-    """Write the files into `folder`, which exists."""
-    for name, content in tokenizer_files(specials).items():
+def write_files(folder: Path, bpe: Tokenizer, specials: dict[str, int]) -> None:
+    """Write the released tokenizer's files into `folder`, which exists."""
+    for name, content in tokenizer_files(bpe, specials).items():
         text = json.dumps(content, ensure_ascii=False, indent=2)
         (folder / name).write_text(text + "\n", encoding="utf-8")
+
+
+def write_tokenizer(folder: Path, specials: dict[str, int]) -> None:
+    """Write a text tokenizer that was trained on the text above."""
+    write_files(folder, train_bpe(_TEXT.splitlines(keepends=True), BPE_SIZE), specials)

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from mimo_edge.export.exporter import Sources, export_bundle
+from mimo_edge.export.exporter import export_bundle
+from mimo_edge.export.sources import Sources
 from mimo_edge.mimo_ref.config import AudioTokenizerConfig
 from mimo_edge.parity.speech_score import Judge, Utterance, Verdict
 from mimo_edge.parity.word_errors import WordErrors

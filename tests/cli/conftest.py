@@ -14,6 +14,7 @@ from mimo_edge.runtime.bundle.manifest import ModelSpec
 from mimo_edge.scripts.cli import main
 
 from tests.bundles import exported
+from tests.foreground import heed_signals
 from tests.golden import Golden
 
 CLIP = Path(__file__).parents[2] / "assets" / "clips" / "weather-question.flac"
@@ -72,8 +73,8 @@ def process(*words: object, **settings: object) -> subprocess.Popen[bytes]:
     command += [w if isinstance(w, bytes) else str(w) for w in words]
     env = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
     env |= settings.pop("env", {})  # type: ignore[call-overload]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | settings
-    return subprocess.Popen(command, env=env, **pipes)  # type: ignore[call-overload]
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": heed_signals}
+    return subprocess.Popen(command, env=env, **how | settings)  # type: ignore[call-overload]
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
-from mimo_edge.export import exporter
-from mimo_edge.export.exporter import Sources
-from mimo_edge.export.piece import Piece
+from mimo_edge.export import exporter, tracers
+from mimo_edge.export.pieces import Pieces
+from mimo_edge.export.traced import TracedPiece
 from mimo_edge.runtime.bundle import unfinished
 from mimo_edge.runtime.bundle.folders import MARK
 from mimo_edge.runtime.bundle.manifest import MANIFEST
@@ -41,15 +40,18 @@ def words(golden: Golden, checkpoint: Path, tmp_path: Path) -> tuple[object, ...
     )
 
 
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces are traced where the tests can interfere."""
+    monkeypatch.setattr(tracers, "processes_for", lambda _: 0)
+
+
 @pytest.fixture
 def two_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two pieces that are quick to trace, which is enough to fail in between."""
-    real = Sources.piece_builders
-
-    def two(self: Sources, dtype: torch.dtype, speech: bool) -> dict[str, Callable[[], Piece]]:
-        return dict.fromkeys(TWO, real(self, dtype)["mel"])
-
-    monkeypatch.setattr(Sources, "piece_builders", two)
+    real = Pieces.build
+    monkeypatch.setattr(Pieces, "names", lambda *_: list(TWO))
+    monkeypatch.setattr(Pieces, "build", lambda self, _: real(self, "mel"))
     monkeypatch.setattr(unfinished, "PIECES", TWO)
 
 
@@ -68,14 +70,14 @@ def fail_writing(monkeypatch: pytest.MonkeyPatch, piece: str, error: BaseExcepti
 
 def interrupt_tracing(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     """Ctrl-C when so many pieces have been traced."""
-    real, left = exporter.trace, iter(range(after))
+    real, left = tracers.traced_piece, iter(range(after))
 
-    def trace(build):  # type: ignore[no-untyped-def]
+    def trace(pieces: Pieces, name: str) -> TracedPiece:
         if next(left, None) is None:
             raise KeyboardInterrupt
-        return real(build)
+        return real(pieces, name)
 
-    monkeypatch.setattr(exporter, "trace", trace)
+    monkeypatch.setattr(tracers, "traced_piece", trace)
 
 
 def flip(path: Path) -> None:
@@ -135,12 +137,7 @@ def test_resume(
     mimo_edge: Run, words: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was finished is kept, and the bundle is that of an export without interruption."""
-    real = Sources.piece_builders
-
-    def two(self: Sources, dtype: torch.dtype, speech: bool) -> dict[str, Callable[[], Piece]]:
-        return {name: build for name, build in real(self, dtype).items() if name in TWO}
-
-    monkeypatch.setattr(Sources, "piece_builders", two)
+    monkeypatch.setattr(Pieces, "names", lambda *_: list(TWO))
     monkeypatch.setattr(unfinished, "PIECES", TWO)
     partial, bundle = tmp_path / "new" / "bundle.partial", tmp_path / "new" / "bundle"
     with monkeypatch.context() as patch:
@@ -227,11 +224,7 @@ def test_without_resume_nothing_is_taken_over(
 
 def test_a_real_interrupt(words: tuple, tmp_path: Path) -> None:
     """SIGINT to the process, in the middle of tracing."""
-
-    def heed() -> None:  # a shell lets what it starts in the background ignore SIGINT
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    running = process(*words, preexec_fn=heed)
+    running = process(*words)
     deadline = time.monotonic() + 60
     while not (tmp_path / "new" / "bundle.partial").exists() and time.monotonic() < deadline:
         time.sleep(0.05)

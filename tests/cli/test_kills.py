@@ -18,6 +18,7 @@ from mimo_edge.runtime.bundle.files import LOCK, PART, hash_file
 from mimo_edge.runtime.bundle.folders import partial_of, replaced_of
 from mimo_edge.runtime.bundle.manifest import MANIFEST
 
+from tests.foreground import heed_signals
 from tests.golden import Golden
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
@@ -25,7 +26,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 EXPORT = """
 import shutil, sys, time
 from pathlib import Path
-from mimo_edge.export import exporter
+from mimo_edge.export import exporter, tracers
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.files import hash_file
 from mimo_edge.scripts.cli import main
@@ -43,7 +44,9 @@ def piece(sources, folder, name, *_):
         files[path] = hash_file(folder / path)
     return whole.piece(name), files
 
-exporter._export_piece = piece
+tracers.processes_for = lambda _: 0
+tracers.traced_piece = lambda *_: None
+exporter._write_piece = piece
 print("begun", flush=True)
 sys.exit(main(sys.argv[2:]))
 """
@@ -82,6 +85,7 @@ def killed(program: str, words: tuple[object, ...], rng: random.Random, longest:
         [sys.executable, "-c", program, *map(str, words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
+        preexec_fn=heed_signals,
     )
     assert running.stdout is not None
     running.stdout.readline()

@@ -95,3 +95,16 @@ def test_a_score_of_another_set_is_refused(mimo_edge: Run, bundle: Path, few: Pa
     (few / "own.json").write_text(json.dumps(other), encoding="utf-8")
     done = mimo_edge("score", bundle, "--set", few, "--against", few / "own.json")
     assert done.code == 2 and "another set" in done.err
+
+
+@pytest.mark.parametrize("option", ["--wavs", "--record"])
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+    mimo_edge: Run, few: Path, tmp_path: Path, option: str
+) -> None:
+    """The bundle is not even looked for."""
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    wrong = tmp_path / ("file" if option == "--wavs" else "folder")
+    for place in (wrong, tmp_path / "file" / "below"):
+        done = mimo_edge("score", tmp_path / "none", "--set", few, option, place)
+        done.refused(2, f"{option} ", "cannot be written")

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from mimo_edge.runtime.chat.conversation import read_history
-from mimo_edge.scripts.run import _printable, _typed
+from mimo_edge.scripts.run import _printable
+from mimo_edge.scripts.run_tasks import typed
 
 from tests.cli.conftest import CLIP, Outcome, process
 
@@ -40,8 +41,8 @@ def test_stderr_whose_reader_has_left(tmp_path: Path) -> None:
             continue
         done = shell(f"{sink}; exit", "make-checkpoint", out / name, "--preset", "tiny")
         assert done.returncode == 0 and (out / name / "language_model" / "config.json").is_file()
-        again = shell(f"{sink}; exit", "make-checkpoint", out / name, "--preset", "tiny")
-        assert again.returncode == 2, "what is refused is refused, whoever hears it"
+        refused = shell(f"{sink}; exit", "inspect", out / name)
+        assert refused.returncode == 2, "what is refused is refused, whoever hears it"
 
 
 def test_readers_that_leave_and_files_that_are_asked_for(bundle: Path, tmp_path: Path) -> None:
@@ -157,8 +158,8 @@ def test_characters_that_are_kept() -> None:
 
 def test_text_in_a_locale_without_it(bundle: Path) -> None:
     """Python gives bytes of the command line that it cannot read as halves of characters."""
-    assert _typed("你好".encode().decode("ascii", "surrogateescape")) == "你好"
-    assert _typed("bad \udcff") == "bad \udcff"
+    assert typed("你好".encode().decode("ascii", "surrogateescape")) == "你好"
+    assert typed("bad \udcff") == "bad \udcff"
     text = "你好"
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     words = ("run", "chat", bundle, text, "--max-new", 8, "--json")

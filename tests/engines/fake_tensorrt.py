@@ -56,7 +56,8 @@ class FakeTensorRT:
 
     def alive(self) -> int:
         """Contexts and engines that somebody still holds."""
-        gc.collect()
+        if self.contexts or self.engines:
+            gc.collect()
         return len(self.contexts) + len(self.engines)
 
 

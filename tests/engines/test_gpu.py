@@ -1,4 +1,4 @@
-"""Rung 7, where there is a GPU: `pytest -m gpu`. ONNX Runtime CUDA and TensorRT, on the goldens."""
+"""On a GPU (`pytest -m gpu`): ONNX Runtime CUDA and TensorRT, on the goldens."""
 
 from collections.abc import Callable
 

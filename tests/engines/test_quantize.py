@@ -18,7 +18,8 @@ from mimo_edge.engines.weight_file import is_external, map_tensor
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import RecipeError
 from mimo_edge.runtime.bundle.manifest import MANIFEST, PIECES
-from mimo_edge.runtime.tasks import MimoAudio, Options
+from mimo_edge.runtime.options import Options
+from mimo_edge.runtime.tasks import MimoAudio
 from mimo_edge.scripts.cli import main
 
 from tests.bundles import exported

@@ -13,11 +13,14 @@ from mimo_edge.runtime.backends.cuda import CudaDevice
 from mimo_edge.runtime.backends.trt import TrtBackend
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.engine import MANIFEST, EngineManifest, read
-from mimo_edge.runtime.bundle.engine_folders import Trust
+from mimo_edge.runtime.bundle.engine_folders import Trust, Wanted, find
 from mimo_edge.runtime.bundle.errors import EngineError
+from mimo_edge.runtime.bundle.family import MIMO_V25_ASR, SPEECH_PIECES
 from mimo_edge.runtime.bundle.files import write_text
 from mimo_edge.runtime.bundle.manifest import MANIFEST as BUNDLE_MANIFEST
+from mimo_edge.scripts.cli import main
 
+from tests.bundles import hollow
 from tests.engines.conftest import LIMITS, open_on
 from tests.engines.fake_cuda import FakeCuda
 from tests.engines.fake_tensorrt import FakeTensorRT
@@ -171,3 +174,20 @@ def test_engines_of_other_weights(scratch: tuple[Bundle, Path]) -> None:
         open_on(altered, FakeCuda())
     with pytest.raises(EngineError, match=r"weights .* of backbone, the bundle has 0{16}"):
         open_on(altered, FakeCuda(), trust=Trust(folder))
+
+
+def test_a_bundle_that_only_listens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Engines are built of all pieces; ONNX Runtime takes those that are there."""
+    bundle = hollow(tmp_path / "bundle")
+    pieces = {n: p for n, p in bundle.manifest.pieces.items() if n not in SPEECH_PIECES}
+    manifest = dataclasses.replace(bundle.manifest, architecture=MIMO_V25_ASR, pieces=pieces)
+    write_text(bundle.folder / BUNDLE_MANIFEST, manifest.to_json())
+    listening = Bundle.open(bundle.folder)
+    assert not listening.speaks
+    with pytest.raises(EngineError, match=r"only listens, .*--with-speech"):
+        find(listening, Wanted("trt-rtx", "1.7.0", "8.9"))
+    for words in (["--dry-run"], ["--print-trtexec"], []):
+        command = ["build", str(bundle.folder), "--target", "trt-rtx:8.9", *words]
+        assert main(command) == 6
+        done = capsys.readouterr()
+        assert "only listens" in done.err and done.out == ""

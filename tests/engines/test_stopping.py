@@ -29,6 +29,7 @@ from mimo_edge.runtime.bundle.errors import EngineError
 from mimo_edge.runtime.bundle.manifest import PIECES
 
 from tests.engines.targets import LIMITS, ONE, ROOT, TARGET
+from tests.foreground import heed_signals
 from tests.golden import Golden
 
 
@@ -61,11 +62,8 @@ def test_ctrl_c_while_tensorrt_works(golden: Golden, bundle_copy: Callable[..., 
     command = [sys.executable, "-m", "mimo_edge", "build", str(bundle.folder)]
     command += ["--target", "trt-rtx:8.9", "--max-seq", "64"]
 
-    def heed() -> None:  # a shell lets what it starts in the background ignore SIGINT
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
     process = subprocess.Popen(
-        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed_signals
     )
     assert process.stderr is not None
     said, interrupts = [], 0

@@ -24,7 +24,8 @@ from mimo_edge.runtime.bundle.manifest import AUDIO_SECONDS
 from mimo_edge.runtime.chat.presets import Sampling
 from mimo_edge.runtime.generation.loop import Loop, generate
 from mimo_edge.runtime.generation.request import Request, Step, join_steps, split_grid
-from mimo_edge.runtime.tasks import MimoAudio, Options
+from mimo_edge.runtime.options import Options
+from mimo_edge.runtime.tasks import MimoAudio
 
 from tests import check
 from tests.engines.conftest import open_on

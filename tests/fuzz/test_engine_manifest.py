@@ -25,7 +25,7 @@ from mimo_edge.runtime.bundle.manifest import PIECES
 from tests.bundles import hollow
 
 WANTED = Wanted("trt", "11.4.1.1", "8.9")
-MUTATIONS = 1000
+COUNTS = (1000, pytest.param(6000, marks=pytest.mark.slow))
 ODD: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2**31, 2**63, 10**30, 0.5, -0.0, 1e308, float("inf"), float("nan"),
     "", "x", "../../x", "\ud800", "\x1b[31m", "8.9", "0" * 64, [], [[]], [1], {}, {"": None},
@@ -96,12 +96,13 @@ def mutated(raw: dict[str, Any], rng: random.Random, where: list[tuple[Any, ...]
     return raw
 
 
-def test_mutated_values(engine: tuple[Bundle, Path]) -> None:
+@pytest.mark.parametrize("count", COUNTS)
+def test_mutated_values(engine: tuple[Bundle, Path], count: int) -> None:
     bundle, folder = engine
     sound = read(folder)
     raw, rng = json.loads((folder / MANIFEST).read_text()), random.Random(15)
     where, refused, told_apart = places(raw), 0, set()
-    for _ in range(MUTATIONS):
+    for _ in range(count):
         text = json.dumps(mutated(raw, rng, where))
         (folder / MANIFEST).write_text(text, encoding="utf-8")
         try:
@@ -115,15 +116,16 @@ def test_mutated_values(engine: tuple[Bundle, Path]) -> None:
             assert "\x1b" not in str(error)
         with pytest.raises(EngineError):  # mel has two profiles: it is never taken
             find(bundle, WANTED, Trust(folder))
-    assert refused > 0.9 * MUTATIONS and len(told_apart) > 5
+    assert refused > 0.9 * count and len(told_apart) > 5
     (folder / MANIFEST).write_text(json.dumps(raw))
     assert read(folder) == sound
 
 
-def test_mutated_bytes(engine: tuple[Bundle, Path]) -> None:
+@pytest.mark.parametrize("count", COUNTS)
+def test_mutated_bytes(engine: tuple[Bundle, Path], count: int) -> None:
     _, folder = engine
     sound, rng = (folder / MANIFEST).read_bytes(), random.Random(16)
-    for _ in range(MUTATIONS // 3):
+    for _ in range(count // 3):
         content = bytearray(sound)
         for _ in range(rng.randint(1, 4)):
             at = rng.randrange(len(content))

@@ -1,4 +1,4 @@
-"""Rung 2: mel, tokenizer encoder and tokenizer decoder on ONNX Runtime against the goldens."""
+"""Level 2: mel, tokenizer encoder and tokenizer decoder on ONNX Runtime against the goldens."""
 
 import numpy as np
 from mimo_edge.parity import tolerances

@@ -1,4 +1,4 @@
-"""Rung 3: audio to codes and back through the runtime, whole and streamed."""
+"""Level 3: audio to codes and back through the runtime, whole and streamed."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Rungs 3 and 4: the torch-free loop against the goldens, and rows that share steps."""
+"""Levels 3 and 4: the torch-free loop against the goldens, and rows that share steps."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Rungs 2 and 4: patch encoder, backbone and patch decoder on ONNX Runtime against the goldens."""
+"""Levels 2 and 4: patch encoder, backbone and patch decoder on ONNX Runtime against the goldens."""
 
 from collections.abc import Callable
 

@@ -127,6 +127,7 @@ def test_a_cache_that_cannot_grow_is_as_it_was(
     [
         ("Failed to allocate memory for requested buffer of size 99", ResourceError),
         ("std::bad_alloc", ResourceError),
+        ("pthread_create failed, error code: 11", ResourceError),
         ("Non-zero status code returned while running Gather", EnvironmentProblem),
     ],
 )

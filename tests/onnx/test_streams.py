@@ -10,9 +10,9 @@ from mimo_edge.parity import tolerances
 from mimo_edge.parity.stream_quality import Quality, Setting, seam_error, stream
 from mimo_edge.runtime.audio import codec
 from mimo_edge.runtime.audio.stateful import MOST_TOKENS, StatefulStream, StreamRows
-from mimo_edge.runtime.backends.base import Floats, Ints
+from mimo_edge.runtime.backends.base import Feed, Floats, Ints
 from mimo_edge.runtime.backends.ort import OrtBackend
-from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.bundle.errors import BundleError, InputError
 from mimo_edge.runtime.bundle.stream_sizes import RING_FRAMES, WINDOW_FRAMES
 
 from tests import check
@@ -60,15 +60,34 @@ def test_rows_share_their_calls(backend: OrtBackend, codes: Ints) -> None:
 
 
 def test_a_row_that_was_not_a_number_is_clean_again(backend: OrtBackend, codes: Ints) -> None:
-    """What is masked counts for nothing only while it is finite: an emptied row is zeroed."""
+    """It is an error that names the piece. What is masked counts for nothing only while it is
+    finite: an emptied row is zeroed."""
     expected = by(4, codec.open_stream(backend), codes)
     states = backend.new_codec_rows(2)
     rows = StreamRows(states, backend.bundle.model)
     rows.begin(1, statistics=np.full(4, np.nan, np.float32), weight=1)
-    assert np.isnan(rows.push({1: codes})[1]).any()
+    with pytest.raises(BundleError, match=r"piece mel_stream computed NaN or infinity: .*--dtype"):
+        rows.push({1: codes})
     rows.clear(1)
     parts = [rows.push({1: codes})[1], rows.finish(1)]
     check.close(np.concatenate(parts), expected, tolerances.AUDIO, "row")
+
+
+def test_a_vocoder_that_overflows_is_named(
+    backend: OrtBackend, codes: Ints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = backend.new_codec_rows(2)
+    rows, compute = StreamRows(states, backend.bundle.model), states.frames
+
+    def overflowed(feed: Feed) -> tuple[Floats, Floats]:
+        frames, weight = compute(feed)
+        frames[1] = np.inf
+        return frames, weight
+
+    monkeypatch.setattr(states, "frames", overflowed)
+    assert np.isfinite(rows.push({0: codes})[0]).all(), "another row is nobody's sound"
+    with pytest.raises(BundleError, match="piece vocoder_stream computed NaN or infinity"):
+        rows.push({1: codes})
 
 
 def test_memory_stays_and_goes(backend: OrtBackend, codes: Ints) -> None:

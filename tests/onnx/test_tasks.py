@@ -1,4 +1,4 @@
-"""Rung 3: the tasks, from audio and text to text and audio, against the golden pipeline."""
+"""Level 3: the tasks, from audio and text to text and audio, against the golden pipeline."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,8 @@ from mimo_edge.runtime.chat.segments import Grid
 from mimo_edge.runtime.generation.generation import Result
 from mimo_edge.runtime.generation.loop import generate
 from mimo_edge.runtime.generation.request import Request, Step, join_steps
-from mimo_edge.runtime.tasks import Demonstration, MimoAudio, Options
+from mimo_edge.runtime.options import Options
+from mimo_edge.runtime.tasks import Demonstration, MimoAudio
 
 from tests import check
 from tests.golden import Golden

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mimo_edge.export.exporter import Sources
+from mimo_edge.export.sources import Sources
 from mimo_edge.runtime.audio import codec
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import BundleError, InputError
 from mimo_edge.runtime.bundle.family import MIMO_AUDIO, MIMO_V25_ASR, SPEECH_PIECES
 from mimo_edge.runtime.bundle.manifest import MANIFEST
 from mimo_edge.runtime.chat.presets import Sampling
-from mimo_edge.runtime.tasks import MimoAudio, Options
+from mimo_edge.runtime.options import Options
+from mimo_edge.runtime.tasks import MimoAudio
 from mimo_edge.scripts.cli import main
 
 from tests import check

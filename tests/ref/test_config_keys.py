@@ -209,3 +209,41 @@ def test_a_key_given_twice(tmp_path: Path) -> None:
     path.write_bytes(codecs.BOM_UTF8 + b'{"rope_theta": 1, "rope_theta": 2}')
     with pytest.raises(CheckpointError, match="rope_theta is given twice"):
         read_json(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rms_norm_eps", 10**400),
+        ("rope_theta", 10**400),
+        ("rope_theta", "1e6"),
+        ("vocab_size", 512.0),
+        ("vocab_size", "512"),
+        ("hidden_size", True),
+        ("num_hidden_layers", 10**30),
+        ("input_full_attention", "true"),
+        ("attention_bias", "true"),
+        ("attention_bias", 1),
+        ("rms_norm_eps", math.nan),
+        ("rms_norm_eps", math.inf),
+        ("speech_vocab_size", [65.9] * 8),
+        ("speech_vocab_size", [True] * 8),
+        ("speech_vocab_size", "257-257-65-65-65-65-65-６5"),
+        ("delay_pattern", "0-1-2-3-4-5-6-+7"),
+        ("delay_pattern", "9" * 5000),
+        ("architectures", [[]]),
+        ("architectures", {"a": 1}),
+        ("sosp_idx", "481"),
+        ("sosp_idx", 1.0),
+    ],
+)
+def test_numbers_in_another_writing_are_refused_by_name(name: str, value: Any) -> None:
+    """None of them becomes what somebody may have meant."""
+    with pytest.raises(ConfigError, match=name):
+        parsed(**{name: value})
+
+
+def test_numbers_that_are_the_same() -> None:
+    config = parsed(rope_theta=10**6, rms_norm_eps=1)
+    assert (config.rope_theta, config.rms_norm_eps) == (1e6, 1)
+    assert parsed(delay_pattern=list(range(8))) == parsed(delay_pattern="0-1-2-3-4-5-6-7")

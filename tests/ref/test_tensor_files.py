@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from mimo_edge.mimo_ref.errors import CheckpointError
-from mimo_edge.mimo_ref.tensor_files import INDEX, TensorFiles
+from mimo_edge.mimo_ref.tensor_files import INDEX, TensorFiles, read_json
 from mimo_edge.mimo_ref.weights import check_names
 from safetensors.torch import save_file
 
@@ -131,3 +131,16 @@ def test_files_that_may_not_be_read(
 
     monkeypatch.setattr(Path, "open", guarded)
     assert f"{folder / name} may not be read; change its permissions" in refusal(folder)
+
+
+def test_a_name_that_no_folder_can_hold(tmp_path: Path) -> None:
+    for name in ("x" * 300 + ".safetensors", "é" * 130 + ".safetensors"):
+        (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": name}}))
+        with pytest.raises(CheckpointError, match="must be the plain name"):
+            TensorFiles(tmp_path)
+
+
+def test_json_without_an_end(tmp_path: Path) -> None:
+    (tmp_path / "config.json").symlink_to("/dev/zero")
+    with pytest.raises(CheckpointError, match=r"config.json has more than 64 MiB"):
+        read_json(tmp_path / "config.json")

@@ -10,7 +10,7 @@ import pytest
 from mimo_edge.runtime.audio.read import load_audio
 from mimo_edge.runtime.audio.write import pcm16
 from mimo_edge.runtime.chat.conversation import Message
-from mimo_edge.runtime.tasks import Options
+from mimo_edge.runtime.options import Options
 
 from tests.server.conftest import QUESTION, Serving
 

@@ -11,7 +11,8 @@ import openai
 import pytest
 from mimo_edge.runtime.audio.read import load_audio
 from mimo_edge.runtime.audio.write import pcm16
-from mimo_edge.runtime.tasks import MimoAudio, Options
+from mimo_edge.runtime.options import Options
+from mimo_edge.runtime.tasks import MimoAudio
 
 from tests.server.conftest import CLIP, Serving, serving
 

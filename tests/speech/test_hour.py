@@ -9,7 +9,8 @@ from mimo_edge.parity.speech_score import LONGEST, Judge, UtteranceSet
 from mimo_edge.parity.tolerances import speech_edits
 from mimo_edge.parity.word_errors import WordErrors
 from mimo_edge.runtime.audio import codec
-from mimo_edge.runtime.tasks import MimoAudio, Options
+from mimo_edge.runtime.options import Options
+from mimo_edge.runtime.tasks import MimoAudio
 
 HOUR = 3600  # seconds
 CHUNK = 24  # frames

@@ -1,0 +1,127 @@
+"""`mimo-edge pack`: what one device needs of a bundle, in a folder that runs like one."""
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+
+from mimo_edge.engines import recipe
+from mimo_edge.engines.build import engine_home
+from mimo_edge.engines.builder import StillBuilding
+from mimo_edge.engines.pack import ORT_TARGETS, Engines, folder_bytes, pack_bundle, spelled
+from mimo_edge.engines.profiles import Limits
+from mimo_edge.engines.target import parse
+from mimo_edge.runtime.bundle.built import ORT_CPU, find_built
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.bundle.folders import check_output
+from mimo_edge.runtime.bundle.pack import PACK
+from mimo_edge.scripts.build import engines_of, leave
+from mimo_edge.scripts.progress import StageProgress, size
+
+EPILOG = """targets: those of `mimo-edge build`. For TensorRT the engines are built first, or taken
+from where `mimo-edge build` left them; what is built stays there if this is interrupted.
+
+examples:
+  mimo-edge pack bundle --target ort-cpu -o device
+  mimo-edge pack bundle --target trt-rtx:8.9 --max-seq 2048 -o device
+  mimo-edge run tts device "Hello there." -o hello.wav --backend trt-rtx --trust-engines"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.epilog = EPILOG
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path)
+    parser.add_argument("--target", required=True, help="see below")
+    parser.add_argument("-o", "--output", metavar="DEVICE", type=Path, required=True)
+    parser.add_argument(
+        "--max-seq", metavar="N", type=int, help="of engines: patches that a row can hold"
+    )
+    parser.add_argument("--max-batch", metavar="N", type=int, help="of engines: rows (default: 1)")
+    parser.add_argument(
+        "--engines", metavar="DIR", type=Path, help="where engines are built, or lie already"
+    )
+    parser.add_argument("--force", action="store_true", help="replace DEVICE if it exists")
+    parser.add_argument("--json", action="store_true")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Pack, with progress. Returns the exit code."""
+    try:
+        return _run(args)
+    except StillBuilding as interruption:
+        leave(interruption)
+
+
+def _run(args: argparse.Namespace) -> int:
+    target = spelled(args.target)
+    if target in ORT_TARGETS:
+        for flag in ("max_seq", "max_batch", "engines"):
+            if getattr(args, flag) is not None:
+                raise InputError(
+                    f"--{flag.replace('_', '-')} is of engines, and {target} has none: leave it out"
+                )
+    with StageProgress() as progress:
+        # files are hashed as they are copied; engines are built from them before
+        bundle = Bundle.open(
+            args.bundle,
+            verify=target not in ORT_TARGETS,
+            on_progress=partial(progress.report, "checking the bundle"),
+        )
+        check_output(args.output, [bundle.folder], args.force)
+        if target == ORT_CPU and bundle.manifest.built is None:
+            bundle = _built(bundle, progress)
+        engines = None if target in ORT_TARGETS else _engines(args, bundle, progress)
+        if engines is not None and target == "trt":
+            gpu = ", ".join(engines.manifest.identity.capabilities)
+            progress.note(f"the engines are for this machine's GPU, compute capability {gpu}")
+        pack = pack_bundle(
+            bundle,
+            target,
+            args.output,
+            engines,
+            force=args.force,
+            on_progress=partial(progress.report, "packing"),
+        )
+    packed = folder_bytes(args.output)
+    if args.json:
+        raw = {"folder": str(args.output), "bytes": packed, "bundle_bytes": bundle.bytes}
+        print(json.dumps(raw | json.loads(pack.to_json())))
+        return 0
+    print(
+        f"{args.output}: for {pack.target}, {size(packed)} where the bundle has "
+        f"{size(bundle.bytes)}; {PACK} leads back to bundle {pack.packed_from[:16]}"
+    )
+    return 0
+
+
+def _built(bundle: Bundle, progress: StageProgress) -> Bundle:
+    """The build of the bundle for this machine, which starts faster and is faster, if there is
+    one."""
+    try:
+        import onnxruntime
+    except ImportError:  # nothing can have been built here
+        return bundle
+    found = find_built(bundle, onnxruntime.__version__)
+    if found is None:
+        progress.note(
+            f"packing the bundle as it is. What `mimo-edge build {bundle.folder} --target "
+            f"{ORT_CPU}` makes for processors like this one starts sooner and is faster"
+        )
+    return found or bundle
+
+
+def _engines(args: argparse.Namespace, bundle: Bundle, progress: StageProgress) -> Engines:
+    """Those of the bundle, built if they are not there."""
+    bundle.check_whole("build engines")
+    target = parse(args.target)
+    chosen = recipe.for_bundle(bundle, None)
+    recipe.check_target(bundle, target.capabilities)
+    context = bundle.model.context
+    limits = Limits(
+        context if args.max_seq is None else args.max_seq,
+        1 if args.max_batch is None else args.max_batch,
+    )
+    limits.check(context)
+    home = engine_home(bundle, args.engines)
+    return Engines(*engines_of(bundle, target, chosen, limits, home, progress))
