@@ -1,12 +1,10 @@
 """`mimo-edge bench`: what each stage of a bundle takes here, and how far that is from the bound."""
 
 import argparse
-import dataclasses
 import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from mimo_edge.runtime.audio import codec
@@ -20,8 +18,9 @@ from mimo_edge.runtime.generation.loop import generate
 from mimo_edge.runtime.generation.request import Request
 from mimo_edge.scripts.backend_arguments import add_backend_arguments, opening
 from mimo_edge.scripts.benchmark import table
-from mimo_edge.scripts.benchmark.held import Held, held
-from mimo_edge.scripts.benchmark.speech import Answer, speak
+from mimo_edge.scripts.benchmark.held import held
+from mimo_edge.scripts.benchmark.report import Growth, Report
+from mimo_edge.scripts.benchmark.speech import speak
 from mimo_edge.scripts.benchmark.stages import (
     Speaking,
     Stage,
@@ -37,39 +36,6 @@ SPEECH_SECONDS = 4
 STREAMED = 25  # patches: 4 seconds
 CONTEXTS = (64, 256, 1024, 4096)  # patches that a row holds
 BATCHES = (1, 2, 4, 8)  # rows
-
-
-@dataclasses.dataclass(frozen=True)
-class Growth:
-    """One patch where rows hold more, or are more."""
-
-    rows: int
-    context: int
-    median_ms: float
-    p95_ms: float
-    held: Held
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """All that was measured."""
-
-    backend: str
-    read_gb_per_s: float
-    load_seconds: float
-    most_held: Held
-    overhead_share: float  # of a generated patch, what is not the backend's
-    stages: list[Stage]
-    growth: list[Growth]
-    answer: Answer | None
-    reference: list[Stage]
-
-    def to_raw(self) -> dict[str, Any]:
-        """As it stands in JSON."""
-        raw = dataclasses.asdict(self)
-        for stage, entry in zip(self.stages, raw["stages"], strict=True):
-            entry["gb_per_s"] = stage.gb_per_s
-        return raw
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,18 +1,15 @@
 """A bench report for people: a table, and a picture of the growth."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mimo_edge.runtime.bundle.errors import EnvironmentProblem
 from mimo_edge.runtime.bundle.requirements import install
+from mimo_edge.scripts.benchmark.report import Report
 from mimo_edge.scripts.benchmark.stages import Stage
 from mimo_edge.scripts.progress import size
 
-if TYPE_CHECKING:
-    from mimo_edge.scripts.bench import Report
 
-
-def text(report: "Report") -> str:
+def text(report: Report) -> str:
     """The whole report."""
     most = report.most_held
     lines = [
@@ -51,7 +48,7 @@ def text(report: "Report") -> str:
     return "\n".join(lines)
 
 
-def plot(report: "Report", path: Path) -> None:
+def plot(report: Report, path: Path) -> None:
     """Milliseconds of a patch over the patches held, and over rows, as a picture."""
     try:
         from matplotlib.figure import Figure
