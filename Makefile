@@ -12,6 +12,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # what mypy reads: the folders under the name by which they are imported
 TYPES := build/types/mimo_edge
+# pip's cache lies here: nothing is left in HOME. PIP_CACHE_DIR puts it where several checkouts share it
+export PIP_CACHE_DIR ?= $(CURDIR)/build/pip
 FOLDERS := mimo_ref export engines runtime parity scripts
 
 .PHONY: demo test lint system clean

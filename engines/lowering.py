@@ -4,6 +4,7 @@ The weights stay where they are: a lowered graph points into the bundle's data f
 """
 
 import onnx
+from mimo_edge.engines.lowered_tables import pack_tables
 from mimo_edge.engines.profiles import CAPACITY
 from onnx import helper
 
@@ -13,6 +14,7 @@ FLOAT, BFLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.BFLOAT16
 def lower(model: onnx.ModelProto, capacity: int) -> onnx.ModelProto:
     """All steps, in place."""
     fix_capacity(model, capacity)
+    pack_tables(model)
     widen_transposed_convolutions(model)
     return model
 

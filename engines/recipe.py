@@ -40,7 +40,6 @@ from mimo_edge.runtime.bundle.manifest import WeightScheme
 FOLDER = Path(__file__).parent / "recipes"
 FLOAT = "float"
 ACTIVATIONS = (FLOAT, "dynamic", "int8", "fp8")
-FP8_CAPABILITY = 8.9  # of the oldest GPU that multiplies E4M3
 CALIBRATED = ("int8", "fp8")  # activations whose scales are found before
 
 
@@ -237,28 +236,16 @@ def for_bundle(bundle: Bundle, name: str | None) -> BundleRecipe:
     precision = {}
     for piece in bundle.manifest.pieces:
         spec = bundle.piece(piece)
-        forms = {_words(w) for w in spec.weights.values() if w.scheme not in PRECISIONS}
+        stored = [w for w in spec.weights.values() if w.scheme not in PRECISIONS]
+        forms = {"+".join(forms_of(weights)) for weights in stored}
         precision[piece] = " ".join([spec.compute, *sorted(forms)])
     return BundleRecipe(own, precision)
 
 
-def check_target(bundle: Bundle, capabilities: tuple[str, ...]) -> None:
-    """Raises RecipeError for a bundle that GPUs of these compute capabilities cannot run."""
-    stored = {
-        w.scheme for piece in bundle.manifest.pieces for w in bundle.piece(piece).weights.values()
-    }
-    old = [c for c in capabilities if float(c) < FP8_CAPABILITY]
-    if "fp8" in stored and old:
-        raise RecipeError(
-            f"{bundle.folder} holds fp8 weights, which compute capability {', '.join(old)} cannot "
-            f"multiply: that takes {FP8_CAPABILITY} or newer. For older GPUs quantise with the "
-            "recipe int8 or int4."
-        )
-
-
-def _words(weights: WeightScheme) -> str:
+def forms_of(weights: WeightScheme) -> list[str]:
+    """How a component of a bundle is stored, most of it first: int4/128, int4/32."""
     block = "" if weights.block is None else f"/{weights.block}"
-    return "+".join([f"{weights.scheme}{block}", *weights.also])
+    return [f"{weights.scheme}{block}", *weights.also]
 
 
 class _Reader:

@@ -1,4 +1,4 @@
-"""Errors of the reference: something the user gave is wrong (exit code 2 of the command line)."""
+"""Errors of the reference: what the user gave is wrong (exit code 2 of the command line)."""
 
 
 class ConfigError(ValueError):
@@ -7,3 +7,9 @@ class ConfigError(ValueError):
 
 class CheckpointError(ValueError):
     """A checkpoint folder whose files are missing, damaged, or do not match its config."""
+
+
+class MissingPackage(RuntimeError):
+    """A package that was asked for is not installed (exit code 3)."""
+
+    exit_code = 3

@@ -14,6 +14,7 @@ from mimo_edge.engines.build import build_engines, engine_home, identity_of
 from mimo_edge.engines.builder import INTERRUPTED, StillBuilding, load_module
 from mimo_edge.engines.planner import Estimate, estimate
 from mimo_edge.engines.profiles import Limits
+from mimo_edge.engines.runnable import check_runnable
 from mimo_edge.engines.target import RTX_CAPABILITIES, Target, parse
 from mimo_edge.engines.trtexec import commands, write_lowered
 from mimo_edge.runtime.backends.cuda import CudaDevice
@@ -93,7 +94,7 @@ def _run(args: argparse.Namespace) -> int:
             return _check_sessions(bundle, args.target, args.dry_run, args.json)
         target = parse(args.target)
         chosen = recipe.for_bundle(bundle, args.recipe)
-        recipe.check_target(bundle, target.capabilities)
+        check_runnable(bundle, target)
         context = bundle.model.context
         limits = Limits(context if args.max_seq is None else args.max_seq, args.max_batch)
         limits.check(context)
@@ -133,7 +134,9 @@ def engines_of(
     trt = load_module(target)
     if target.product == "trt":
         target = target.on_gpu(_capability_here())
-    largest, memory = max(estimate(bundle), key=lambda row: row.memory_bytes), memory_bytes()
+        check_runnable(bundle, target)  # of this GPU, too
+    estimates = estimate(bundle)
+    largest, memory = max(estimates, key=lambda row: row.memory_bytes), memory_bytes()
     if memory is not None and largest.memory_bytes > memory:
         progress.note(
             f"{largest.piece} needs about {size(largest.memory_bytes)} of memory to build, "
@@ -141,6 +144,7 @@ def engines_of(
             "then is lost; a smaller precision needs less."
         )
     identity = identity_of(bundle, chosen, target, trt, limits)
+    times = {row.piece: row.seconds for row in estimates}
 
     def report(piece: str, phase: str, done: int, total: int) -> None:
         if phase == INTERRUPTED:
@@ -149,8 +153,12 @@ def engines_of(
                 "pieces are kept. Ctrl-C again leaves at once."
             )
         if phase in ("parsing", "kept", "Building engine"):  # the others are nested in the last
-            verb = "kept" if phase == "kept" else "building"
-            progress.report(f"{verb} {piece}", done, total, "steps")
+            if phase == "kept":
+                stage = f"kept {piece}"
+            else:
+                left = sum(times[name] for name in PIECES[PIECES.index(piece) :])
+                stage = f"building {piece}, about {times[piece]:.0f} s of {left:.0f} s left"
+            progress.report(stage, done, total, "steps")
 
     folder, manifest = build_engines(
         bundle, identity, target, trt, limits, home, report, strict=strict

@@ -4,11 +4,19 @@ import argparse
 import importlib
 import importlib.metadata
 import sys
-from collections.abc import Sequence
-from typing import Any
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO
 
 from mimo_edge.mimo_ref.errors import CheckpointError, ConfigError
-from mimo_edge.runtime.bundle.errors import DISK_FULL, EnvironmentProblem, MimoError, no_room
+from mimo_edge.runtime.bundle.errors import (
+    DISK_FULL,
+    BundleWarning,
+    EnvironmentProblem,
+    MimoError,
+    no_room,
+)
 from mimo_edge.runtime.bundle.requirements import install
 from mimo_edge.scripts.signals import code_of, ending_signals
 from mimo_edge.scripts.standard_streams import ReaderGone, check_stdout, tolerant_streams
@@ -62,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _guarded(argv: list[str]) -> int:
     """The exit code of a command, with every error as one sentence."""
     try:
-        with ending_signals():
+        with ending_signals(), _warnings_as_sentences():
             return _dispatch(argv)
     except SystemExit as ended:  # argparse has said what is wrong
         return ended.code if isinstance(ended.code, int) else 0
@@ -78,6 +86,29 @@ def _guarded(argv: list[str]) -> int:
         if error.errno in DISK_FULL:
             return _fail(f"{error}. {no_room(error)}", 4)
         return _fail(f"{error}. Check the path and its permissions.", 2)
+
+
+@contextmanager
+def _warnings_as_sentences() -> Iterator[None]:
+    """What the runtime warns of, without the line of code that did; other warnings as ever."""
+    with warnings.catch_warnings():
+        plain = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, BundleWarning):
+                print(f"mimo-edge: {message}", file=sys.stderr)
+            else:
+                plain(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        yield
 
 
 def _dispatch(argv: list[str]) -> int:

@@ -73,7 +73,8 @@ def examine() -> list[Finding]:
         _package("onnx", "write ONNX graphs", "export"),
         _package("tensorrt_rtx", "build RTX engines", "trt", "tensorrt-rtx"),
         _package("tensorrt", "build classic engines", None),
-        _package("cuda", "run engines", "trt", "cuda-python"),
+        _package("cuda", "run on the GPU and run engines", "gpu", "cuda-python"),
+        _package("flash_attn", "the reference on upstream's kernels", "flash", "flash-attn"),
         _gpu(),
         _memory(),
         Finding("disk here", True, f"{shutil.disk_usage('.').free / 1e9:.0f} GB free"),
@@ -152,9 +153,11 @@ def _provider(name: str, what: str) -> Finding:
         import onnxruntime
 
         there = name in onnxruntime.get_available_providers()
+        built = getattr(onnxruntime, "cuda_version", "")  # only a package for CUDA says it
     except ImportError:
-        there = False
-    return Finding(what, there, name if there else f"no {name}", ORT_GPU)
+        there, built = False, ""
+    made_for = f", made for CUDA {built} and cuDNN 9" if built else ""
+    return Finding(what, there, name + made_for if there else f"no {name}", ORT_GPU)
 
 
 def _package(module: str, what: str, extra: str | None, name: str | None = None) -> Finding:

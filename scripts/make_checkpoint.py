@@ -14,7 +14,7 @@ import torch
 from mimo_edge.mimo_ref.config import AudioTokenizerConfig, LanguageModelConfig
 from mimo_edge.mimo_ref.model import AudioTokenizer, LanguageModel
 from mimo_edge.mimo_ref.weights import EMPTY_TOKEN, upstream_tensors
-from mimo_edge.runtime.bundle.errors import DISK_FULL, InputError, ResourceError
+from mimo_edge.runtime.bundle.errors import DISK_FULL, InputError, ResourceError, no_room
 from mimo_edge.runtime.bundle.folders import (
     MARK,
     left_unfinished,
@@ -152,8 +152,8 @@ def _typed_errors(out: Path, needed: int) -> Iterator[None]:
     except OSError as error:
         if error.errno in DISK_FULL:
             raise ResourceError(
-                f"the disk of {out} became full; {size(needed)} are needed. Free some, choose a "
-                "folder on another disk, or cut with --layers."
+                f"{out} cannot be written ({error.strerror}); {size(needed)} are needed. "
+                f"{no_room(error)} --layers makes it smaller."
             ) from error
         raise InputError(f"cannot write {out} ({error}). Choose another folder.") from error
 

@@ -10,6 +10,7 @@ from mimo_edge.engines.build import engine_home
 from mimo_edge.engines.builder import StillBuilding
 from mimo_edge.engines.pack import ORT_TARGETS, Engines, folder_bytes, pack_bundle, spelled
 from mimo_edge.engines.profiles import Limits
+from mimo_edge.engines.runnable import check_runnable
 from mimo_edge.engines.target import parse
 from mimo_edge.runtime.bundle.built import ORT_CPU, find_built
 from mimo_edge.runtime.bundle.bundle import Bundle
@@ -116,7 +117,7 @@ def _engines(args: argparse.Namespace, bundle: Bundle, progress: StageProgress) 
     bundle.check_whole("build engines")
     target = parse(args.target)
     chosen = recipe.for_bundle(bundle, None)
-    recipe.check_target(bundle, target.capabilities)
+    check_runnable(bundle, target)
     context = bundle.model.context
     limits = Limits(
         context if args.max_seq is None else args.max_seq,

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import BundleError, unreadable
@@ -123,7 +124,6 @@ def test_tools_and_hashes(bundle: Path) -> None:
 
 @pytest.mark.parametrize("place", ["../../secret.bin", "/etc/passwd", "other.onnx.data"])
 def test_weights_in_a_file_that_is_not_named(bundle: Path, place: str) -> None:
-    onnx = pytest.importorskip("onnx")
     path = copy(bundle / "mel.onnx")
     model = onnx.load(path, load_external_data=False)
     for tensor in model.graph.initializer:
@@ -138,7 +138,6 @@ def test_weights_in_a_file_that_is_not_named(bundle: Path, place: str) -> None:
 
 def test_a_tensor_inside_a_node_counts(tmp_path: Path) -> None:
     """A constant's value, and an initializer of a branch."""
-    onnx = pytest.importorskip("onnx")
     helper, path = onnx.helper, tmp_path / "g.onnx"
 
     def tensor(place: str) -> object:

@@ -1,4 +1,4 @@
-"""The CUDA calls of the TensorRT backend, and no others: memory, one stream, graphs.
+"""The CUDA calls of the backends, and no others: memory, one stream, graphs.
 
 Everything here is a line or two over NVIDIA's `cuda.bindings.runtime`. The tests run these very
 lines on a stand-in for that module, which holds every call against the real one's signature.
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from mimo_edge.runtime.bundle.errors import EnvironmentProblem, ResourceError
-from mimo_edge.runtime.bundle.requirements import install
+from mimo_edge.runtime.bundle.requirements import of_extra
 from numpy.typing import NDArray
 
 
@@ -81,6 +81,18 @@ class CudaDevice:
         """Copy on the device, in stream order."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToDevice
         self._call("cudaMemcpyAsync", target, source, count, kind, self._stream)
+
+    def zero_strided(self, address: int, pitch: int, width: int, count: int) -> None:
+        """Zero `count` pieces of `width` bytes, `pitch` bytes apart, in stream order."""
+        self._call("cudaMemset2DAsync", address, pitch, 0, width, count, self._stream)
+
+    def copy_strided(
+        self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, count: int
+    ) -> None:
+        """Copy such pieces on the device, in stream order."""
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        pieces = target, target_pitch, source, source_pitch, width, count
+        self._call("cudaMemcpy2DAsync", *pieces, kind, self._stream)
 
     def download(self, array: NDArray[Any], address: int) -> None:
         """Fill a contiguous host array from the device; returns when it is there."""
@@ -170,5 +182,8 @@ def _bindings() -> Any:
     try:
         from cuda.bindings import runtime
     except ImportError as error:
-        raise EnvironmentProblem(f"cuda-python is not installed: {install('trt')}.") from error
+        (wanted,) = (name for name in of_extra("gpu") if name.startswith("cuda-python"))
+        raise EnvironmentProblem(
+            f'cuda-python is not installed: pip install "{wanted}".'
+        ) from error
     return runtime

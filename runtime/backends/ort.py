@@ -6,7 +6,8 @@ Sessions are made when a piece is first needed; `ort_rows` keeps what lives betw
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -16,12 +17,15 @@ import onnxruntime as ort
 from mimo_edge.runtime.backends.base import Floats, Ints, Providers
 from mimo_edge.runtime.backends.finite import check_finite
 from mimo_edge.runtime.backends.ort_codec import OrtCodecStates
+from mimo_edge.runtime.backends.ort_graphs import CudaGraphs
+from mimo_edge.runtime.backends.ort_libraries import load_cuda_libraries
 from mimo_edge.runtime.backends.ort_memory import Memory
 from mimo_edge.runtime.backends.ort_rows import OrtRowStates
 from mimo_edge.runtime.backends.ort_threads import shares_pool, threads_for
 from mimo_edge.runtime.bundle.built import check_built
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import (
+    BundleWarning,
     EnvironmentProblem,
     InputError,
     ResourceError,
@@ -44,7 +48,8 @@ class OrtBackend:
 
     `device` says where states live, and which provider is asked for. `providers` names others in
     its place, first choice first, alone or with their options; `session_options` are session
-    configuration entries by ONNX Runtime's own names.
+    configuration entries by ONNX Runtime's own names. `cuda_graphs` names pieces whose steps are
+    recorded as CUDA graphs (`ort_graphs`).
     """
 
     slots = 4  # rows are cheap beside the weights that a step reads; unused ones take no memory
@@ -57,8 +62,10 @@ class OrtBackend:
         *,
         providers: Providers | None = None,
         session_options: Mapping[str, str] | None = None,
+        cuda_graphs: Collection[str] = (),
     ) -> None:
         self.bundle, self.device = bundle, device
+        self.graphs = CudaGraphs(cuda_graphs)
         self._providers = _named(providers or [PROVIDERS[device]])
         for provider in self._providers:
             if provider not in ort.get_available_providers():
@@ -79,6 +86,10 @@ class OrtBackend:
                 "--dtype fp32 or fp16, or build engines and use --backend trt-rtx or trt."
             )
         check_built(bundle, f"ort-{device}", ort.__version__)
+        if device == "cuda":
+            load_cuda_libraries()
+        if next(iter(self._providers)) == PROVIDERS["cpu"]:
+            _warn_of_half(bundle)
         self._entries = dict(session_options or {})
         self._threads = threads_for(bundle, threads)
         # what is said of threads by ONNX Runtime's names is for pools of the sessions' own
@@ -121,7 +132,10 @@ class OrtBackend:
                 str(path),
                 self.session_options(name),
                 providers=list(self._providers),
-                provider_options=list(self._providers.values()),
+                provider_options=[
+                    options | self.graphs.provider_options(name, provider)
+                    for provider, options in self._providers.items()
+                ],
                 enable_fallback=0,
             )
         self.bundle.check_unchanged()  # nor while it was read
@@ -141,13 +155,13 @@ class OrtBackend:
         """A piece's only output, or its first."""
         session = self.session(name)
         with _telling(f"run {name}"):
-            return session.run(None, feed)[0]
+            return session.run(None, feed, self.graphs.plain_run(name))[0]
 
-    def run_bound(self, name: str, binding: Any) -> None:
+    def run_bound(self, name: str, binding: Any, options: Any = None) -> None:
         """A piece on tensors that are bound."""
         session = self.session(name)
         with _telling(f"run {name}"):
-            session.run_with_iobinding(binding)
+            session.run_with_iobinding(binding, options or self.graphs.plain_run(name))
 
     def mel(self, wav: Floats) -> Floats:
         return check_finite(self.run("mel", {"wav": wav}), "mel")
@@ -196,6 +210,24 @@ def _named(providers: Providers) -> dict[str, dict[str, str]]:
         name, options = (entry, {}) if isinstance(entry, str) else entry
         named[name] = OPTIONS.get(name, {}) | {k: str(v) for k, v in options.items()}
     return named
+
+
+def _warn_of_half(bundle: Bundle) -> None:
+    """The CPU has no products in fp16: its weights become float32 as they are loaded."""
+    half = [
+        bundle.weights(piece).bytes
+        for piece, spec in bundle.manifest.pieces.items()
+        if any(weights.scheme == "fp16" for weights in spec.weights.values())
+    ]
+    if half:
+        warnings.warn(
+            f"{bundle.folder} is fp16, of which ONNX Runtime has no products on the CPU: its "
+            f"{sum(half) / 1e9:.3g} GB of weights become up to {2 * sum(half) / 1e9:.3g} GB of "
+            "float32 in memory. A quantised bundle is smaller there: mimo-edge "
+            "quantize BUNDLE --recipe int8 -o SMALL.",
+            BundleWarning,
+            stacklevel=3,
+        )
 
 
 @contextmanager

@@ -117,8 +117,9 @@ class Buffer:
         if self._on_host:
             self._value.numpy()[row, :, first:last] = 0
             return
-        for address in self._segments(row, first):
-            self._memory.cuda.zero(address, (last - first) * self._position_bytes)
+        width = (last - first) * self._position_bytes
+        at = self._place(row, first)
+        self._memory.cuda.zero_strided(at, self._head_bytes, width, self.shape[1])
         self._memory.cuda.synchronize()
 
     def copy_row(self, source: int, target: int, length: int, other: "Buffer") -> None:
@@ -126,17 +127,22 @@ class Buffer:
         if self._on_host:
             self._value.numpy()[target, :, :length] = other._value.numpy()[source, :, :length]
             return
-        pairs = zip(self._segments(target, 0), other._segments(source, 0), strict=True)
-        for to, start in pairs:
-            self._memory.cuda.copy(to, start, length * self._position_bytes)
+        if length == 0:
+            return
+        to = self._place(target, 0), self._head_bytes
+        start = other._place(source, 0), other._head_bytes
+        width = length * self._position_bytes
+        self._memory.cuda.copy_strided(*to, *start, width, self.shape[1])
         self._memory.cuda.synchronize()
 
     @property
     def _position_bytes(self) -> int:
         return self.shape[3] * self.dtype.itemsize
 
-    def _segments(self, row: int, position: int) -> list[int]:
-        """Addresses of a position of a row, one for each head."""
-        head = self.shape[2] * self._position_bytes
-        start = self._address + row * self._row_bytes + position * self._position_bytes
-        return [start + index * head for index in range(self.shape[1])]
+    @property
+    def _head_bytes(self) -> int:
+        return self.shape[2] * self._position_bytes
+
+    def _place(self, row: int, position: int) -> int:
+        """Address of a position of a row, in its first head."""
+        return self._address + row * self._row_bytes + position * self._position_bytes

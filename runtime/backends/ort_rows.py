@@ -2,8 +2,10 @@
 
 Keys and values are one buffer per layer and kind, bound as input and output of the same run, so
 that they are updated in place. A row's part of a buffer is contiguous and is bound by its address:
-a prompt is read where it will be used, and a step costs the busy rows and those between. On the
-CPU buffers start small and double, because attention computes over their whole length.
+a prompt is read where it will be used, and a step costs the busy rows and those between. Buffers
+start small and double, because attention computes over their whole length. What moves them, copies
+a row or zeroes it happens where they lie (`ort_memory`); what a step does may be recorded as a CUDA
+graph (`ort_graphs`).
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from mimo_edge.runtime.backends.base import Bools, Floats, Ints
+from mimo_edge.runtime.backends.ort_graphs import Run
 from mimo_edge.runtime.backends.ort_memory import Buffer
 from mimo_edge.runtime.backends.ort_patch import OrtPatchDecoder
 from mimo_edge.runtime.backends.ort_sessions import Sessions
@@ -20,10 +23,13 @@ from mimo_edge.runtime.bundle.manifest import TensorSpec
 from numpy.typing import DTypeLike
 
 FIRST_CAPACITY = 256  # positions
-PREFILL_CHUNK = 128  # positions at a time: their states and scores are memory, and the weights are
-# read once for each chunk, which is little beside what it computes
+# positions at a time: their states and scores are memory, and the weights are read once for each
+# chunk, which on a CPU is little beside what it computes
+PREFILL_CHUNK = 128
+PREFILL_CHUNK_CUDA = 512
+STEP_PIECES = ("patch_encoder", "backbone")  # what a step runs
 KEPT = 4  # sets of neighbouring rows whose bindings are kept
-T = TypeVar("T")
+T = TypeVar("T", "_Step", OrtPatchDecoder)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +40,13 @@ class _Step:
     codes: Buffer  # [n, 1, K, G]
     past: Buffer  # [n]
     logits: Buffer  # [n, V]
-    runs: tuple[tuple[str, Any], ...]  # piece, binding
+    runs: tuple[tuple[str, Any, Run], ...]  # piece, binding, how it is run
     kept: tuple[Buffer, ...]  # a binding has addresses and keeps nothing alive
+
+    def release(self) -> None:
+        """Let go of what was recorded."""
+        for _, _, run in self.runs:
+            run.release()
 
 
 class OrtRowStates:
@@ -64,8 +75,9 @@ class OrtRowStates:
         self._reserve(row + 1, start + len(text_ids))
         self.truncate(row, start)
         try:
-            for at in range(0, len(text_ids), PREFILL_CHUNK):
-                part = slice(at, at + PREFILL_CHUNK)
+            chunk = PREFILL_CHUNK if self._backend.memory.device == "cpu" else PREFILL_CHUNK_CUDA
+            for at in range(0, len(text_ids), chunk):
+                part = slice(at, at + chunk)
                 logits = self._run_chunk(row, text_ids[None, part], codes[None, part])
         except BaseException:
             self.lengths[row] = start
@@ -96,8 +108,8 @@ class OrtRowStates:
         step.codes.write(codes[:, None])
         step.past.write(lengths)
         np.maximum(self._touched[rows], lengths + 1, out=self._touched[rows])
-        for piece, binding in step.runs:
-            self._backend.run_bound(piece, binding)
+        for piece, binding, run in step.runs:
+            self._backend.run_bound(piece, binding, run.options)
         self.lengths[rows] += active
         return step.logits.read()
 
@@ -108,7 +120,15 @@ class OrtRowStates:
         return decoder.draw(uniforms, temperature, top_k, top_p)
 
     def close(self) -> None:
-        self._steps, self._draws, self._caches = {}, {}, []
+        self._forget_steps()
+        for decoder in self._draws.values():
+            decoder.release()
+        self._draws, self._caches = {}, []
+
+    def _forget_steps(self) -> None:
+        for step in self._steps.values():
+            step.release()
+        self._steps.clear()
 
     def _run_chunk(self, row: int, text_ids: Ints, codes: Ints) -> Floats:
         """Append positions [1, T], [1, T, K, G] to a row."""
@@ -140,7 +160,7 @@ class OrtRowStates:
                 new.copy_row(row, row, int(self.lengths[row]), old)
         self._caches, self._width, self._capacity = caches, width, capacity
         self._touched[:] = self.lengths
-        self._steps.clear()  # bound to the addresses of the old ones
+        self._forget_steps()  # bound to the addresses of the old ones
 
     def _capacity_for(self, positions: int) -> int:
         if positions > self.capacity:
@@ -166,16 +186,21 @@ class OrtRowStates:
         new.write(np.ones(count, np.int64))
         logits = buffer((count, model.vocab_size), np.float32)
 
-        embed = self._backend.session("patch_encoder").io_binding()
+        sessions = [self._backend.session(piece) for piece in STEP_PIECES]
+        embed, backbone = (session.io_binding() for session in sessions)
         text_ids.as_input(embed, "text_ids")
         codes.as_input(embed, "codes")
         embeddings.as_output(embed, "embeddings")
-        backbone = self._backend.session("backbone").io_binding()
         embeddings.as_input(backbone, "embeddings")
         past.as_input(backbone, "past_lengths")
         new.as_input(backbone, "new_lengths")
         self._bind_state(backbone, first, count, logits)
-        runs = ("patch_encoder", embed), ("backbone", backbone)
+        runs = tuple(
+            (piece, binding, self._backend.graphs.new_run(piece, session))
+            for piece, binding, session in zip(
+                STEP_PIECES, (embed, backbone), sessions, strict=True
+            )
+        )
         return _Step(text_ids, codes, past, logits, runs, (embeddings, new))
 
     def _bind_state(self, binding: Any, row: int, count: int, logits: Buffer) -> None:
@@ -198,7 +223,7 @@ def _known(made: dict[tuple[int, int], T], rows: tuple[int, int], make: Callable
     """What was made for these rows; of others, a few are kept."""
     if rows not in made:
         if len(made) == KEPT:
-            del made[next(iter(made))]
+            made.pop(next(iter(made))).release()
         made[rows] = make(*rows)
     return made[rows]
 

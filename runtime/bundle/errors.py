@@ -34,6 +34,10 @@ class BundleError(InputError):
     """A bundle is missing, incomplete, altered, of another schema version, or computes NaN."""
 
 
+class BundleWarning(UserWarning):
+    """A bundle runs, but another of the same model would do so much better here."""
+
+
 class RecipeError(InputError):
     """A recipe is unknown or malformed, or cannot be had of this checkpoint, bundle or target."""
 

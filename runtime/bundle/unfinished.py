@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mimo_edge.runtime.bundle.errors import DISK_FULL, MALFORMED, InputError, ResourceError
+from mimo_edge.runtime.bundle.errors import DISK_FULL, MALFORMED, InputError, ResourceError, no_room
 from mimo_edge.runtime.bundle.files import hash_file, write_text
 from mimo_edge.runtime.bundle.folders import MARK, partial_of, recover, remove_folder, take_place
 from mimo_edge.runtime.bundle.lock import locked
@@ -54,7 +54,8 @@ def partial_folder(output: Path, total: int, resume: bool) -> Iterator[Path]:
     except OSError as error:
         if error.errno in DISK_FULL:
             raise ResourceError(
-                f"the disk of {output} is full. Free {total / 1e9:.1f} GB, or write elsewhere."
+                f"{output} cannot be written ({error.strerror}); it needs {total / 1e9:.1f} GB. "
+                f"{no_room(error)}"
             ) from error
         raise
     finally:

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from math import prod
 
 import numpy as np
-import torch
 
 Shape = tuple[int, ...]
 
@@ -51,6 +50,8 @@ class RandomWeights:
         """float32 rows of the tensor, in order, at most about CHUNK_ELEMENTS at a time."""
         shape = self.shapes[name]
         if name.endswith("istft.window"):
+            import torch  # for this alone
+
             yield torch.hann_window(shape[0]).numpy()
             return
         mean, deviation = self._rows(name, shape)

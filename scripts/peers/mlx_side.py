@@ -34,8 +34,6 @@ from mlx_audio.codec.models.mimo_audio_tokenizer.model import MiMoAudioTokenizer
 from mlx_audio.sts.models.mimo_audio.config import ModelConfig
 from mlx_audio.sts.models.mimo_audio.generation import generate_tokens
 from mlx_audio.sts.models.mimo_audio.model import Model
-from mlx_audio.sts.models.mimo_audio.processor import MiMoAudioProcessor
-from transformers import AutoTokenizer, Qwen2Config
 
 Chooser = Callable[..., mx.array]
 
@@ -52,8 +50,7 @@ class MlxSide:
         try:
             self._model = _language_model(checkpoint, ModelConfig.from_dict(config))
             self._codec = MiMoAudioTokenizer.from_pretrained(str(audio_tokenizer), dtype=mx.float32)
-            tokenizer = AutoTokenizer.from_pretrained(str(checkpoint), config=Qwen2Config())
-            self._processor = MiMoAudioProcessor(tokenizer, self._model.config, self._codec)
+            self._processor = Model.post_load_hook(self._model, checkpoint).processor
         except (ValueError, OSError, KeyError) as error:
             raise InputError(f"mlx-audio cannot load {checkpoint}: {error}") from error
         c = self._model.config

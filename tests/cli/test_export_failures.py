@@ -99,7 +99,7 @@ def test_no_disk_space(mimo_edge: Run, words: tuple, monkeypatch: pytest.MonkeyP
         (
             OSError(errno.ENOSPC, "No space left on device"),
             4,
-            ("/new/bundle is full", "Free", "write elsewhere"),
+            ("/new/bundle cannot be written (No space left", "Free some disk", "write elsewhere"),
         ),
         (MemoryError(), 4, ("out of memory", "smaller precision")),
         (OSError(errno.EIO, "Input/output error"), 2, ("Input/output error", "Check the path")),

@@ -84,6 +84,29 @@ def test_tasks(
             assert raw["timings"]["first_audio"] > 0 and raw["timings"]["real_time_factor"] > 0
 
 
+def test_an_answer_without_speech_is_a_file_and_says_so(
+    mimo_edge: Run, bundle: Path, tmp_path: Path
+) -> None:
+    """One patch of a spoken answer is text: nothing sounds yet."""
+    out = tmp_path / "em.flac"
+    done = mimo_edge("run", "tts", bundle, "Hello.", "-o", out, "--max-new", 1)
+    assert done.code == 0 and not np.any(soundfile.read(out)[0])
+    assert "no speech came; the answer is silent" in done.err and CUT.format(1) in done.err
+
+
+@pytest.mark.parametrize("most", [2**63 - 1, 10**400])
+def test_a_top_k_beyond_every_codebook_is_no_limit(
+    mimo_edge: Run, bundle: Path, tmp_path: Path, most: int
+) -> None:
+    def answer(name: str, top_k: int) -> bytes:
+        words = ("run", "tts", bundle, "Hello.", "-o", tmp_path / name, "--max-new", 12)
+        done = mimo_edge(*words, "--top-k", top_k, "--audio-top-k", top_k)
+        assert done.code == 0, done.err
+        return (tmp_path / name).read_bytes()
+
+    assert answer("a.wav", most) == answer("b.wav", 0)
+
+
 @pytest.mark.parametrize("stream", [(), ("--stream",)], ids=["", "stream"])
 def test_seeds(mimo_edge: Run, bundle: Path, tmp_path: Path, stream: tuple[str, ...]) -> None:
     """A stream is cut where time has it cut, which moves its sound by rounding: a 16-bit step."""

@@ -9,8 +9,10 @@ from typing import Any
 
 import onnx
 import pytest
+from mimo_edge.engines import recipe
 from mimo_edge.engines.build import identity_of
 from mimo_edge.engines.profiles import Limits, profiles
+from mimo_edge.engines.quantize import quantize_bundle
 from mimo_edge.engines.recipe import for_bundle
 from mimo_edge.engines.target import Target
 from mimo_edge.runtime.backends.cuda import CudaDevice
@@ -29,6 +31,36 @@ from tests.golden import Golden
 
 LIMITS = Limits(max_seq=320, max_batch=2)
 CAPABILITIES = ("8.6", "8.9")
+OWN_RECIPES = {  # beside the presets
+    "fp8-weights": """
+        name = "fp8-weights"
+        about = "E4M3 weights, arithmetic in floating point"
+        [default]
+        weights = { scheme = "fp8" }
+        [components.text_embedding]
+        weights = { scheme = "int8" }
+        [components.speech_embeddings]
+        weights = { scheme = "int8" }
+    """,
+    "int8-blocks": """
+        name = "int8-blocks"
+        about = "a form that TensorRT does not take, by an exception"
+        [default]
+        weights = { scheme = "int8" }
+        [[exceptions]]
+        tensors = "patch_decoder.*.mlp.*"
+        weights = { scheme = "int8", block = 32 }
+    """,
+    "one-in-fp8": """
+        name = "one-in-fp8"
+        about = "a form that older GPUs do not take, by an exception"
+        [default]
+        weights = { scheme = "int8" }
+        [[exceptions]]
+        tensors = "backbone.model.layers.0.*"
+        weights = { scheme = "fp8" }
+    """,
+}
 MODULES: dict[str, type[FakeTensorRT]] = {"trt-rtx": FakeTensorRT, "trt": FakeClassicTensorRT}
 
 
@@ -63,6 +95,30 @@ def bundle_copy(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Cal
         return Bundle.open(folder)
 
     return copy
+
+
+@pytest.fixture(scope="session")
+def quantised(
+    golden: Golden, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str], Bundle]:
+    """The tiny bundle as a recipe leaves it, computed in a precision."""
+    made: dict[tuple[str, str], Bundle] = {}
+
+    def make(name: str, dtype: str) -> Bundle:
+        source = Bundle.open(exported(golden, golden.lm_names[0], dtype))
+        if name == source.manifest.recipe:
+            return source
+        if (name, dtype) not in made:
+            folder = tmp_path_factory.mktemp("quantised")
+            given = name
+            if name in OWN_RECIPES:
+                given = str(folder / f"{name}.toml")
+                Path(given).write_text(OWN_RECIPES[name], encoding="utf-8")
+            quantize_bundle(source, recipe.load(given), folder / "bundle")
+            made[name, dtype] = Bundle.open(folder / "bundle")
+        return made[name, dtype]
+
+    return make
 
 
 @pytest.fixture(scope="session")

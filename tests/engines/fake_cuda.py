@@ -154,6 +154,31 @@ class FakeCuda:
             )
         return (OK,)
 
+    def cudaMemset2DAsync(
+        self, devPtr: int, pitch: int, value: int, width: int, height: int, stream: int
+    ) -> tuple[Any, ...]:
+        assert 0 < width <= pitch
+        for piece in range(height):
+            self.cudaMemsetAsync(devPtr + piece * pitch, value, width, stream)
+        return (OK,)
+
+    def cudaMemcpy2DAsync(
+        self,
+        dst: int,
+        dpitch: int,
+        src: int,
+        spitch: int,
+        width: int,
+        height: int,
+        kind: Any,
+        stream: int,
+    ) -> tuple[Any, ...]:
+        assert kind == real.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        assert 0 < width <= min(dpitch, spitch)
+        for piece in range(height):
+            self.cudaMemcpyAsync(dst + piece * dpitch, src + piece * spitch, width, kind, stream)
+        return (OK,)
+
     def cudaStreamSynchronize(self, stream: int) -> tuple[Any, ...]:
         assert stream in self.streams
         assert self.recording is None, "a stream may not be waited for while it captures"

@@ -1,4 +1,4 @@
-"""On a GPU (`pytest -m gpu`): ONNX Runtime CUDA and TensorRT, on the goldens."""
+"""On a GPU (`pytest -m gpu`): TensorRT on the goldens. ONNX Runtime CUDA is in tests/gpu."""
 
 from collections.abc import Callable
 
@@ -26,23 +26,22 @@ pytestmark = pytest.mark.gpu
 GREEDY = Sampling(0.0)
 
 
-@pytest.fixture(scope="module", params=["ort-cuda", "trt-rtx", "trt"])
+@pytest.fixture(scope="module", params=["trt-rtx", "trt"])
 def backend(
     request: pytest.FixtureRequest, golden: Golden, bundle_copy: Callable[..., Bundle]
 ) -> Backend:
     bundle = bundle_copy(golden.lm_names[0])
-    if request.param != "ort-cuda":
-        device = CudaDevice()
-        capability = device.capability()
-        device.close()
-        target = Target(request.param, (capability,) if request.param == "trt-rtx" else ())
-        if request.param == "trt-rtx" and capability not in RTX_CAPABILITIES:
-            pytest.skip(f"TensorRT for RTX does not build for {capability}")
-        trt = pytest.importorskip(target.module)
-        limits, recipe = Limits(max_seq=512, max_batch=2), for_bundle(bundle, None)
-        target = target.on_gpu(capability)
-        identity = identity_of(bundle, recipe, target, trt, limits)
-        build_engines(bundle, identity, target, trt, limits, home_of(bundle))
+    device = CudaDevice()
+    capability = device.capability()
+    device.close()
+    target = Target(request.param, (capability,) if request.param == "trt-rtx" else ())
+    if request.param == "trt-rtx" and capability not in RTX_CAPABILITIES:
+        pytest.skip(f"TensorRT for RTX does not build for {capability}")
+    trt = pytest.importorskip(target.module)
+    limits, recipe = Limits(max_seq=512, max_batch=2), for_bundle(bundle, None)
+    target = target.on_gpu(capability)
+    identity = identity_of(bundle, recipe, target, trt, limits)
+    build_engines(bundle, identity, target, trt, limits, home_of(bundle))
     return open_backend(request.param, bundle)
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorrt_rtx
+from mimo_edge.engines import build as build_module
 from mimo_edge.engines.pack import Engines, pack_bundle, spelled
 from mimo_edge.runtime.backends.opening import open_backend
 from mimo_edge.runtime.bundle.bundle import Bundle
@@ -21,6 +23,7 @@ from tests.bundles import exported, hollow
 from tests.engines.conftest import open_on
 from tests.engines.fake_cuda import FakeCuda
 from tests.engines.fake_tensorrt import FakeTensorRT
+from tests.engines.test_folders import Builds
 from tests.golden import Golden
 
 
@@ -226,3 +229,36 @@ def test_doctor_on_engines(
     shutil.rmtree(device / INSIDE)
     assert main(["doctor", str(device)]) == 3
     assert "it has 0 folders of engines" in capsys.readouterr().out
+
+
+def test_command_builds_what_is_not_there(
+    bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The engines stay where they are built, and a second pack builds nothing."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    builds = Builds()
+    monkeypatch.setattr(build_module, "build", builds)
+    device = tmp_path / "device"
+    command = ["pack", str(bundle.folder), "--target", "trt-rtx:8.9", "--max-seq", "32"]
+    assert main([*command, "-o", str(device), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["target"] == "trt-rtx:8.9" and told["packed_from"] == bundle.identity
+    assert told["bytes"] == sum(p.stat().st_size for p in device.rglob("*") if p.is_file())
+    assert builds.graphs == list(PIECES)
+    opened = Bundle.open(device)
+    wanted = Wanted("trt-rtx", tensorrt_rtx.__version__, "8.9")
+    folder, manifest = find(opened, wanted, Trust(bundle=True))
+    assert manifest.identity.max_seq == 32
+
+    assert main([*command, "-o", str(device), "--force"]) == 0
+    assert f"{device}: for trt-rtx:8.9" in capsys.readouterr().out
+    assert builds.graphs == list(PIECES)
+    inside = device / INSIDE / folder.name
+    assert {path.name for path in inside.iterdir()} == {
+        "engine.json",
+        *(f"{piece}.plan" for piece in PIECES),
+    }
+    assert not any(path.stat().st_nlink > 1 for path in inside.iterdir()), "copies, no links"

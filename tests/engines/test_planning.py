@@ -5,7 +5,6 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import onnx
 import pytest
@@ -13,7 +12,7 @@ import tensorrt_rtx
 from mimo_edge.engines import recipe, target
 from mimo_edge.engines.build_log import BuildLog, logger_of
 from mimo_edge.engines.lowering import fix_capacity, widen_transposed_convolutions
-from mimo_edge.engines.planner import estimate
+from mimo_edge.engines.planner import estimate_piece
 from mimo_edge.engines.profiles import Limits, profiles
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.engine_folders import home_of
@@ -156,21 +155,21 @@ def test_trtexec_commands(
             assert all("--computeCapabilities=86,89" in line for line in lines)
 
 
-def test_estimates_are_near_what_was_measured() -> None:
-    """docs/tensorrt.md, real widths: weights -> memory and time on two cores, within a factor."""
-    measured = {  # piece: GB of weights, GB of memory, seconds
-        "patch_encoder": (1.349, 4.33, 8.2),
-        "backbone": (1.951, 6.13, 17.9),
-        "patch_decoder": (0.5488, 2.03, 6.9),
-    }
-    bundle = SimpleNamespace(
-        weights=lambda name: SimpleNamespace(bytes=int(1e9 * measured.get(name, (0.1,))[0])),
-    )
-    for row in estimate(bundle):  # type: ignore[arg-type]
-        if row.piece in measured:
-            _, memory, seconds = measured[row.piece]
-            assert 0.7 < row.memory_bytes / 1e9 / memory < 2.1, row
-            assert 0.4 < row.seconds / seconds < 2.5, row
+@pytest.mark.parametrize(
+    ("piece", "weights", "nodes", "memory", "seconds"),
+    [  # GB, number, GB, seconds
+        ("backbone", 3.818, 1369, 11.88, 49.1),
+        ("patch_encoder", 0.687, 334, 2.42, 5.5),
+        ("patch_decoder", 0.149, 674, 1.02, 5.0),
+    ],
+)
+def test_estimates_are_near_what_was_measured(
+    piece: str, weights: float, nodes: int, memory: float, seconds: float
+) -> None:
+    """docs/tensorrt.md, the real model in int4-edge: memory and time on two cores."""
+    found = estimate_piece(piece, int(1e9 * weights), nodes)
+    assert 0.7 < found.memory_bytes / 1e9 / memory < 1.3
+    assert 0.7 < found.seconds / seconds < 2
 
 
 def test_a_target_that_is_not_installed(

@@ -23,6 +23,7 @@ from mimo_edge.runtime.tasks import MimoAudio
 from mimo_edge.scripts.cli import main
 
 from tests.bundles import exported
+from tests.engines.feeds import feed_of
 from tests.golden import Golden
 
 MIXED = """
@@ -89,26 +90,6 @@ def dequantized(bundle: Bundle, piece: str, chosen: recipe.Recipe) -> onnx.Model
             values = near if weight.table else near.T
         tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(values), tensor.name))
     return model
-
-
-def feed_of(session: ort.InferenceSession) -> dict[str, np.ndarray]:
-    """Some input that a piece takes."""
-    rng, sizes = np.random.default_rng(0), {"batch": 1, "time": 5, "capacity": 16, "patches": 3}
-    sizes |= {"mel_frames": 101, "frames": 9, "codebooks": 4, "samples": 4800, "tokens": 8}
-    feed: dict[str, np.ndarray] = {}
-    for port in session.get_inputs():
-        shape = [sizes[a] if isinstance(a, str) else a for a in port.shape]
-        if port.name in ("past_lengths", "sub_step"):
-            feed[port.name] = np.zeros(shape, np.int64)
-        elif port.name == "new_lengths":
-            feed[port.name] = np.full(shape, 5)
-        elif port.name == "lengths":
-            feed[port.name] = np.full(shape, 101 if "mel" in feed else 9)
-        elif port.type == "tensor(int64)":
-            feed[port.name] = rng.integers(0, 8, shape)
-        else:
-            feed[port.name] = rng.uniform(0, 1, shape).astype(np.float32)
-    return feed
 
 
 @pytest.mark.parametrize("piece", PIECES)

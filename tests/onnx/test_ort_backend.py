@@ -1,18 +1,31 @@
 """ONNX Runtime's failures as ours, and rows that are used again."""
 
+import shutil
 import threading
+import warnings
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 import pytest
+from mimo_edge.engines import recipe
+from mimo_edge.engines.quantize import quantize_bundle
 from mimo_edge.parity import tolerances
 from mimo_edge.runtime.backends.ort import OrtBackend, _named
 from mimo_edge.runtime.backends.ort_rows import FIRST_CAPACITY, OrtRowStates
-from mimo_edge.runtime.bundle.errors import EnvironmentProblem, ResourceError
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.errors import (
+    BundleError,
+    BundleWarning,
+    EnvironmentProblem,
+    ResourceError,
+)
+from mimo_edge.scripts.cli import main
 
 from tests import check
+from tests.bundles import exported
 from tests.golden import Golden
 
 
@@ -155,3 +168,42 @@ def test_bf16_is_refused() -> None:
     bundle: Any = SimpleNamespace(piece=lambda name: SimpleNamespace(compute="bf16"))
     with pytest.raises(EnvironmentProblem, match="--dtype fp32 or fp16, or build engines"):
         OrtBackend(bundle)
+
+
+def test_fp16_on_the_cpu_is_warned_of(
+    golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And not float32, nor what is quantised and only computed in fp16."""
+    half = Bundle.open(exported(golden, golden.lm_names[0], "fp16"))
+    held = sum(half.weights(piece).bytes for piece in half.manifest.pieces if piece != "mel")
+    with pytest.warns(BundleWarning, match=r"become up to .* GB of float32.*quantize") as caught:
+        OrtBackend(half)
+    assert f" {held / 1e9:.3g} GB of weights become up to {2 * held / 1e9:.3g} GB" in str(
+        caught[0].message
+    )
+    quantize_bundle(half, recipe.load("int8"), tmp_path / "int8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        OrtBackend(Bundle.open(tmp_path / "int8"))
+        OrtBackend(Bundle.open(exported(golden, golden.lm_names[0])))
+    assert main(["build", str(half.folder), "--target", "ort-cpu"]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert any(line.startswith(f"mimo-edge: {half.folder} is fp16") for line in said)
+
+
+def test_a_bundle_that_changes_while_a_piece_is_read(
+    backend: OrtBackend, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What was checked is not what the session has."""
+    folder = Path(shutil.copytree(backend.bundle.folder, tmp_path / "bundle"))
+    opened, load = OrtBackend(Bundle.open(folder, verify=False)), ort.InferenceSession
+
+    def slowly(*args: Any, **more: Any) -> Any:
+        data = (folder / "mel.onnx.data").read_bytes()
+        (folder / "mel.onnx.data").unlink()
+        (folder / "mel.onnx.data").write_bytes(data)
+        return load(*args, **more)
+
+    monkeypatch.setattr(ort, "InferenceSession", slowly)
+    with pytest.raises(BundleError, match=r"mel.onnx.data has changed since the bundle was opened"):
+        opened.session("mel")

@@ -5,14 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from mimo_edge.mimo_ref.backbone import Backbone, KVCache
 from mimo_edge.mimo_ref.config import LanguageModelConfig
 from mimo_edge.parity import tolerances
 from mimo_edge.parity.tolerances import difference
 from mimo_edge.scripts.checkpoint.presets import PRESETS
-
-# of the dev extra: whoever runs the tests without it loses this cross-check, not the golden ones
-transformers = pytest.importorskip("transformers")
 
 SHAPES: dict[str, dict[str, Any]] = {
     "every head its own keys": {},

@@ -1,0 +1,34 @@
+"""One short, prepared run on a machine with a GPU: bare, without network, and only for minutes.
+
+`python -m mimo_edge.scripts.gpu kit` makes everything that such a machine lacks, with network and
+without a GPU; `join.py` puts it together there; `python -m mimo_edge.scripts.gpu run` measures, and
+returns a table, JSON lines and a log. docs/gpu.md has the commands.
+
+**What is there**: Linux on x86-64, an NVIDIA driver, Python, PyTorch for CUDA 13 with its CUDA and
+cuDNN libraries, numpy. **What comes along**: onnxruntime-gpu 1.31 and what it, the runtime and the
+tests import, unpacked (`wheels`); the bundles of the first golden model and of nano; the graphs of
+the real size without weights, in fp16 and as a recipe stores them (`hollow`): 7 MB each. Their
+weights are random and made there (`fill`): 20 GB in fp16 and 5.7 GB as int4-edge, with a thread for
+each core. Nothing is traced or quantised there, so neither onnx nor a certain torch is needed.
+
+**Size**: of onnxruntime-gpu 1.31.1 the wheel is 256 MB, 231 of them one library with code for six
+kinds of GPU; with `--architecture 90` (H100, H200) it packs to 90 MB. The other wheels are 15 MB,
+the bundles 92 MB before they are packed. Estimated from that, not from a whole kit: about 310 MB,
+five or six parts of 60 MiB; with `--architecture` about 170 MB, three. That a driver takes the
+library so cut is untried: where transfers allow it, send the whole. `kit` prints each part's size.
+
+**Time**: at most 8 minutes in all, in order of value (`steps.SECONDS`; a step that is done early
+leaves its time to the rest):
+
+    placement        40 s   every operator's provider, by ONNX Runtime's own account
+    goldens          60 s   the tests of tests/gpu: float32 without TF32, moved rows, CUDA graphs
+    score            90 s   nano hears, speaks and answers as well as by its own score
+    fill-fp16        70 s   20 GB of weights
+    measure-fp16    110 s   by piece and rows, prefill, codec, first sound, memory, CUDA graphs
+    fill-int4-edge   25 s
+    measure-int4-edge 75 s
+    baseline         50 s   the PyTorch reference in bfloat16, eager, and its CUDA graph
+
+In the order of the data: `wheels`, `slim`, `hollow` -> `kit` -> `join` -> `fill` -> `steps`
+(`placement`, `device`, `measure`, `baseline`), which `runner` starts and `records` writes down.
+"""
