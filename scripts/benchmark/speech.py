@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from mimo_edge.runtime.audio import codec
-from mimo_edge.runtime.audio.pacing import GrowingChunks
+from mimo_edge.runtime.audio.pacing import GrowingChunks, rehearse
 from mimo_edge.runtime.audio.player import Player
-from mimo_edge.runtime.backends.base import Backend, Ints
+from mimo_edge.runtime.backends.base import AudioPieces, Backend, Ints
 from mimo_edge.runtime.chat.presets import Sampling
 from mimo_edge.runtime.generation.sampling import Noise, sample
 from mimo_edge.scripts.benchmark.stages import Speaking
 
+REHEARSED = 100  # patches: 16 seconds
 _TEXT = Sampling(0.6, top_p=0.95)
 _CLEAR = np.float32(100.0)  # above every score: the text id that a speaking model is sure of
 
@@ -95,5 +96,27 @@ def _stream(backend: Backend, prompt: int, patches: int) -> tuple[float, Player]
                 waiting = []
             before = time.perf_counter()
         return time.perf_counter() - begin, player
+    finally:
+        decoder.close()
+
+
+def rehearse_stream(backend: AudioPieces, patch_seconds: float, start: float) -> Player:
+    """A stream whose patches take so long, decoded here and now, to a player in thought."""
+    model, rng = backend.bundle.model, np.random.default_rng(0)
+    decoder = codec.open_stream(backend)
+
+    def push(patches: int) -> float:
+        shape = (model.n_q, patches * model.group_size)
+        return len(decoder.push(rng.integers(0, min(model.empty_codes), shape)))
+
+    def decode(patches: int, taken: int) -> tuple[float, float]:
+        began = time.perf_counter()
+        samples = push(patches)
+        return time.perf_counter() - began, samples / model.sampling_rate
+
+    try:
+        push(2)
+        decoder.finish()  # loaded, and as new
+        return rehearse(GrowingChunks(), REHEARSED, patch_seconds, decode, start)
     finally:
         decoder.close()
