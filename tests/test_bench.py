@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from mimo_edge.scripts.bench import weights_read
+from mimo_edge.scripts.benchmark.stages import weights_read
 from mimo_edge.scripts.cli import main
 
 from tests.bundles import SPEC, hollow

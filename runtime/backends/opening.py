@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mimo_edge.runtime.backends.base import Backend, Providers
+from mimo_edge.runtime.bundle.built import ORT_CPU, find_built
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.engine_folders import Trust
 from mimo_edge.runtime.bundle.errors import EnvironmentProblem, InputError
@@ -26,19 +27,23 @@ def open_backend(
     """Open a bundle on a backend. `threads` is for the CPU; None lets it choose.
 
     `providers` and `session_options` are ONNX Runtime's own, for its backends only: see
-    `ort.OrtBackend`. `engines` is a folder of TensorRT engines, in place of the cache folder;
-    `trust_engines` lets those run that lie in the bundle. Engines are programs. Raises InputError
-    for an unknown name or an option of another backend, EnvironmentProblem for what is not
-    installed, EngineError where no engine fits, BundleError for a pack of another backend.
+    `ort.OrtBackend`. `engines` is a folder of builds, in place of the cache folder: of TensorRT
+    engines, or for ort-cpu of what `build --target ort-cpu` made; where ort-cpu finds no build in
+    the cache folder it runs the bundle as it is. `trust_engines` lets engines run that lie in the
+    bundle: they are programs. Raises InputError for an unknown name or an option of another
+    backend, EnvironmentProblem for what is not installed, EngineError where no engine fits, or
+    for a bundle that was built for another machine, BundleError for a pack of another backend.
     """
     if name in BACKENDS:
         bundle.check_backend(name)
     if name in ("ort-cpu", "ort-cuda"):
         _find_onnxruntime()
-        from mimo_edge.runtime.backends.ort import OrtBackend
+        from mimo_edge.runtime.backends.ort import OrtBackend, version
 
-        if engines is not None or trust_engines:
+        if trust_engines or (engines is not None and name != ORT_CPU):
             raise InputError(f"backend {name} runs no engines. Leave out what is said of them.")
+        if name == ORT_CPU and bundle.manifest.built is None:
+            bundle = find_built(bundle, version(), engines) or bundle
         device = name.removeprefix("ort-")
         return OrtBackend(
             bundle, device, threads, providers=providers, session_options=session_options

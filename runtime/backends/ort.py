@@ -21,6 +21,8 @@ from mimo_edge.runtime.backends.ort_graphs import CudaGraphs
 from mimo_edge.runtime.backends.ort_libraries import load_cuda_libraries
 from mimo_edge.runtime.backends.ort_memory import Memory
 from mimo_edge.runtime.backends.ort_rows import OrtRowStates
+from mimo_edge.runtime.backends.ort_threads import shares_pool, threads_for
+from mimo_edge.runtime.bundle.built import check_built
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import (
     BundleWarning,
@@ -44,7 +46,7 @@ _NO_THREADS = re.compile("pthread|thread constructor|resource temporarily", re.I
 
 
 class OrtBackend:
-    """Runs a bundle on ONNX Runtime. `device` is cpu or cuda; `threads` None lets it choose.
+    """Runs a bundle on ONNX Runtime. `device` is cpu or cuda; for `threads` see `ort_threads`.
 
     `device` says where states live, and which provider is asked for. `providers` names others in
     its place, first choice first, alone or with their options; `session_options` are session
@@ -85,11 +87,16 @@ class OrtBackend:
                 "the bundle is bf16, which the ONNX Runtime backends cannot run. Export it with "
                 "--dtype fp32 or fp16, or build engines and use --backend trt-rtx or trt."
             )
+        check_built(bundle, f"ort-{device}", ort.__version__)
         if device == "cuda":
             load_cuda_libraries()
         if next(iter(self._providers)) == PROVIDERS["cpu"]:
             _warn_of_half(bundle)
-        self._threads, self._entries = threads, dict(session_options or {})
+        self._entries = dict(session_options or {})
+        self._threads = threads_for(bundle, threads)
+        # what is said of threads by ONNX Runtime's names is for pools of the sessions' own
+        own = any(key.startswith("session.intra_op.") for key in self._entries)
+        self._pooled = not own and shares_pool(self._threads)
         self.memory = Memory(device)
         self._sessions: dict[str, ort.InferenceSession] = {}
         self._loading = threading.Lock()
@@ -108,7 +115,9 @@ class OrtBackend:
         """How a session of a piece is opened, for one on a changed graph of it too."""
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        if self._threads is not None:
+        if self._pooled:
+            options.use_per_session_threads = False
+        else:
             options.intra_op_num_threads = self._threads
         # a bound session does not need its arena to remember the shapes of one run
         options.enable_mem_pattern = False
@@ -191,7 +200,8 @@ class OrtBackend:
         return OrtCodecStates(self, rows)
 
     def describe(self) -> str:
-        return f"ONNX Runtime {ort.__version__} on {self.device}"
+        built = "" if self.bundle.manifest.built is None else ", built for it"
+        return f"ONNX Runtime {ort.__version__} on {self.device}{built}"
 
     def __enter__(self) -> Self:
         return self
@@ -204,6 +214,11 @@ class OrtBackend:
     ) -> None:
         self._sessions.clear()
         self.memory.close()
+
+
+def version() -> str:
+    """Of the ONNX Runtime that is installed."""
+    return str(ort.__version__)
 
 
 def _named(providers: Providers) -> dict[str, dict[str, str]]:

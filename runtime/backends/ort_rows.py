@@ -23,7 +23,10 @@ from mimo_edge.runtime.bundle.manifest import TensorSpec
 from numpy.typing import DTypeLike
 
 FIRST_CAPACITY = 256  # positions
-PREFILL_CHUNK = 512  # positions at a time: bounds the mask and the attention scores
+# positions at a time: their states and scores are memory, and the weights are read once for each
+# chunk, which on a CPU is little beside what it computes
+PREFILL_CHUNK = 128
+PREFILL_CHUNK_CUDA = 512
 STEP_PIECES = ("patch_encoder", "backbone")  # what a step runs
 KEPT = 4  # sets of neighbouring rows whose bindings are kept
 T = TypeVar("T", "_Step", OrtPatchDecoder)
@@ -72,8 +75,9 @@ class OrtRowStates:
         self._reserve(row + 1, start + len(text_ids))
         self.truncate(row, start)
         try:
-            for at in range(0, len(text_ids), PREFILL_CHUNK):
-                part = slice(at, at + PREFILL_CHUNK)
+            chunk = PREFILL_CHUNK if self._backend.memory.device == "cpu" else PREFILL_CHUNK_CUDA
+            for at in range(0, len(text_ids), chunk):
+                part = slice(at, at + chunk)
                 logits = self._run_chunk(row, text_ids[None, part], codes[None, part])
         except BaseException:
             self.lengths[row] = start

@@ -6,6 +6,9 @@ bundle.json          everything below, and the sha256 of every file
 tokenizer.json ...   the text tokenizer's files
 engines/             built engines (package engines), each with its own engine.json
 
+`mimo-edge build --target ort-cpu` makes another bundle of one, whose graphs only ONNX Runtime runs
+and only on such a processor; `built` says so.
+
 docs/bundle.md says how the graphs are driven.
 """
 
@@ -128,6 +131,30 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
+class Built:
+    """What the graphs of a bundle were made for, beside any other: see docs/performance.md."""
+
+    target: str  # "ort-cpu"
+    onnxruntime: str  # version
+    processor: str  # as `processor` says it
+    source: str  # identity of the bundle that it was made from
+    unread: Mapping[str, int]  # piece -> bytes of its weights that no step reads
+
+    @classmethod
+    def from_raw(cls, raw: Mapping[str, Any]) -> "Built":
+        """From JSON. Raises one of MALFORMED."""
+        for field in dataclasses.fields(cls):
+            kind = str if field.type is str else dict
+            if type(raw[field.name]) is not kind:
+                raise ValueError(f"built.{field.name} is {raw[field.name]!r:.80}")
+        if len(raw) != len(dataclasses.fields(cls)) or any(
+            type(count) is not int or count < 0 for count in raw["unread"].values()
+        ):
+            raise ValueError(f"built is {raw!r:.120}")
+        return cls(**raw)
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The content of bundle.json."""
 
@@ -143,6 +170,7 @@ class Manifest:
     chat: Mapping[str, Any]  # the prompt protocol, for programs that are not this one
     recipe: str  # the name of that by which it was made
     calibration: str | None = None  # sha256 of the statistics that were used
+    built: Built | None = None  # of a bundle that only one backend on one kind of machine runs
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
@@ -183,6 +211,7 @@ class Manifest:
             chat=raw["chat"],
             recipe=raw["recipe"],
             calibration=raw.get("calibration"),
+            built=None if raw.get("built") is None else Built.from_raw(raw["built"]),
         )
 
 

@@ -10,6 +10,7 @@ from mimo_edge.runtime.chat.presets import Sampling
 from numpy.typing import NDArray
 
 Scores = NDArray[np.float32]
+_CLEAR = 1e-3  # of the mass: far above the rounding of running sums over any vocabulary
 
 
 class Noise:
@@ -27,16 +28,31 @@ class Noise:
 def filter_scores(scores: Scores, sampling: Sampling) -> Scores:
     """Scores [V] scaled and filtered; removed ids are -inf. Ties with the last kept id are kept."""
     scaled = scores.astype(np.float32) / np.float32(sampling.temperature or 1.0)
-    ascending = np.sort(scaled)
-    kept_from = ascending[0]
+    return np.where(scaled < _kept_from(scaled, sampling), np.float32(-np.inf), scaled)
+
+
+def _kept_from(scaled: Scores, sampling: Sampling) -> np.float32:
+    """The lowest score that is kept.
+
+    What is kept has, from the best score down, more than top_p of the mass, or else is the best. To
+    know that takes a sort, but not where the best one has the mass alone: most text ids that are
+    drawn while the model speaks.
+    """
     if sampling.top_k > 0:
-        kept_from = ascending[-min(sampling.top_k, len(ascending))]
-    survivors = ascending[np.searchsorted(ascending, kept_from) :]
-    cumulative = np.cumsum(softmax(survivors), dtype=np.float32)
+        at = len(scaled) - min(sampling.top_k, len(scaled))
+        scaled = scaled[scaled >= np.partition(scaled, at)[at]]
+    elif sampling.top_p < 1 - _CLEAR:
+        best = scaled.max()
+        mass = np.exp(scaled - best).sum(dtype=np.float64) * (sampling.top_p + _CLEAR)
+        if np.count_nonzero(scaled == best) > mass:
+            return np.float32(best)
+    elif sampling.top_p == 1:  # all that have any mass
+        return np.float32(scaled[softmax(scaled) > 0].min())
+    ascending = np.sort(scaled)
+    cumulative = np.cumsum(softmax(ascending), dtype=np.float32)
     kept = cumulative > np.float32(1.0) - np.float32(sampling.top_p)
     kept[-1] = True
-    kept_from = survivors[np.argmax(kept)]
-    return np.where(scaled < kept_from, np.float32(-np.inf), scaled)
+    return np.float32(ascending[np.argmax(kept)])
 
 
 def sample(scores: Scores, uniform: float, sampling: Sampling, removed: tuple[int, ...]) -> int:
@@ -54,6 +70,8 @@ def sample(scores: Scores, uniform: float, sampling: Sampling, removed: tuple[in
     candidates[list(removed)] = -np.inf
     if candidates.max() == -np.inf:
         return int(np.argmax(allowed))
+    if np.count_nonzero(candidates > -np.inf) == 1:
+        return int(np.argmax(candidates))
     return draw(candidates, uniform)
 
 

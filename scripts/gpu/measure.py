@@ -11,7 +11,8 @@ from mimo_edge.runtime.backends.ort import OrtBackend
 from mimo_edge.runtime.backends.ort_rows import OrtRowStates
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import MimoError
-from mimo_edge.scripts.bench import rehearse_stream, weights_read
+from mimo_edge.scripts.benchmark.speech import rehearse_stream
+from mimo_edge.scripts.benchmark.stages import weights_read
 from mimo_edge.scripts.gpu.device import Device
 from mimo_edge.scripts.gpu.placement import RECORDED, record_placements
 from mimo_edge.scripts.gpu.records import Records

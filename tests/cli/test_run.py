@@ -294,4 +294,4 @@ def test_doctor(mimo_edge: Run) -> None:
 def test_bench(mimo_edge: Run, bundle: Path) -> None:
     done = mimo_edge("bench", bundle, "--runs", 2, "--rows", 2, "--json")
     raw = json.loads(done.out)
-    assert done.code == 0 and len(raw["stages"]) == 6 and 0 < raw["overhead_share"] < 1
+    assert done.code == 0 and len(raw["stages"]) == 7 and 0 < raw["overhead_share"] < 1

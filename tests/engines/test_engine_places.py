@@ -166,9 +166,13 @@ def test_the_options_reach_the_backend(bundle: Bundle, monkeypatch: pytest.Monke
     open_backend("trt", bundle)
     open_backend("trt-rtx", bundle, engines=Path("there"), trust_engines=True)
     assert given == [Trust(), Trust(Path("there"), True)]
-    for options in ({"engines": Path("there")}, {"trust_engines": True}):
-        with pytest.raises(InputError, match="ort-cpu runs no engines"):
-            open_backend("ort-cpu", bundle, **options)
+    for backend, options in (
+        ("ort-cuda", {"engines": Path("there")}),
+        ("ort-cuda", {"trust_engines": True}),
+        ("ort-cpu", {"trust_engines": True}),
+    ):
+        with pytest.raises(InputError, match=f"{backend} runs no engines"):
+            open_backend(backend, bundle, **options)
 
 
 def test_an_export_says_that_engines_go(

@@ -200,7 +200,7 @@ def test_a_recipe_in_another_precision_than_the_bundle(tmp_path: Path) -> None:
 
 def test_dry_run_loads_nothing(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     """The graphs are no graphs: to load one would fail."""
-    words = ["build", str(bundle.folder), "--target", "ort-cpu"]
+    words = ["build", str(bundle.folder), "--target", "ort-cuda"]
     assert main([*words, "--dry-run"]) == 0
     assert "builds nothing" in capsys.readouterr().out
     assert main([*words, "--dry-run", "--json"]) == 0

@@ -1,0 +1,1 @@
+"""What `mimo-edge bench` measures, and how it is shown."""
