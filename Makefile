@@ -16,13 +16,24 @@ TYPES := build/types/mimo_edge
 export PIP_CACHE_DIR ?= $(CURDIR)/build/pip
 FOLDERS := mimo_ref export engines runtime parity scripts
 
-.PHONY: demo test lint system clean
+.PHONY: demo test browser clients ray lint system clean
 
 demo: $(READY)
 	$(BIN)/mimo-edge demo --out out/demo
 
 test: $(READY) lint system
 	$(BIN)/python -m pytest
+
+# the server's page, driven in a browser
+browser: $(READY)
+	@command -v chromium >/dev/null || apt-get install -y -qq --no-install-recommends chromium
+	$(BIN)/python -m pytest -m browser
+
+# other people's clients, and Ray Serve: each in an environment of its own, for they bring much
+clients ray:
+	$(PYTHON) -m venv build/$@
+	build/$@/bin/python -m pip install --quiet --editable ".[dev,$@]"
+	build/$@/bin/python -m pytest -m $@
 
 # what the tests need beside Python packages: nano's voices are espeak-ng's
 system:

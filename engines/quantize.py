@@ -13,14 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from mimo_edge.engines.calibration import Calibration
 from mimo_edge.engines.components import COMPONENTS, EXACT, component_of
 from mimo_edge.engines.quantized_graph import (
     CODE_TYPES,
     matrices,
     quantize_graph,
 )
-from mimo_edge.engines.quantized_piece import Plan, is_dynamic, quantized, recorded
-from mimo_edge.engines.recipe import Recipe, check_calibrated
+from mimo_edge.engines.quantized_piece import Plan, is_dynamic, quantized, recorded, scaled
+from mimo_edge.engines.recipe import Recipe, check_calibration
 from mimo_edge.engines.schemes import Floats, Read
 from mimo_edge.engines.weigh import Part
 from mimo_edge.engines.weight_file import (
@@ -57,14 +58,19 @@ def quantize_bundle(
     recipe: Recipe,
     output: Path,
     *,
+    calibration: Calibration | None = None,
     resume: bool = False,
     force: bool = False,
     on_progress: OnProgress = lambda *_: None,
 ) -> None:
-    """Write the bundle that a recipe makes of a float one. Raises RecipeError, InputError,
-    ResourceError; leaves nothing behind on failure, or with `resume` what the next can go on with.
+    """Write the bundle that a recipe makes of a float one. Raises RecipeError, CalibrationError,
+    InputError, ResourceError; leaves nothing behind on failure, or with `resume` what the next can
+    go on with.
     """
     check_recipe(bundle, recipe)
+    check_calibration(recipe, calibration)
+    if calibration is not None:
+        calibration.check_source(bundle.manifest.source, bundle.folder)
     place = check_output(output, [bundle.folder], force)
     plans = {piece: Plan.of(_read_graph(bundle, piece), recipe) for piece in bundle.manifest.pieces}
     total = sum(_data_file(bundle, piece).stat().st_size for piece in bundle.manifest.pieces)
@@ -75,7 +81,8 @@ def quantize_bundle(
         done = min(total, done + count)
         on_progress(stage, done, total)
 
-    key = json.dumps([bundle.identity, dataclasses.asdict(recipe), _version()])
+    made_by = [dataclasses.asdict(recipe), calibration and calibration.digest]
+    key = json.dumps([bundle.identity, made_by, _version()])
     held = sum(plan.bytes for plan in plans.values())
     with own_place(place), partial_folder(place, held, resume) as folder:
         check_output(output, [bundle.folder], force)  # another may have ended since
@@ -87,6 +94,9 @@ def quantize_bundle(
                 on_write = partial(
                     heard, f"quantising {piece}" if plan.forms else f"copying {piece}"
                 )
+                if calibration is not None and plan.forms:
+                    heard(f"scaling {piece}", 0)
+                    plan = _calibrated(bundle, piece, plan, calibration)
                 finished = _quantize_piece(bundle, recipe, piece, plan, folder, on_write)
                 write_marker(folder, piece, key, finished)
             else:
@@ -98,7 +108,11 @@ def quantize_bundle(
             shutil.copyfile(bundle.folder / name, folder / name)
             files[name] = hash_file(folder / name)
         manifest = dataclasses.replace(
-            bundle.manifest, pieces=pieces, files=files, recipe=recipe.name
+            bundle.manifest,
+            pieces=pieces,
+            files=files,
+            recipe=recipe.name,
+            calibration=None if calibration is None else calibration.digest,
         )
         write_text(folder / MANIFEST, manifest.to_json())
         finish(folder, place)
@@ -117,7 +131,6 @@ def check_recipe(bundle: Bundle, recipe: Recipe) -> None:
                 f"recipe {recipe.name} computes {component} in {part.compute}, the bundle has it "
                 f"in {own[component]}. Export the checkpoint with --recipe {recipe.name}."
             )
-    check_calibrated(recipe)
     if not recipe.quantizes:
         raise RecipeError(
             f"recipe {recipe.name} quantises nothing. Export the checkpoint with --recipe "
@@ -149,14 +162,14 @@ def _quantize_piece(
     external = [name for name, tensor in floats.items() if is_external(tensor)]
     model = onnx.ModelProto()
     model.CopyFrom(plan.model)
-    quantize_graph(model, plan.weights, plan.forms)
+    quantize_graph(model, plan.weights, plan.forms, plan.rounding)
 
     def tensors() -> Iterator[Stored]:
         for name in external:
             values = map_tensor(floats[name], data)
             form = plan.forms.get(name)
             if form is None:
-                yield Stored(name, [values])
+                yield Stored(name, [scaled(plan, name, values)])
                 on_write(values.nbytes)
             else:
                 read = _reader(values, plan.weights[name].table)
@@ -165,7 +178,7 @@ def _quantize_piece(
                 def heard(count: int, width: int = width) -> None:
                     on_write(count * width)
 
-                yield from quantized(plan.weights[name], form, read, values.dtype, heard)
+                yield from quantized(plan, name, read, values.dtype, heard)
 
     file, places = write_weights(folder / data.name, tensors())
     point_to(model, data.name, places)
@@ -176,6 +189,16 @@ def _quantize_piece(
         spec, weights=recorded(plan, spec.weights), dynamic=is_dynamic(plan, recipe)
     )
     return made, {data.name: file, spec.file: hash_file(path)}
+
+
+def _calibrated(bundle: Bundle, piece: str, plan: Plan, calibration: Calibration) -> Plan:
+    data = _data_file(bundle, piece)
+    floats = {tensor.name: tensor for tensor in plan.model.graph.initializer}
+    return plan.calibrated(
+        calibration,
+        lambda name: _reader(map_tensor(floats[name], data), plan.weights[name].table),
+        bundle.model.head_dim,
+    )
 
 
 def _reader(values: NDArray, table: bool) -> Read:

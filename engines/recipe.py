@@ -3,6 +3,7 @@ or a file of the user's own:
 
     name = "mine"
     about = "one line for people"
+    float_inputs = ["*.down_proj.*"]  # layers whose inputs get no fixed scale; left out: none
 
     [default]                       # of every component that is not named below
     compute = "fp32"                # fp32, fp16, bf16; left out: that of the export or the bundle
@@ -10,7 +11,7 @@ or a file of the user's own:
     activations = "float"
 
     [components.backbone]           # what is left out is the default's
-    weights = { scheme = "int4", block = [128, 64, 32], method = "search" }
+    weights = { scheme = "int4", block = [128, 64, 32], method = "awq" }
     activations = "dynamic"
 
     [[exceptions]]                  # by name in the graph; the last that fits wins
@@ -19,18 +20,20 @@ or a file of the user's own:
 
 A list of blocks means the first that divides the inputs of a layer; scheme "float" leaves weights
 as they are computed. Activations are "float"; "dynamic": a backend may round them to int8 as it
-runs; or "int8" and "fp8": with scales that calibration has found.
+runs; or "int8" and "fp8": with scales that calibration has found. Methods are those of
+`schemes.py`; inputs of layers in "awq" are scaled by what calibration has found (`scaling.py`).
 """
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from mimo_edge.engines.calibration import HOW, STREAM, Calibration
 from mimo_edge.engines.components import COMPONENTS, EXACT, TABLES, Matrix
-from mimo_edge.engines.schemes import CHANNEL, METHODS, SCHEMES
+from mimo_edge.engines.schemes import ACTIVATION_AWARE, CHANNEL, METHODS, SCHEMES
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.dtypes import PRECISIONS
 from mimo_edge.runtime.bundle.errors import MALFORMED, RecipeError
@@ -78,12 +81,17 @@ class Form:
 
 @dataclass(frozen=True)
 class Recipe:
-    """`exceptions` are pairs of a glob and what is so for the tensors whose names it fits."""
+    """`exceptions` are pairs of a glob and what is so for the tensors whose names it fits.
+
+    `float_inputs` are globs of weights: what their layers read gets no scale of calibration,
+    whatever the activations of their components are.
+    """
 
     name: str
     about: str
     components: Mapping[str, Component]
     exceptions: tuple[tuple[str, Weights], ...] = ()
+    float_inputs: tuple[str, ...] = ()
 
     @property
     def quantizes(self) -> bool:
@@ -91,9 +99,19 @@ class Recipe:
         return any(weights.scheme != FLOAT for weights in used)
 
     @property
-    def calibrated(self) -> tuple[str, ...]:
-        """The components whose activations need scales from calibration."""
-        return tuple(n for n, c in self.components.items() if c.activations in CALIBRATED)
+    def calibrated(self) -> bool:
+        """Whether calibration must have found what layers read."""
+        parts = self.components.values()
+        used = [*(part.weights for part in parts), *(w for _, w in self.exceptions)]
+        return any(part.activations in CALIBRATED for part in parts) or any(
+            weights.method == ACTIVATION_AWARE for weights in used
+        )
+
+    def rounding(self, matrix: Matrix) -> str | None:
+        """What the input of a layer is rounded to, by a scale of calibration; None for nothing."""
+        kind = self.components[matrix.component].activations
+        spared = any(fnmatchcase(matrix.name.removeprefix(STREAM), g) for g in self.float_inputs)
+        return kind if kind in CALIBRATED and not matrix.table and not spared else None
 
     def form(self, matrix: Matrix) -> Form | None:
         """How a matrix is stored; None leaves it as it is computed. Raises RecipeError."""
@@ -104,10 +122,13 @@ class Recipe:
         if weights.scheme == FLOAT:
             return None
         if matrix.table:
+            weights = _of_table(weights)
             _check_table(self.name, matrix.name, weights)
         for block in weights.blocks:
             if block == CHANNEL or matrix.inputs % block == 0:
-                return Form(weights.scheme, block, weights.method)
+                form = Form(weights.scheme, block, weights.method)
+                self._check_sides(matrix, form)
+                return form
         scheme = SCHEMES[weights.scheme]
         fitting = [_spell(b) for b in scheme.blocks if b == CHANNEL or matrix.inputs % b == 0]
         others = ["int8 by channel"] if CHANNEL not in scheme.blocks else []
@@ -116,6 +137,15 @@ class Recipe:
             f"of {matrix.name}. Of {scheme.name} it can take: {', '.join(fitting) or 'no block'}; "
             f"else {' or '.join([*others, FLOAT])}, by an exception."
         )
+
+    def _check_sides(self, matrix: Matrix, form: Form) -> None:
+        kind = self.rounding(matrix)
+        if kind is not None and (form.scheme, form.block) != (kind, CHANNEL):
+            raise RecipeError(
+                f"recipe {self.name}: {matrix.name} has {kind} activations and {form.scheme} "
+                f"weights in the block {_spell(form.block)!r}. Such a product takes {kind} on both "
+                "sides, weights by channel; or name it in float_inputs."
+            )
 
 
 def names() -> list[str]:
@@ -138,10 +168,13 @@ def load(name: str) -> Recipe:
     return parse(raw, path)
 
 
+_KEYS = ("name", "about", "float_inputs", "default", "components", "exceptions")
+
+
 def parse(raw: Mapping[str, Any], path: Path) -> Recipe:
     """A recipe from its file's content. Raises RecipeError that names the file and the value."""
     reader = _Reader(path)
-    reader.keys(raw, "the recipe", ("name", "about", "default", "components", "exceptions"))
+    reader.keys(raw, "the recipe", _KEYS)
     name = reader.text(raw, "name")
     if name != path.stem:
         raise RecipeError(f"{path} names itself {name!r}; the name must be that of the file")
@@ -160,7 +193,8 @@ def parse(raw: Mapping[str, Any], path: Path) -> Recipe:
         reader.keys(entry, "an exception", ("tensors", "weights"))
         weights = reader.weights("an exception", reader.table(entry, "weights"))
         exceptions.append((reader.text(entry, "tensors"), weights))
-    recipe = Recipe(name, reader.text(raw, "about"), components, tuple(exceptions))
+    about, spared = reader.text(raw, "about"), reader.texts(raw, "float_inputs")
+    recipe = Recipe(name, about, components, tuple(exceptions), spared)
     compute_of(recipe, "fp32", path)
     return recipe
 
@@ -195,19 +229,22 @@ def compute_of(recipe: Recipe, default: str, path: Path | None = None) -> dict[s
     return found | {EXACT: "fp32"}
 
 
-def check_calibrated(recipe: Recipe) -> None:
-    """Raises RecipeError for a recipe whose activations need scales that nothing finds yet."""
-    if recipe.calibrated:
+def check_calibration(recipe: Recipe, calibration: Calibration | None) -> None:
+    """Raises RecipeError for a recipe that needs a calibration and has none, or the reverse."""
+    if recipe.calibrated and calibration is None:
         raise RecipeError(
-            f"recipe {recipe.name} quantises the activations of {', '.join(recipe.calibrated)}, "
-            "whose scales need calibration, which is not here yet. Choose int8 or int4, or set "
-            "activations to float or dynamic in a recipe of your own."
+            f"recipe {recipe.name} needs to know what layers read. Find it on a bundle of the same "
+            f"checkpoint, in floats or int8: {HOW}. Recipes without: int8, int4, int4-edge."
+        )
+    if calibration is not None and not recipe.calibrated:
+        raise RecipeError(
+            f"recipe {recipe.name} makes no use of a calibration. Leave --calibration out, or "
+            f'choose a recipe with calibrated activations or method = "{ACTIVATION_AWARE}".'
         )
 
 
 def check_export(recipe: Recipe, compute: str) -> None:
     """Raises RecipeError for a recipe that an export in this precision cannot follow."""
-    check_calibrated(recipe)
     for name, component in recipe.components.items():
         if name != EXACT and component.compute not in (None, compute):
             raise RecipeError(
@@ -274,6 +311,7 @@ class _Reader:
                 f"activations {FLOAT} or dynamic."
             )
         if name in TABLES:
+            weights = _of_table(weights)
             _check_table(str(self.path), name, weights)
             activations = FLOAT  # rows are looked up, nothing goes in
         return Component(compute, weights, activations)
@@ -317,6 +355,12 @@ class _Reader:
             raise RecipeError(f"{self.path}: {key} must be a table, not {value!r}")
         return value
 
+    def texts(self, raw: Mapping[str, Any], key: str) -> tuple[str, ...]:
+        found = raw.get(key, [])
+        if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+            raise RecipeError(f"{self.path}: {key} must be a list of texts, not {found!r}")
+        return tuple(found)
+
     def tables(self, raw: Mapping[str, Any], key: str) -> list[Any]:
         value = raw.get(key, [])
         if not isinstance(value, list):
@@ -328,6 +372,12 @@ class _Reader:
         if not isinstance(value, str) or not value:
             raise RecipeError(f"{self.path}: {key} must be a text, not {value!r}")
         return value
+
+
+def _of_table(weights: Weights) -> Weights:
+    """Rows that are looked up read nothing that could be known."""
+    aware = weights.method == ACTIVATION_AWARE
+    return replace(weights, method="search") if aware else weights
 
 
 def _check_table(where: str, name: str, weights: Weights) -> None:

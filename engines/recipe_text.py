@@ -8,6 +8,9 @@ from mimo_edge.engines.schemes import CHANNEL
 def dump(recipe: Recipe) -> str:
     """What `recipe.load` reads as the same recipe, from a file of the recipe's name."""
     lines = [f'name = "{recipe.name}"', f'about = "{recipe.about}"']
+    if recipe.float_inputs:
+        globs = ", ".join(f'"{glob}"' for glob in recipe.float_inputs)
+        lines.append(f"float_inputs = [{globs}]")
     for name, component in recipe.components.items():
         if name == EXACT:  # the same whatever a recipe says
             continue

@@ -2,7 +2,8 @@
 
 A matrix is quantised as [outputs, inputs], a slice of outputs at a time. Each block of inputs, or
 each whole row ("channel"), has one scale; there are no zero points. `search` looks for the scale
-with the least squared error, `nearest` takes the one that just holds the largest weight.
+with the least squared error, `nearest` takes the one that just holds the largest weight. `awq`
+searches, too, but for the least error of what comes out: an input counts by its mean square.
 """
 
 import os
@@ -19,7 +20,8 @@ Floats = NDArray[np.float32]
 Read = Callable[[int, int], Floats]  # outputs from, to -> float32 [to - from, inputs]
 
 CHANNEL = 0  # the block of a scale that a whole row shares
-METHODS = ("nearest", "search")
+ACTIVATION_AWARE = "awq"
+METHODS = ("nearest", "search", ACTIVATION_AWARE)
 # of the scale that just holds a block's largest weight: smaller ones cut it off, and fit the rest
 _CANDIDATES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 _SLICE = 1 << 23  # weights that a thread reads at a time
@@ -75,8 +77,10 @@ def quantize(
     method: str,
     scale_dtype: DTypeLike = np.float32,
     on_progress: Callable[[int], None] = lambda _: None,
+    squares: Floats | None = None,
 ) -> Quantized:
     """Quantise a matrix [outputs, inputs] on all cores. `on_progress` hears of weights done.
+    `squares` [inputs] are the mean squares of what comes in, which `awq` needs.
 
     Raises InputError, with the name, for weights that are NaN or infinite, or whose scale is.
     """
@@ -85,12 +89,14 @@ def quantize(
     assert inputs % size == 0, f"{name}: block {size} does not divide {inputs}"
     codes = np.empty(shape, scheme.dtype)
     scales = np.empty((outputs, inputs // size), scale_dtype)
+    shares = _shares(squares, size) if method == ACTIVATION_AWARE else None
 
     def work(part: slice) -> int:
         weights = read(part.start, part.stop)
         for rows in _slices(len(weights), _TILE // inputs):
             tile = weights[rows].reshape(-1, size)
-            scale = _scales(name, tile, scheme, method, scale_dtype)
+            counts = None if shares is None else np.tile(shares, (len(tile) // len(shares), 1))
+            scale = _scales(name, tile, scheme, method, scale_dtype, counts)
             place = slice(part.start + rows.start, part.start + rows.stop)
             with np.errstate(over="ignore"):  # a number too large for its scale is cut off
                 found = scheme.codes(tile / scale.astype(np.float32)[:, None])
@@ -119,8 +125,31 @@ def pack_int4(codes: NDArray[np.int8]) -> NDArray[np.uint8]:
     return np.bitwise_or(flat[0::2], flat[1::2] << 4, dtype=np.uint8)
 
 
+def rounded(weights: Floats, scheme: Scheme, block: int) -> Floats:
+    """Rows [n, inputs] as the nearest scales would leave them."""
+    tile = weights.reshape(-1, block or weights.shape[1])
+    scales = np.abs(tile).max(axis=1, keepdims=True) / np.float32(scheme.largest)
+    scales = np.maximum(scales, np.finfo(np.float32).tiny)
+    return (scheme.codes(tile / scales) * scales).reshape(weights.shape)
+
+
+def _shares(squares: Floats | None, size: int) -> Floats:
+    """Roots of mean squares, block by block [blocks, size], 1 on average of a block's squares."""
+    assert squares is not None
+    blocks = squares.reshape(-1, size).astype(np.float64)
+    mean = blocks.mean(axis=1, keepdims=True)
+    # what was never seen in a block counts a little: it may come
+    even = np.where(mean > 0, blocks / np.where(mean > 0, mean, 1), 1)
+    return np.sqrt(np.maximum(even, 1e-4)).astype(np.float32)
+
+
 def _scales(
-    name: str, blocks: Floats, scheme: Scheme, method: str, dtype: DTypeLike
+    name: str,
+    blocks: Floats,
+    scheme: Scheme,
+    method: str,
+    dtype: DTypeLike,
+    shares: Floats | None = None,
 ) -> NDArray[np.floating]:
     """One scale for each of the blocks [n, size]; never zero, never infinite."""
     largest = np.abs(blocks).max(axis=1)
@@ -128,7 +157,7 @@ def _scales(
         raise InputError(f"{name} holds weights that are NaN or infinite. Check the checkpoint.")
     plain = np.where(largest > 0, largest / scheme.largest, 1).astype(np.float32)
     plain = np.maximum(plain, np.finfo(np.float32).tiny)
-    found = plain if method == "nearest" else _search(blocks, plain, scheme)
+    found = plain if method == "nearest" else _search(blocks, plain, scheme, shares)
     with np.errstate(over="ignore"):
         scales = np.maximum(found.astype(dtype), ml_dtypes.finfo(dtype).tiny)
     if not np.isfinite(scales).all():
@@ -139,11 +168,11 @@ def _scales(
     return scales
 
 
-def _search(blocks: Floats, plain: Floats, scheme: Scheme) -> Floats:
+def _search(blocks: Floats, plain: Floats, scheme: Scheme, shares: Floats | None = None) -> Floats:
     """The scales of least squared error among the candidates, each fitted to its codes.
 
     With codes q and scale s the error is |w|^2 - gain, gain = 2 s (q.w) - s^2 (q.q). For given
-    codes the best scale is (q.w) / (q.q).
+    codes the best scale is (q.w) / (q.q). With `shares` [n, size] each number counts by its square.
     """
     best, best_gain = plain, np.full(len(blocks), -np.inf, np.float32)
     candidates: tuple[float, ...] = _CANDIDATES
@@ -152,9 +181,11 @@ def _search(blocks: Floats, plain: Floats, scheme: Scheme) -> Floats:
     # sums of squares of tiny weights would vanish: all is done on multiples of the plain scale
     unit = blocks / plain[:, None]
     scaled = np.empty_like(unit)
+    weighed = unit if shares is None else unit * shares
     for factor in candidates:
         codes = scheme.codes(np.multiply(unit, np.float32(1 / factor), out=scaled))
-        product = np.einsum("ij,ij->i", codes, unit)
+        codes = codes if shares is None else codes * shares
+        product = np.einsum("ij,ij->i", codes, weighed)
         square = np.einsum("ij,ij->i", codes, codes)
         scale = np.full(len(blocks), factor, np.float32)
         gain = scale * (2 * product - scale * square)

@@ -17,9 +17,10 @@ import ml_dtypes
 import numpy as np
 import onnx
 import torch
+from mimo_edge.engines.calibration import Calibration
 from mimo_edge.engines.quantized_graph import quantize_graph
-from mimo_edge.engines.quantized_piece import Plan, is_dynamic, quantized, recorded
-from mimo_edge.engines.recipe import Recipe, check_export, load
+from mimo_edge.engines.quantized_piece import Plan, is_dynamic, quantized, recorded, scaled
+from mimo_edge.engines.recipe import Recipe, check_calibration, check_export, load
 from mimo_edge.engines.weight_file import Stored, point_to, write_weights
 from mimo_edge.export.piece import Port
 from mimo_edge.export.sources import Sources
@@ -61,6 +62,7 @@ CODE = (
     "export/*.py",
     "mimo_ref/*.py",
     "engines/quantized_*.py",
+    "engines/scaling.py",
     "engines/schemes.py",
     "runtime/bundle/stream_sizes.py",
 )
@@ -75,6 +77,7 @@ def export_bundle(
     dtype_name: str,
     recipe: Recipe | None = None,
     *,
+    calibration: Calibration | None = None,
     resume: bool = False,
     force: bool = False,
     speech: bool = False,
@@ -82,6 +85,7 @@ def export_bundle(
 ) -> None:
     """Write a bundle, computed in `dtype_name` and stored as a recipe says, if one is given.
 
+    A recipe may need a `calibration` of the same checkpoints.
     Raises InputError, ResourceError; leaves nothing behind on failure, or with `resume` what the
     next export can go on with. `force` replaces a bundle that is there, `speech` exports what makes
     speech even of a model that was trained to listen only.
@@ -89,6 +93,7 @@ def export_bundle(
     """
     recipe = recipe or load(dtype_name)
     check_export(recipe, dtype_name)
+    check_calibration(recipe, calibration)
     dtype = DTYPES[dtype_name]
     speech = sources.exports_speech(speech)
     read = [p.parent for path in sources.files() for p in (path, path.resolve())]
@@ -98,7 +103,9 @@ def export_bundle(
     with own_place(output), partial_folder(output, held, resume) as partial:
         check_output(output, read, force)  # another export may have ended since
         source = sources.fingerprint(lambda *bytes: on_progress("hashing the checkpoints", *bytes))
-        made_by = dataclasses.asdict(recipe)
+        if calibration is not None:
+            calibration.check_source(source, sources.tensors[0].folder)
+        made_by = [dataclasses.asdict(recipe), calibration and calibration.digest]
         key = json.dumps([source, dtype_name, made_by, tool_versions(), _code_digest()])
         pieces, done = sources.pieces(dtype), 0
         names = pieces.names(speech)
@@ -122,7 +129,9 @@ def export_bundle(
                     done += count
                     say(f"writing {name}")
 
-                written = _write_piece(sources, partial, name, piece, dtype_name, recipe, on_write)
+                written = _write_piece(
+                    sources, partial, name, piece, dtype_name, recipe, calibration, on_write
+                )
                 write_marker(partial, name, key, written)
                 finished[name] = written
         files = {file: spec for name in names for file, spec in finished[name][1].items()}
@@ -142,6 +151,7 @@ def export_bundle(
             source=source,
             chat=protocol(sources.text_tokenizer, sources.member),
             recipe=recipe.name,
+            calibration=None if calibration is None else calibration.digest,
         )
         write_text(partial / MANIFEST, manifest.to_json())
         finish(partial, output)
@@ -167,14 +177,19 @@ def _write_piece(
     traced: TracedPiece,
     dtype_name: str,
     recipe: Recipe,
+    calibration: Calibration | None,
     on_write: Callable[[int], None],
 ) -> Finished:
     """Its graph and its weights, stored as the recipe says."""
     data_name, graph_name = data_file(name), f"{name}.onnx"
     proto = onnx.ModelProto.FromString(traced.graph)
-    plan = Plan.of(proto, recipe)
-    quantize_graph(proto, plan.weights, plan.forms)
-    stored = _stored(WeightReader(sources.tensors, traced), traced.regions, plan, on_write)
+    reader = WeightReader(sources.tensors, traced)
+    region_of = {region.name: region for region in traced.regions}
+    plan = Plan.of(proto, recipe).calibrated(
+        calibration, lambda name: reader.reader(region_of[name]), sources.model_spec().head_dim
+    )
+    quantize_graph(proto, plan.weights, plan.forms, plan.rounding)
+    stored = _stored(reader, traced.regions, plan, on_write)
     data, places = write_weights(folder / data_name, stored)
     point_to(proto, data_name, places)
     files = {data_name: data}
@@ -207,16 +222,19 @@ def _stored(
     """The data of every tensor, quantised where the plan says so."""
     for region in regions:
         form = plan.forms.get(region.name)
-        if form is None:
+        if region.name in plan.scaling.factors and form is None:
+            (whole,) = reader.parts(region, on_write)  # a vector
+            floats = whole.view(SCALE_DTYPES[region.dtype])
+            yield Stored(region.name, [scaled(plan, region.name, floats)])
+        elif form is None:
             yield Stored(region.name, reader.parts(region, on_write))
         else:
-            weight, width = plan.weights[region.name], region.dtype.itemsize
+            width, scales = region.dtype.itemsize, SCALE_DTYPES[region.dtype]
 
             def heard(count: int, width: int = width) -> None:
                 on_write(count * width)
 
-            scales = SCALE_DTYPES[region.dtype]
-            yield from quantized(weight, form, reader.reader(region), scales, heard)
+            yield from quantized(plan, region.name, reader.reader(region), scales, heard)
 
 
 def _ports(ports: tuple[Port, ...]) -> tuple[TensorSpec, ...]:

@@ -8,7 +8,7 @@ DRAWS = 4000
 LEVEL = 0.95
 
 
-def interval(edits: Sequence[int], words: Sequence[int], seed: int = 0) -> tuple[float, float]:
+def interval(edits: Sequence[float], words: Sequence[int], seed: int = 0) -> tuple[float, float]:
     """Where the rate edits / words lies in 95 % of the draws; utterances are drawn whole.
 
     For the difference of two builds on the same utterances give the difference of their edits.

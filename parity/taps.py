@@ -110,14 +110,7 @@ class TappedPiece:
         return self._open(self._with_outputs(taps))
 
     def _open(self, model: onnx.ModelProto) -> ort.InferenceSession:
-        options: ort.SessionOptions = self._backend.session_options(self.piece)
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path",
-            str(self._backend.bundle.folder),
-        )
-        return ort.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        return self._backend.open_graph(self.piece, model.SerializeToString())
 
     def _run(
         self, model: onnx.ModelProto, taps: list[Tap], feed: Feed

@@ -26,6 +26,7 @@ COMMANDS = {
     "make-checkpoint": ("make_checkpoint", "write a random checkpoint pair, to try all else"),
     "export": ("export", "turn a checkpoint pair into a bundle of ONNX graphs"),
     "quantize": ("quantize", "turn a float bundle into a quantised one, without torch"),
+    "calibrate": ("calibrate", "find what the layers of a model read, for recipes that need it"),
     "recipe": ("recipe", "the recipes: what each means, and what it will weigh"),
     "plan": ("plan", "does a model fit a device, and how fast will it be there"),
     "build": ("build", "build TensorRT engines from a bundle, with or without a GPU"),
@@ -48,7 +49,13 @@ OPTIONAL = (
     *("fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client"),
 )
 # command -> the extra that has what it needs, if it is not `export`
-EXTRAS = {"build": "trt", "pack": "trt", "quantize": "quantize", "serve": "server"}
+EXTRAS = {
+    "build": "trt",
+    "pack": "trt",
+    "quantize": "quantize",
+    "calibrate": "quantize",
+    "serve": "server",
+}
 EPILOG = """exit codes: 0 ok, 2 usage or unusable input, 3 something is not installed or not there,
 4 out of memory or disk, 5 parity failed, 6 engine incompatible, 130 interrupted,
 143 and 129 ended by SIGTERM and SIGHUP.

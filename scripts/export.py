@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from mimo_edge.engines.recipe import check_export, load
+from mimo_edge.engines.calibration import Calibration
+from mimo_edge.engines.recipe import check_calibration, check_export, load
 from mimo_edge.export.exporter import DTYPES, export_bundle
 from mimo_edge.export.sources import Sources
 from mimo_edge.runtime.bundle.engine_folders import INSIDE
@@ -32,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--output", metavar="BUNDLE", type=Path, required=True)
     parser.add_argument("--recipe", metavar="NAME", help="see `mimo-edge recipe list`")
+    parser.add_argument(
+        "--calibration", metavar="FILE", type=Path, help="for recipes that need it: see `calibrate`"
+    )
     parser.add_argument(
         "--dtype",
         choices=sorted(DTYPES),
@@ -67,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
     named = chosen.components["backbone"].compute
     dtype = args.dtype or named or "fp32"
     check_export(chosen, dtype)
+    calibration = None if args.calibration is None else Calibration.load(args.calibration)
+    check_calibration(chosen, calibration)
     speech = sources.exports_speech(args.with_speech)
     weights = sources.stored_bytes(dtype, chosen, speech)
     with StageProgress() as progress:
@@ -85,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
             args.output,
             dtype,
             chosen,
+            calibration=calibration,
             resume=args.resume,
             force=args.force,
             speech=args.with_speech,

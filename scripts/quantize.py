@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from mimo_edge.engines import recipe
+from mimo_edge.engines.calibration import Calibration
 from mimo_edge.engines.quantize import quantize_bundle
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.scripts.progress import StageProgress, size
@@ -18,6 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="in fp32, fp16 or bf16")
     parser.add_argument("--recipe", metavar="NAME", required=True, help="a preset, or a .toml file")
+    parser.add_argument(
+        "--calibration", metavar="FILE", type=Path, help="for recipes that need it: see `calibrate`"
+    )
     parser.add_argument("-o", "--output", metavar="OUT", type=Path, required=True)
     parser.add_argument(
         "--resume",
@@ -30,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Quantise, with progress. Returns the exit code."""
     chosen = recipe.load(args.recipe)
+    calibration = None if args.calibration is None else Calibration.load(args.calibration)
+    recipe.check_calibration(chosen, calibration)  # before a large bundle is hashed
     with StageProgress() as progress:
         bundle = Bundle.open(
             args.bundle, on_progress=partial(progress.report, "checking the bundle")
@@ -39,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
             bundle,
             chosen,
             args.output,
+            calibration=calibration,
             resume=args.resume,
             force=args.force,
             on_progress=progress.report,

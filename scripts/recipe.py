@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mimo_edge.engines import recipe
+from mimo_edge.engines.calibration import HOW
 from mimo_edge.engines.components import COMPONENTS
 from mimo_edge.engines.weigh import Part, Share, as_parts, weigh
 from mimo_edge.runtime.bundle.bundle import Bundle
@@ -80,6 +81,10 @@ def _table(chosen: recipe.Recipe, shares: list[Share] | None) -> Iterator[str]:
         yield line.rstrip()
     for glob, weights in chosen.exceptions:
         yield f"except {glob}: {weights}"
+    if chosen.float_inputs:
+        yield f"inputs in floats: {', '.join(chosen.float_inputs)}"
+    if chosen.calibrated:
+        yield f"needs a calibration: {HOW}"
     if shares:
         yield f"{'all':83} {sum(s.numbers for s in shares) / 1e6:7.1f} M " + (
             f"{size(sum(s.bytes for s in shares)):>9}"

@@ -1,6 +1,7 @@
 """What the recipes cost: the tables of docs/quantization.md.
 
     python -m mimo_edge.scripts.recipes_report BUNDLE --set DIR --work DIR [--recipes NAME ...]
+        [--calibration FILE] [--streamed] [--quality]
 
 BUNDLE is nano in float32, DIR a set of utterances (`mimo-edge score --set`). Each recipe's bundle
 is made in the work folder, led along what the float model read and said (level 5 of the ladder),
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from mimo_edge.engines import recipe
+from mimo_edge.engines.calibration import Calibration
 from mimo_edge.engines.components import COMPONENTS, TABLES, component_of
 from mimo_edge.engines.quantize import bundle_parts, quantize_bundle
 from mimo_edge.engines.recipe import FLOAT, Recipe, Weights
@@ -25,6 +27,7 @@ from mimo_edge.engines.weigh import weigh
 from mimo_edge.parity.confidence import interval
 from mimo_edge.parity.forced import Led, LedBundle, Recorded
 from mimo_edge.parity.precision import Choices, Closeness, compare
+from mimo_edge.parity.sound_quality import Opinion, Voice
 from mimo_edge.parity.speech_score import LONGEST, Judge, Streaming, UtteranceSet, Verdict
 from mimo_edge.parity.word_errors import words
 from mimo_edge.runtime.audio import codec
@@ -90,8 +93,10 @@ def only(chosen: Recipe, component: str) -> Recipe:
     return replace(chosen, components=components, exceptions=kept)
 
 
-def speech(folder: Path, utterances: UtteranceSet, stream: bool) -> Figures:
-    """Edits and words of every utterance, by task."""
+def speech(folder: Path, utterances: UtteranceSet, stream: bool, quality: bool) -> Figures:
+    """Edits and words of every utterance, by task; of spoken ones what listeners would say, and the
+    voice."""
+    opinion, voice = Opinion(), Voice()
     with MimoAudio.open(folder, threads=1) as model:
         found: Figures = {}
         verdict: Verdict
@@ -99,6 +104,13 @@ def speech(folder: Path, utterances: UtteranceSet, stream: bool) -> Figures:
             counts = found.setdefault(verdict.task, {"edits": [], "words": []})
             counts["edits"].append(verdict.edits)
             counts["words"].append(len(words(verdict.wanted)))
+            wav = verdict.wav
+            if quality and wav is not None:
+                place = counts.setdefault("sound", {})  # by the utterance's number
+                place[str(len(counts["words"]) - 1)] = {
+                    "opinion": opinion.of(wav, model.sampling_rate),
+                    "voice": voice.of(wav, model.sampling_rate).round(4).tolist(),
+                }
     return found
 
 
@@ -136,10 +148,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--recipes", nargs="+", default=["int8", "int4", "int4-edge"])
+    parser.add_argument("--calibration", type=Path, help="for the recipes that need it")
     parser.add_argument("--no-speech", action="store_true", help="leave word errors out")
+    parser.add_argument("--quality", action="store_true", help="judge sound apart from words")
     parser.add_argument("--streamed", action="store_true", help="word errors of streams too")
     args = parser.parse_args(arguments)
     utterances = UtteranceSet.open(args.set)
+    calibration = args.calibration and Calibration.load(args.calibration)
     args.work.mkdir(parents=True, exist_ok=True)
     own = Own(args.bundle, utterances)
     parts = list(bundle_parts(own.bundle))
@@ -151,7 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             def measure(component: str, chosen: Recipe = chosen) -> Figures:
                 part = chosen if component == "all" else only(chosen, component)
                 folder = args.work / "bundle" / f"{part.name}-{component}"
-                quantize_bundle(own.bundle, part, folder, force=True)
+                known = calibration if part.calibrated else None
+                quantize_bundle(own.bundle, part, folder, calibration=known, force=True)
                 return figures(own, Bundle.open(folder))
 
             for component in (*(c for c in COMPONENTS if shares[c].stored), "all"):
@@ -166,8 +182,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 for stream in (False, True) if args.streamed else (False,):
                     progress.report(f"{name} speaks{' as a stream' if stream else ''}", 0, 0)
                     path = args.work / f"{name}.{'streamed' if stream else 'whole'}.json"
-                    _kept(path, lambda f=folder, s=stream: speech(f, utterances, s))  # type: ignore[misc]
+                    _kept(path, lambda f=folder, s=stream: speech(f, utterances, s, args.quality))  # type: ignore[misc]
             print("\n".join(_speech_table(list(folders), args.work)))
+            if args.quality:
+                print("\n".join(_sound_table(list(folders), args.work)))
     return 0
 
 
@@ -228,6 +246,27 @@ def _speech_table(names: list[str], work: Path) -> Iterator[str]:
             line += " | "
             if streamed is not None:
                 line += _percent(sum(streamed[task]["edits"]) / sum(said))
+            yield f"{line} |"
+
+
+def _sound_table(names: list[str], work: Path) -> Iterator[str]:
+    """What is spoken, against what the float model spoke of the same text by the same seed."""
+    yield "\n| recipe | task | opinion, 1 to 5 | against fp32 | voice like fp32's |"
+    yield "|---|---|---|---|---|"
+    found = {n: json.loads((work / f"{n}.whole.json").read_text(encoding="utf-8")) for n in names}
+    for name, tasks in found.items():
+        for task in (task for task in tasks if "sound" in tasks[task]):
+            own, sounds = found["fp32"][task]["sound"], tasks[task]["sound"]
+            both = sorted(own.keys() & sounds.keys(), key=int)
+            marks, ones = [sounds[n]["opinion"] for n in both], [1] * len(both)
+            line = f"| {name} | {task} | {np.mean(marks):.2f} | "
+            if name != "fp32":
+                gap = np.subtract(marks, [own[n]["opinion"] for n in both]).tolist()
+                less, more = interval(gap, ones)
+                like = [float(np.dot(own[n]["voice"], sounds[n]["voice"])) for n in both]
+                line += f"{np.mean(gap):+.2f} ({less:+.2f} to {more:+.2f}) | {np.mean(like):.3f}"
+            else:
+                line += "| "
             yield f"{line} |"
 
 

@@ -5,21 +5,28 @@ import logging
 import os
 import sys
 from pathlib import Path
+from socket import socket
+from typing import TYPE_CHECKING
 
-from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.bundle.errors import EnvironmentProblem, InputError
+from mimo_edge.runtime.bundle.requirements import install
 from mimo_edge.runtime.server.app import make_app
 from mimo_edge.runtime.server.limits import Limits
 from mimo_edge.runtime.server.service import Service, Streaming
-from mimo_edge.runtime.server.serving import DRAIN_SECONDS, Server, listen
+from mimo_edge.runtime.server.serving import DRAIN_SECONDS, Server, listen, open_port
 from mimo_edge.runtime.server.voices import Voices
 from mimo_edge.runtime.tasks import MimoAudio
 from mimo_edge.scripts.backend_arguments import add_backend_arguments, opening, verify
 from mimo_edge.scripts.stream_arguments import add_stream_arguments, streaming
 
+if TYPE_CHECKING:
+    from mimo_edge.runtime.server.wyoming import WyomingServer
+
 KEY = "MIMO_EDGE_API_KEY"
 EXAMPLES = f"""examples:
   mimo-edge serve bundle
   mimo-edge serve bundle --slots 8 --voices voices/
+  mimo-edge serve bundle --wyoming 10300
   {KEY}=... mimo-edge serve bundle --host 0.0.0.0 --port 8000
 
 Then, with the openai package: OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="none")."""
@@ -43,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a web site whose pages may use the server; may be repeated",
     )
     parser.add_argument("--voices", metavar="DIR", type=Path, help="keep uploaded voices here")
+    parser.add_argument(
+        "--wyoming",
+        metavar="[HOST:]PORT",
+        help="speak Wyoming, too, for Home Assistant; on this machine only unless HOST says "
+        "otherwise: the protocol knows no keys",
+    )
     parser.add_argument("--drain", metavar="SECONDS", type=float, default=DRAIN_SECONDS)
     add_backend_arguments(parser)
     limits = parser.add_argument_group("how much is served")
@@ -60,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
     key = args.api_key or os.environ.get(KEY) or None
     limits = _limits(args)
     sock = listen(args.host, args.port, key=key)
+    wyoming = None if args.wyoming is None else _wyoming(args.wyoming)
     if not args.no_verify:
         verify(args.bundle)
     with MimoAudio.open(
@@ -74,11 +88,33 @@ def run(args: argparse.Namespace) -> int:
             streaming=Streaming(**streaming(args)),
         )
         app = make_app(service, key=key, origins=tuple(args.origin))
-        host, port = sock.getsockname()[:2]
-        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        print(f"serving {service.name} on http://{where}", file=sys.stderr, flush=True)
-        Server(service, app, drain_seconds=args.drain).run_on(sock)
+        beside = None
+        if wyoming is not None:
+            kind, beside_sock = wyoming
+            beside = kind(service, beside_sock)
+            print(f"serving Wyoming on tcp://{_where(beside_sock)}", file=sys.stderr)
+        print(f"serving {service.name} on http://{_where(sock)}", file=sys.stderr, flush=True)
+        Server(service, app, drain_seconds=args.drain, beside=beside).run_on(sock)
     return 0
+
+
+def _where(sock: socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _wyoming(where: str) -> "tuple[type[WyomingServer], socket]":
+    """The server and its port, before any long work."""
+    try:
+        from mimo_edge.runtime.server.wyoming import WyomingServer
+    except ModuleNotFoundError as error:
+        raise EnvironmentProblem(
+            f"--wyoming needs the package wyoming. Install it: {install('wyoming')}."
+        ) from error
+    host, _, port = where.rpartition(":")
+    if not port.isdecimal():
+        raise InputError(f"--wyoming is a port, or a host and a port, not {where!r}")
+    return WyomingServer, open_port(host.strip("[]") or "127.0.0.1", int(port))
 
 
 def _limits(args: argparse.Namespace) -> Limits:

@@ -15,7 +15,7 @@ CONTRACT = ("runtime.bundle",)
 QUANTISING = tuple(
     f"engines.{name}"
     for name in (
-        *("components", "recipe", "schemes", "weigh", "weight_file"),
+        *("calibration", "components", "recipe", "scaling", "schemes", "weigh", "weight_file"),
         *("quantized_graph", "quantized_piece"),
     )
 )

@@ -39,6 +39,8 @@ OPTIONS = {"CUDAExecutionProvider": {"use_tf32": "0"}}
 # read to int8, which costs half a percent of the result: a piece must be made for that.
 ACCURACY = "session.qdq_matmulnbits_accuracy_level"
 EXACT, DYNAMIC = "1", "4"
+# where the weights of a graph lie that comes as bytes
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _NO_MEMORY = re.compile("bad.?alloc|failed to allocate|out of memory", re.IGNORECASE)
 _NO_THREADS = re.compile("pthread|thread constructor|resource temporarily", re.IGNORECASE)
 
@@ -125,16 +127,27 @@ class OrtBackend:
         return options
 
     def _load(self, name: str) -> ort.InferenceSession:
+        return self._open(name, str(self.bundle.path(name)), self.session_options(name))
+
+    def open_graph(self, name: str, graph: bytes) -> ort.InferenceSession:
+        """A session of a changed graph of a piece; its weights stay in the bundle's files."""
+        options = self.session_options(name)
+        options.add_session_config_entry(WEIGHTS_FOLDER, str(self.bundle.folder))
+        return self._open(name, graph, options)
+
+    def _open(
+        self, name: str, graph: str | bytes, options: ort.SessionOptions
+    ) -> ort.InferenceSession:
         path = self.bundle.path(name)
         with _telling(f"load {path}"):
             # its own fallback would go on, slowly, on the CPU, and say so on stdout
             session = ort.InferenceSession(
-                str(path),
-                self.session_options(name),
+                graph,
+                options,
                 providers=list(self._providers),
                 provider_options=[
-                    options | self.graphs.provider_options(name, provider)
-                    for provider, options in self._providers.items()
+                    given | self.graphs.provider_options(name, provider)
+                    for provider, given in self._providers.items()
                 ],
                 enable_fallback=0,
             )
@@ -153,9 +166,14 @@ class OrtBackend:
 
     def run(self, name: str, feed: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """A piece's only output, or its first."""
+        return self.outputs(name, feed)[0]
+
+    def outputs(self, name: str, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """All outputs of a piece."""
         session = self.session(name)
         with _telling(f"run {name}"):
-            return session.run(None, feed, self.graphs.plain_run(name))[0]
+            found: list[NDArray[Any]] = session.run(None, feed, self.graphs.plain_run(name))
+        return found
 
     def run_bound(self, name: str, binding: Any, options: Any = None) -> None:
         """A piece on tensors that are bound."""

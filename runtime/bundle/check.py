@@ -43,6 +43,8 @@ def check_manifest(manifest: Manifest) -> None:
     """Raises ValueError for names and sizes that no bundle has, or that contradict its ports."""
     if not isinstance(manifest.tools, dict) or not isinstance(manifest.source, str):
         raise ValueError("tools is no object, or source is no text")
+    if not isinstance(manifest.calibration, str | None):
+        raise ValueError(f"calibration is {manifest.calibration!r}")
     for name, spec in manifest.files.items():
         if type(spec.bytes) is not int or spec.bytes < 0:
             raise ValueError(f"the size of {name} is {spec.bytes!r}")

@@ -42,6 +42,10 @@ class RecipeError(InputError):
     """A recipe is unknown or malformed, or cannot be had of this checkpoint, bundle or target."""
 
 
+class CalibrationError(InputError):
+    """A calibration is missing, damaged, of another checkpoint, or says nothing of a layer."""
+
+
 class EnvironmentProblem(MimoError, RuntimeError):
     """A package, provider or device that was asked for is not there."""
 

@@ -57,6 +57,7 @@ class WeightScheme:
     block: int | None = None  # weights that share a scale; None of a quantised form: a channel
     method: str | None = None  # how the scales were found
     also: tuple[str, ...] = ()  # other forms that some of the component's weights have
+    activations: str | None = None  # what its products read is rounded to, by calibrated scales
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,7 @@ class Manifest:
     source: str  # fingerprint of the checkpoints it was exported from
     chat: Mapping[str, Any]  # the prompt protocol, for programs that are not this one
     recipe: str  # the name of that by which it was made
+    calibration: str | None = None  # sha256 of the statistics that were used
     built: Built | None = None  # of a bundle that only one backend on one kind of machine runs
 
     def to_json(self) -> str:
@@ -208,6 +210,7 @@ class Manifest:
             source=raw["source"],
             chat=raw["chat"],
             recipe=raw["recipe"],
+            calibration=raw.get("calibration"),
             built=None if raw.get("built") is None else Built.from_raw(raw["built"]),
         )
 

@@ -10,6 +10,7 @@ from mimo_edge.runtime.server import (
     state_routes,
     transcriptions,
     voice_routes,
+    web_routes,
 )
 from mimo_edge.runtime.server.errors import Problem, problem_of
 from mimo_edge.runtime.server.guard import Guard
@@ -27,6 +28,7 @@ def make_app(service: Service, *, key: str | None = None, origins: tuple[str, ..
     app = FastAPI(title=TITLE, docs_url=None, redoc_url=None)
     for part in (speech, transcriptions, chat, realtime, voice_routes, state_routes):
         app.include_router(part.routes(service))
+    app.include_router(web_routes.routes())
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     for kind in (MimoError, MemoryError, Exception):  # the last also ends the connection

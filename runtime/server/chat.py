@@ -56,8 +56,8 @@ class _Completion:
 
     def whole(self, work: Work[bytes]) -> Iterator[bytes]:
         """The completion as one object."""
-        generation = prepare(self._service, self._request, self._seed)
-        result = work.result(generation)
+        prepared = prepare(self._service, self._request, self._seed)
+        result = prepared.result(work)
         message: dict[str, Any] = {"role": "assistant", "content": result.answer, "refusal": None}
         if result.thinking:
             message["reasoning_content"] = result.thinking
@@ -77,15 +77,15 @@ class _Completion:
             "finish_reason": _reason(result),
             "logprobs": None,
         }
-        counted = self._usage(generation, result)
+        counted = self._usage(prepared.generation, result)
         said = {**self._head("chat.completion"), "choices": [choice], "usage": counted}
         yield json.dumps(said, ensure_ascii=False).encode()
 
     def stream(self, work: Work[bytes]) -> Iterator[bytes]:
         """The completion in chunks."""
-        generation = prepare(self._service, self._request, self._seed)
+        prepared = prepare(self._service, self._request, self._seed)
         yield self._chunk({"role": "assistant", "content": None if self._encoder else ""})
-        for happened in work.stream(generation):
+        for happened in prepared.stream(work):
             if delta := self._delta(happened):
                 yield self._chunk(delta)
             if (result := happened.result) is not None:
@@ -93,7 +93,7 @@ class _Completion:
                     yield self._chunk(last)
                 yield self._chunk({}, _reason(result))
                 if self._request.include_usage:
-                    counted = self._usage(generation, result)
+                    counted = self._usage(prepared.generation, result)
                     head = self._head("chat.completion.chunk")
                     yield event({**head, "choices": [], "usage": counted})
         yield event("[DONE]")

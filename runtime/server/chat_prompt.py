@@ -10,6 +10,8 @@ from mimo_edge.runtime.server.audio_in import decoded, wav_of
 from mimo_edge.runtime.server.chat_request import AudioData, ChatMessage, ChatRequest, TextPart
 from mimo_edge.runtime.server.errors import RequestError
 from mimo_edge.runtime.server.limits import check_text
+from mimo_edge.runtime.server.prepared import Prepared
+from mimo_edge.runtime.server.reader import reader
 from mimo_edge.runtime.server.service import Service
 from mimo_edge.runtime.server.speech import voice_name
 from mimo_edge.runtime.tasks import Demonstration
@@ -22,7 +24,7 @@ class _Turn:
     audio: Audio | None
 
 
-def prepare(service: Service, request: ChatRequest, seed: int) -> Generation:
+def prepare(service: Service, request: ChatRequest, seed: int) -> Prepared:
     """The task is chosen by what the turns are made of and what is asked for; raises RequestError
     for conversations that no task of the model can answer."""
     system = _system(service, request)
@@ -35,10 +37,14 @@ def prepare(service: Service, request: ChatRequest, seed: int) -> Generation:
     if not turns or turns[-1].role != "user":
         raise RequestError("The last message must be the user's.", param="messages")
     if request.examples:
-        return _in_context(service, request, system, turns, options)
+        return Prepared(_in_context(service, request, system, turns, options))
+    if request.speaks and all(turn.audio is None for turn in turns if turn.role == "user"):
+        written = _written(service, request, system, turns, options)
+        voice = "default" if request.audio is None else voice_name(request.audio.voice)
+        return Prepared(written, reader(service, options, voice, request.style, "audio.voice"))
     if request.speaks:
-        return _dialogue(service, request, system, turns, options)
-    return _written(service, request, system, turns, options)
+        return Prepared(_dialogue(service, request, system, turns, options))
+    return Prepared(_written(service, request, system, turns, options))
 
 
 def _dialogue(
@@ -51,8 +57,8 @@ def _dialogue(
     for turn in turns:
         if turn.audio is None:
             raise RequestError(
-                "To have speech, give speech: user turns as input_audio, the assistant's as the id "
-                "of its audio. /v1/audio/speech reads a text aloud.",
+                "A conversation in speech has the user's turns as input_audio, and the "
+                "assistant's as the id of its audio.",
                 param="messages",
             )
         if turn.role == "user" and turn.text is not None:

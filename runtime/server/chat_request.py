@@ -103,6 +103,9 @@ class ChatRequest(Strict):
     parallel_tool_calls: bool | None = None
     # ours
     thinking: bool = Field(default=False, description="The model thinks before it answers.")
+    style: str | None = Field(
+        default=None, description="How a text that is answered with speech is read aloud."
+    )
     examples: list[Shown] = Field(
         default=[], max_length=16, description="With a system message that says what they show."
     )

@@ -41,9 +41,6 @@ class Metrics:
         self.silence = Counter("mimo_underrun_seconds", "Seconds of such gaps", registry=registry)
         self.audio = Counter("mimo_audio_seconds", "Seconds of speech made", registry=registry)
         self.patches = Counter("mimo_patches", "Patches generated", registry=registry)
-        self.sessions = Gauge(
-            "mimo_realtime_sessions", "Realtime connections that are open", registry=registry
-        )
 
     def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
         """A gauge that is read when it is asked for."""

@@ -2,24 +2,22 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from mimo_edge.runtime.backends.base import Floats
-from mimo_edge.runtime.generation.generation import Event, Generation, Result
-from mimo_edge.runtime.options import Options
 from mimo_edge.runtime.server.audio_in import decoded
 from mimo_edge.runtime.server.errors import GoneError, Problem, RequestError, problem_of
 from mimo_edge.runtime.server.limits import check_text
+from mimo_edge.runtime.server.realtime_answer import Answer, transcribe
 from mimo_edge.runtime.server.realtime_config import Session
 from mimo_edge.runtime.server.realtime_conversation import Conversation, Said
 from mimo_edge.runtime.server.realtime_input import InputBuffer, Turn
-from mimo_edge.runtime.server.realtime_items import Raw, parsed, said_in, text_of
-from mimo_edge.runtime.server.realtime_response import ResponseEvents, Status, new_id
+from mimo_edge.runtime.server.realtime_items import Raw, asked_in, parsed, said_in, text_of
+from mimo_edge.runtime.server.realtime_response import ResponseEvents, new_id
 from mimo_edge.runtime.server.service import Service
-from mimo_edge.runtime.server.speech import new_seed, usage, voice_name
-from mimo_edge.runtime.server.work import Work
+from mimo_edge.runtime.server.speech import voice_name
 
 
 def routes(service: Service) -> APIRouter:
@@ -28,13 +26,16 @@ def routes(service: Service) -> APIRouter:
 
     @router.websocket("/v1/realtime")
     async def realtime(socket: WebSocket) -> None:
-        if service.metrics.sessions._value.get() >= service.limits.sessions:
+        if service.sessions >= service.limits.sessions:
             await socket.close(1013, "too many sessions")
             return
         offered = socket.scope.get("subprotocols", [])
-        await socket.accept("realtime" if "realtime" in offered else None)
-        with service.metrics.sessions.track_inprogress():
+        service.sessions += 1
+        try:
+            await socket.accept("realtime" if "realtime" in offered else None)
             await Talk(service, socket).run()
+        finally:
+            service.sessions -= 1
 
     return router
 
@@ -50,11 +51,8 @@ class Talk:
         self._conversation = Conversation(service)
         self._input = InputBuffer(self._session, self._rate, service.limits.audio_seconds)
         self._turn_id = new_id("item")  # of the turn that the buffer will become
-        self._last: str | None = None  # item
         self._sending = asyncio.Lock()
-        self._response: asyncio.Task[None] | None = None
-        self._stopped = ""  # why the answer that is being made should end
-        self._work: Work[Any] | None = None
+        self._answer: Answer | None = None
         self._others: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -113,13 +111,11 @@ class Talk:
                 raise GoneError from error
 
     async def _leave(self) -> None:
-        if self._work is not None:
-            self._service.metrics.cancellations.inc()
-            self._work.cancel(GoneError())
-        tasks = [t for t in (self._response, *self._others) if t is not None]
+        if self._answer is not None:
+            await self._answer.leave()
         for task in self._others:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._others, return_exceptions=True)
 
     def _shown(self) -> Raw:
         return {"id": self._id, "object": "realtime.session", **self._session.model_dump()}
@@ -132,6 +128,8 @@ class Talk:
         self._service.voices.get(voice, "session.audio.output.voice")
         if session.instructions:
             check_text(session.instructions, self._service.limits.prompt, "session.instructions")
+        if session.style:
+            check_text(session.style, self._service.limits.text, "session.style")
         detector = session.audio.input != self._session.audio.input
         self._session = session
         if detector:
@@ -156,7 +154,7 @@ class Talk:
         await self._commit_turn(turn.wav)
         if self._session.answers_itself:
             await self._stop("turn_detected")
-            self._answer(self._session)
+            self._begin(self._session, self._conversation)
 
     async def _commit(self, event: Raw) -> None:
         await self._commit_turn(self._input.take())
@@ -164,11 +162,11 @@ class Talk:
     async def _commit_turn(self, wav: Floats) -> None:
         said = Said(self._turn_id, wav=wav)
         self._turn_id = new_id("item")
-        place = {"item_id": said.id, "previous_item_id": self._last}
+        place = {"item_id": said.id, "previous_item_id": self._conversation.last}
         await self._send("input_audio_buffer.committed", place)
         await self._add(said)
         if self._session.audio.input.transcription is not None:
-            task = asyncio.create_task(self._transcribe(said.id, wav))
+            task = asyncio.create_task(transcribe(self._service, self._send, said.id, wav))
             self._others.add(task)
             task.add_done_callback(self._others.discard)
 
@@ -178,24 +176,12 @@ class Talk:
 
     async def _create_item(self, event: Raw) -> None:
         item = event.get("item")
-        if not isinstance(item, dict) or item.get("type") != "message":
+        if not isinstance(item, dict):
             raise RequestError("item must be a message.", param="item")
-        if item.get("role") != "user":
-            raise RequestError(
-                "Items of the user can be made; what the assistant is to be told belongs in the "
-                "session's instructions.",
-                param="item.role",
-            )
-        content = item.get("content")
-        parts = content if isinstance(content, list) else []
-        if len(parts) != 1 or not isinstance(parts[0], dict):
-            raise RequestError("item.content must be one part.", param="item.content")
-        item_id = item.get("id") or new_id("item")
-        if not isinstance(item_id, str):
-            raise RequestError("item.id must be a string.", param="item.id")
-        await self._add(said_in(self._service, item_id, parts[0]))
+        await self._add(said_in(self._service, self._session, item))
 
     async def _add(self, said: Said) -> None:
+        before = self._conversation.last
         self._conversation.add(said)
         content: Raw = {"type": "input_audio", "transcript": None}
         if said.text is not None:
@@ -208,8 +194,7 @@ class Talk:
             "role": "user",
             "content": [content],
         }
-        place = {"previous_item_id": self._last, "item": item}
-        self._last = said.id
+        place = {"previous_item_id": before, "item": item}
         await self._send("conversation.item.added", place)
         await self._send("conversation.item.done", place)
 
@@ -229,7 +214,7 @@ class Talk:
         await self._send("conversation.item.deleted", {"item_id": item_id})
 
     async def _create(self, event: Raw) -> None:
-        if self._response is not None and not self._response.done():
+        if self._answer is not None and self._answer.going_on:
             raise RequestError(
                 "An answer is being made; cancel it or wait for its end.",
                 code="conversation_already_has_active_response",
@@ -237,114 +222,55 @@ class Talk:
         asked = event.get("response") or {}
         if not isinstance(asked, dict):
             raise RequestError("response must be an object.", param="response")
-        known = ("output_modalities", "instructions", "max_output_tokens", "audio", "seed", "tools")
-        ignored = ("metadata", "conversation", "tool_choice")
         for name in asked:
-            if name not in (*known, *ignored):
+            if name not in (*_OF_RESPONSE, *_IGNORED, "conversation", "input"):
                 raise RequestError(f"response.{name} is not offered here.", param=name)
-        if asked.get("conversation", "auto") != "auto":
-            raise RequestError("Answers belong to the conversation.", param="conversation")
-        self._answer(self._session.updated({n: asked[n] for n in known if n in asked}))
+        session = self._session.updated({n: asked[n] for n in _OF_RESPONSE if n in asked})
+        self._begin(session, self._asked_of(asked))
+
+    def _asked_of(self, asked: Raw) -> Conversation:
+        """The conversation that an answer belongs to: ours, or one of its own."""
+        where, items = asked.get("conversation", "auto"), asked.get("input")
+        if where not in ("auto", "none"):
+            raise RequestError("conversation is auto or none.", param="conversation")
+        if items is not None and where == "auto":
+            raise RequestError(
+                "An answer to an input of its own is not part of the conversation: add "
+                '"conversation": "none".',
+                param="input",
+            )
+        if where == "auto":
+            return self._conversation
+        if items is None:
+            return self._conversation.aside(None)
+        return self._conversation.aside(
+            asked_in(self._service, self._session, self._conversation, items)
+        )
 
     async def _cancel(self, event: Raw) -> None:
-        if self._response is None or self._response.done():
+        if self._answer is None or not self._answer.going_on:
             raise RequestError("No answer is being made.", code="response_cancel_not_active")
         await self._stop("client_cancelled")
 
     # answers
 
     async def _stop(self, reason: str) -> None:
-        """End the answer that is being made, and wait until it is part of the conversation."""
-        if self._response is None or self._response.done():
-            return
-        self._stopped = reason
-        if self._work is not None:
-            self._work.interrupt()
-        await asyncio.gather(self._response, return_exceptions=True)
+        if self._answer is not None:
+            await self._answer.stop(reason)
 
-    def _answer(self, session: Session) -> None:
-        self._stopped = ""
-        self._response = asyncio.create_task(self._respond(session))
-
-    async def _respond(self, session: Session) -> None:
-        events = ResponseEvents(self._send, session, self._conversation_id, self._last)
-        try:
-            await events.begin()
-            with self._service.admitted():
-                await self._generate(session, events)
-        except GoneError:
-            pass
-        except Exception as error:
-            await events.fail(problem_of(error))
-
-    async def _generate(self, session: Session, events: ResponseEvents) -> None:
-        made: list[Generation] = []
-        seed = new_seed(session.seed)
-
-        def produce(work: Work[Event]) -> Iterator[Event]:
-            made.append(self._conversation.prepare(session, seed))
-            yield from work.stream(made[0])
-
-        result: Result | None = None
-        work = self._work = Work(self._service, produce)
-        if self._stopped:
-            work.interrupt()
-        seconds = self._service.limits.seconds
-        try:
-            async with asyncio.timeout(seconds):
-                async for event in work:
-                    if not self._stopped:
-                        await events.happened(event, self._rate)
-                    result = event.result or result
-        except TimeoutError:
-            raise RequestError(f"The answer took longer than {seconds:g} s.", status=504) from None
-        finally:
-            self._work = None
-            work.cancel(GoneError())
-            await work.finished()
-        assert result is not None  # the last event of every stream
-        self._conversation.answer(events.item_id, made[0], result)
-        self._last = events.item_id
-        status: Status = "completed" if result.stopped else "incomplete"
-        details: Raw = {"type": status}
-        if self._stopped:
-            status, details = "cancelled", {"type": "cancelled", "reason": self._stopped}
-            self._service.metrics.cancellations.inc()
-            if session.speaks:  # nobody has heard the rest
-                self._conversation.truncate(events.item_id, events.seconds)
-        elif not result.stopped:
-            details["reason"] = "max_output_tokens"
-        group = self._service.model.layout.group_size
-        await events.end(status, details, usage(made[0], result, group))
-
-    async def _transcribe(self, item_id: str, wav: Floats) -> None:
-        """What the user has said, beside the answer; it may fail alone."""
-        place = {"item_id": item_id, "content_index": 0}
-        kind = "conversation.item.input_audio_transcription"
-
-        def produce(work: Work[Result]) -> Iterator[Result]:
-            options = Options(max_new=self._service.limits.patches)
-            yield work.result(self._service.model.asr(wav, options))
-
-        try:
-            with self._service.admitted():
-                work = Work(self._service, produce)
-                try:
-                    async for result in work:
-                        heard = {"type": "duration", "seconds": len(wav) / self._rate}
-                        text = {"transcript": result.answer, "usage": heard}
-                        await self._send(f"{kind}.completed", {**place, **text})
-                finally:
-                    work.cancel(GoneError())
-                    await work.finished()
-        except GoneError:
-            pass
-        except Exception as error:
-            problem = problem_of(error)
-            said = {"type": problem.type, "code": problem.code, "message": problem.message}
-            await self._send(f"{kind}.failed", {**place, "error": said})
+    def _begin(self, session: Session, conversation: Conversation) -> None:
+        kept = conversation is self._conversation
+        events = ResponseEvents(
+            self._send, session, self._conversation_id if kept else None, conversation.last
+        )
+        self._answer = Answer(self._service, session, conversation, events)
 
 
+_OF_RESPONSE = (  # of the session's settings
+    *("output_modalities", "instructions", "max_output_tokens", "audio"),
+    *("tools", "seed", "style"),
+)
+_IGNORED = ("metadata", "tool_choice")
 _HANDLERS: dict[str, Callable[[Talk, Raw], Coroutine[Any, Any, None]]] = {
     "session.update": Talk._update,
     "input_audio_buffer.append": Talk._append,

@@ -1,6 +1,6 @@
 """What a realtime session is set to, in OpenAI's shape."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from mimo_edge.runtime.server.chat_request import Strict
 from mimo_edge.runtime.server.errors import RequestError
@@ -14,8 +14,23 @@ _EAGERNESS = {"low": 1.2, "medium": 0.7, "auto": 0.7, "high": 0.4}  # seconds of
 class Pcm(Strict):
     """16 bit at 24 kHz: the model's own rate."""
 
-    type: Literal["audio/pcm"] = "audio/pcm"
+    type: Literal["audio/pcm"]
     rate: Literal[24000] = 24000
+
+
+class Pcmu(Strict):
+    """G.711 µ-law."""
+
+    type: Literal["audio/pcmu"]
+
+
+class Pcma(Strict):
+    """G.711 A-law."""
+
+    type: Literal["audio/pcma"]
+
+
+Format = Annotated[Pcm | Pcmu | Pcma, Field(discriminator="type")]
 
 
 class Transcription(Strict):
@@ -50,7 +65,7 @@ class SemanticVad(Strict):
 class Input(Strict):
     """How the user is heard."""
 
-    format: Pcm = Pcm()
+    format: Format = Pcm(type="audio/pcm")
     transcription: Transcription | None = None
     turn_detection: ServerVad | SemanticVad | None = Field(
         default=ServerVad(type="server_vad"), discriminator="type"
@@ -61,7 +76,7 @@ class Input(Strict):
 class Output(Strict):
     """How the answer sounds."""
 
-    format: Pcm = Pcm()
+    format: Format = Pcm(type="audio/pcm")
     voice: str | VoiceId = "default"
     speed: float = Field(default=1.0, ge=1, le=1)
 
@@ -74,7 +89,7 @@ class Audio(Strict):
 
 
 class Session(Strict):
-    """All settings; `seed` is ours."""
+    """All settings; `seed` and `style` are ours: how a text that is read aloud should sound."""
 
     type: Literal["realtime"] = "realtime"
     model: str | None = None
@@ -90,6 +105,7 @@ class Session(Strict):
     truncation: Any = None
     include: list[str] | None = None
     seed: Seed | None = None
+    style: str | None = None
 
     @property
     def speaks(self) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from mimo_edge.runtime.backends.base import Floats
 from mimo_edge.runtime.server.errors import RequestError
+from mimo_edge.runtime.server.realtime_audio import Heard
 from mimo_edge.runtime.server.realtime_config import Session
 
 _TAIL = 0.2  # seconds after the end of speech that belong to it
@@ -24,13 +25,18 @@ class InputBuffer:
 
     def __init__(self, session: Session, rate: int, max_seconds: float) -> None:
         self._rate, self._most = rate, round(max_seconds * rate)
-        self._wav = np.zeros(0, np.float32)
+        self._memory = np.zeros(rate, np.float32)  # it grows; the sound lies at its start
+        self._count = 0
+        self._format = ""
         self._first = 0  # number of the first sample that is kept
         self._start: int | None = None  # of the turn that goes on
         self.configure(session)
 
     def configure(self, session: Session) -> None:
         """Take over settings; speech that goes on is looked for anew."""
+        form = session.audio.input.format.type
+        if form != self._format:
+            self._format, self._heard = form, Heard(form, self._rate)
         self._activity, self._padding = session.activity(self._rate), session.padding
         self._offset = self._first + len(self._wav)  # where the detector begins to count
         self._start = None
@@ -40,11 +46,23 @@ class InputBuffer:
         """What is there."""
         return len(self._wav) / self._rate
 
+    @property
+    def _wav(self) -> Floats:
+        return self._memory[: self._count]
+
+    def _take_in(self, wav: Floats) -> None:
+        count = self._count + len(wav)
+        if count > len(self._memory):
+            grown = np.zeros(2 * count, np.float32)
+            grown[: self._count] = self._wav
+            self._memory = grown
+        self._memory[self._count : count] = wav
+        self._count = count
+
     def append(self, data: bytes) -> list[Turn]:
-        """16-bit samples -> the turns that begin and end with them. Raises RequestError."""
-        if len(data) % 2:
-            raise RequestError("audio is whole samples of 16 bits.", param="audio")
-        wav: Floats = np.frombuffer(data, "<i2").astype(np.float32) / np.float32(32768)
+        """Sound in the session's format -> the turns that begin and end with it. Raises
+        RequestError."""
+        wav = self._heard.feed(data)
         if self._activity is None and len(self._wav) + len(wav) > self._most:
             self.clear()
             raise RequestError(
@@ -52,17 +70,18 @@ class InputBuffer:
                 "earlier.",
                 code="input_audio_buffer_full",
             )
-        self._wav = np.concatenate((self._wav, wav))
+        self._take_in(wav)
         return self._look(wav) if self._activity is not None else []
 
     def take(self) -> Floats:
         """All of it, as a turn. Raises RequestError if that is less than 100 ms."""
+        self._take_in(self._heard.finish())
         if self.seconds < _LEAST:
             raise RequestError(
                 f"The buffer holds {1000 * self.seconds:.0f} ms of audio and needs 100 ms.",
                 code="input_audio_buffer_commit_empty",
             )
-        wav = self._wav
+        wav = self._wav.copy()
         self.clear()
         return wav
 
@@ -95,10 +114,14 @@ class InputBuffer:
         assert self._start is not None
         begin = self._start - self._first
         end = min(len(self._wav), stop + round(_TAIL * self._rate) - self._first)
-        wav, self._start = self._wav[begin:end], None
+        wav, self._start = self._wav[begin:end].copy(), None
         self._keep_from(self._first + end)
         return Turn(stop / self._rate, wav)
 
     def _keep_from(self, sample: int) -> None:
         dropped = max(0, sample - self._first)
-        self._wav, self._first = self._wav[dropped:], self._first + dropped
+        left = self._wav[dropped:].copy()
+        self._first, self._count = self._first + min(dropped, self._count), len(left)
+        if not self._count:  # what a long turn has taken goes back
+            self._memory = np.zeros(self._rate, np.float32)
+        self._wav[:] = left

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from mimo_edge.runtime.generation.generation import Event
 from mimo_edge.runtime.server.errors import Problem
-from mimo_edge.runtime.server.formats import Pcm
+from mimo_edge.runtime.server.formats import Encoder
+from mimo_edge.runtime.server.realtime_audio import open_sender
 from mimo_edge.runtime.server.realtime_config import Session
 
 Send = Callable[[str, dict[str, Any]], Awaitable[None]]
@@ -20,10 +21,11 @@ def new_id(kind: str) -> str:
 
 
 class ResponseEvents:
-    """Sends the events of one answer, in OpenAI's order."""
+    """Sends the events of one answer, in OpenAI's order. Without a conversation's id it is part of
+    none."""
 
     def __init__(
-        self, send: Send, session: Session, conversation_id: str, before: str | None
+        self, send: Send, session: Session, conversation_id: str | None, before: str | None
     ) -> None:
         self._send, self._session = send, session
         self._conversation, self._before = conversation_id, before
@@ -31,7 +33,7 @@ class ResponseEvents:
         self.seconds = 0.0  # of sound that was sent
         self._text = ""
         self._item_begun = False
-        self._pcm = Pcm()
+        self._encoder: Encoder | None = None
 
     async def begin(self) -> None:
         """The answer is being made."""
@@ -47,7 +49,13 @@ class ResponseEvents:
             await self._send(f"response.{kind}.delta", {**self._place, "delta": event.text})
         if len(event.wav):
             self.seconds += len(event.wav) / rate
-            delta = base64.b64encode(self._pcm.push(event.wav)).decode()
+            if self._encoder is None:
+                self._encoder = open_sender(self._session.audio.output.format.type, rate)
+            await self._sound(self._encoder.push(event.wav))
+
+    async def _sound(self, data: bytes) -> None:
+        if data:
+            delta = base64.b64encode(data).decode()
             await self._send("response.output_audio.delta", {**self._place, "delta": delta})
 
     async def end(
@@ -78,23 +86,28 @@ class ResponseEvents:
         item = self._item("in_progress")
         place = {"response_id": self.id, "output_index": 0}
         await self._send("response.output_item.added", {**place, "item": item})
-        await self._send(
-            "conversation.item.added", {"previous_item_id": self._before, "item": item}
-        )
+        await self._of_conversation("added", item)
         await self._send("response.content_part.added", {**self._place, "part": self._part("")})
 
     async def _end_item(self, item: dict[str, Any]) -> None:
         place, text = self._place, self._text
         if self._session.speaks:
+            if self._encoder is not None:
+                await self._sound(self._encoder.finish())
             await self._send("response.output_audio.done", place)
             done = {**place, "transcript": text}
             await self._send("response.output_audio_transcript.done", done)
         else:
             await self._send("response.output_text.done", {**place, "text": text})
         await self._send("response.content_part.done", {**place, "part": self._part(text)})
-        await self._send("conversation.item.done", {"previous_item_id": self._before, "item": item})
+        await self._of_conversation("done", item)
         where = {"response_id": self.id, "output_index": 0}
         await self._send("response.output_item.done", {**where, "item": item})
+
+    async def _of_conversation(self, what: str, item: dict[str, Any]) -> None:
+        if self._conversation is not None:
+            place = {"previous_item_id": self._before, "item": item}
+            await self._send(f"conversation.item.{what}", place)
 
     @property
     def _place(self) -> dict[str, Any]:
@@ -131,7 +144,7 @@ class ResponseEvents:
             "max_output_tokens": self._session.max_output_tokens,
             "audio": {
                 "output": {
-                    "format": {"type": "audio/pcm", "rate": 24000},
+                    "format": self._session.audio.output.format.model_dump(),
                     "voice": voice if isinstance(voice, str) else {"id": voice.id},
                 }
             },

@@ -7,7 +7,7 @@ from typing import Any
 
 from mimo_edge.runtime.server.errors import GoneError, Problem, RequestError, problem_of
 from mimo_edge.runtime.server.service import Service
-from mimo_edge.runtime.server.work import Work
+from mimo_edge.runtime.server.work import Work, working
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -32,15 +32,12 @@ class WorkResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._begun = False
         try:
-            with self.service.admitted():
-                work = Work(self.service, self.produce)
+            async with working(self.service, self.produce) as work:
                 watch = asyncio.create_task(_until_gone(receive, work))
                 try:
                     await self._send(work, send)
                 finally:
                     watch.cancel()
-                    work.cancel(GoneError())
-                    await work.finished()
         except GoneError:
             self.service.metrics.cancellations.inc()
         except Exception as error:

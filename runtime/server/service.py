@@ -54,6 +54,7 @@ class Service:
         self.pool = ThreadPoolExecutor(self.capacity, "mimo-edge answer")
         self.draining = False
         self.open = 0  # requests that have been let in
+        self.sessions = 0  # realtime connections; only the event loop changes it
         self._lock = threading.Lock()
         self._loaded, self._failed = False, ""
         self._watch()
@@ -71,14 +72,20 @@ class Service:
         """Why no new work is taken, or None."""
         if self.draining:
             return "the server is shutting down"
-        if self.model.scheduler.closed:
-            return "the model has failed or was closed; start the server again"
+        if (reason := self.broken()) is not None:
+            return reason
         if not self._loaded:
-            return self._failed or "the model is being loaded"
+            return "the model is being loaded"
         free = free_memory()
         if free is not None and free < self.limits.free_memory:
             return f"only {free >> 20} MiB of memory are free"
         return None
+
+    def broken(self) -> str | None:
+        """Why this process will never serve again, or None."""
+        if self.model.scheduler.closed:
+            return "the model has failed or was closed; start the server again"
+        return self._failed or None
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
@@ -114,6 +121,9 @@ class Service:
         self.metrics.watch("mimo_slots_busy", "Slots that are taken", lambda: scheduler.busy)
         self.metrics.watch("mimo_queue", "Answers waiting for a slot", lambda: scheduler.waiting)
         self.metrics.watch("mimo_open_requests", "Requests let in", lambda: self.open)
+        self.metrics.watch(
+            "mimo_realtime_sessions", "Realtime connections that are open", lambda: self.sessions
+        )
         self.metrics.watch(
             "mimo_reused_patches", "Patches of prompts not computed again", lambda: scheduler.reused
         )

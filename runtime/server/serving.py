@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from types import FrameType
+from typing import Protocol
 
 import uvicorn
 from mimo_edge.runtime.bundle.errors import InputError
@@ -27,6 +28,11 @@ def listen(host: str, port: int, *, key: str | None) -> socket.socket:
             f"on {host} others can reach the server: give them a key with --api-key, or listen on "
             "127.0.0.1"
         )
+    return open_port(host, port)
+
+
+def open_port(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises InputError if it cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         sock = socket.create_server((host, port), family=family, backlog=512)
@@ -44,14 +50,27 @@ def listen(host: str, port: int, *, key: str | None) -> socket.socket:
     return sock
 
 
+class Beside(Protocol):
+    """Another protocol on the same service, in the same event loop."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
 class Server(uvicorn.Server):
     """Serves until it is told to drain: then no new work is taken, what was let in ends, for at
     most `drain_seconds`, and `run` returns. A second signal does not wait."""
 
     def __init__(
-        self, service: Service, app: ASGIApp, *, drain_seconds: float = DRAIN_SECONDS
+        self,
+        service: Service,
+        app: ASGIApp,
+        *,
+        drain_seconds: float = DRAIN_SECONDS,
+        beside: Beside | None = None,
     ) -> None:
-        self._service, self._seconds = service, drain_seconds
+        self._service, self._seconds, self._beside = service, drain_seconds, beside
         self._until: float | None = None
         config = uvicorn.Config(
             app,
@@ -82,6 +101,18 @@ class Server(uvicorn.Server):
         if self._until is not None and (self._service.open == 0 or time.monotonic() > self._until):
             self.should_exit = True
         return await super().on_tick(counter)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take connections, of every protocol."""
+        if self._beside is not None:
+            await self._beside.start()
+        await super().startup(sockets)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End all connections."""
+        if self._beside is not None:
+            await self._beside.stop()
+        await super().shutdown(sockets)
 
     def run_on(self, sock: socket.socket) -> None:
         """Serve on a port that is open already; loads the model meanwhile."""

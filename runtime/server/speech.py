@@ -82,7 +82,7 @@ def routes(service: Service) -> APIRouter:
         events = request.stream_format == "sse"
         return WorkResponse(
             service,
-            _as_events(service, request, seed) if events else _as_audio(service, request, seed),
+            _as_events(service, request, seed) if events else as_audio(service, request, seed),
             EVENTS if events else MEDIA_TYPES[request.response_format],
             {"X-Seed": str(seed)},
         )
@@ -108,7 +108,9 @@ def _generation(service: Service, request: SpeechRequest, seed: int) -> Generati
 Produce = Callable[[Work[bytes]], Iterator[bytes]]
 
 
-def _as_audio(service: Service, request: SpeechRequest, seed: int) -> Produce:
+def as_audio(service: Service, request: SpeechRequest, seed: int) -> Produce:
+    """The bytes of its file, as they come."""
+
     def produce(work: Work[bytes]) -> Iterator[bytes]:
         encoder = open_encoder(request.response_format, service.model.sampling_rate)
         for happened in work.stream(_generation(service, request, seed)):

@@ -58,7 +58,7 @@ def routes(service: Service) -> APIRouter:
                 f"A stream has no times, which {response_format} needs; leave out stream.",
                 param="stream",
             )
-        template = _template(language, seed)
+        template = template_of(language, seed)
         options = Options(
             seed=seed,
             temperature=temperature,
@@ -74,7 +74,7 @@ def routes(service: Service) -> APIRouter:
     return router
 
 
-def _template(language: str | None, seed: int) -> str | None:
+def template_of(language: str | None, seed: int) -> str | None:
     """An instruction in the language, or None: one of either."""
     if language is None or language.lower() == "auto":
         return None

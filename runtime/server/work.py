@@ -1,8 +1,8 @@
 """The bridge: what a thread generates, read by asyncio.
 
-    work = Work(service, produce)
-    async for item in work:
-        ...
+    async with working(service, produce) as work:
+        async for item in work:
+            ...
 
 `produce(work)` runs in a thread, an iterator of what the client gets. It generates through
 `work.stream` and `work.result`, so that `work.cancel` ends it within one patch.
@@ -12,11 +12,13 @@ import asyncio
 import dataclasses
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from mimo_edge.runtime.generation.generation import Event, Generation, Result, Started
 from mimo_edge.runtime.generation.scheduler import Handle
+from mimo_edge.runtime.server.errors import GoneError
 from mimo_edge.runtime.server.service import Service
 
 AHEAD = 16  # items that may wait for a client that reads slowly
@@ -27,6 +29,23 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class _End:
     error: BaseException | None
+
+
+@asynccontextmanager
+async def working(
+    service: Service, produce: Callable[["Work[T]"], Iterator[T]]
+) -> AsyncIterator["Work[T]"]:
+    """Admit a request, do its work, and leave nothing of it behind however its reader ends.
+
+    Raises RequestError if there is no place for it.
+    """
+    with service.admitted():
+        work = Work(service, produce)
+        try:
+            yield work
+        finally:
+            work.cancel(GoneError())
+            await work.finished()
 
 
 class Work(Generic[T]):
@@ -40,6 +59,7 @@ class Work(Generic[T]):
         self._lock = threading.Lock()
         self._handles: list[Handle] = []
         self._reason: Exception | None = None
+        self._interrupted = False
         self._done = asyncio.wrap_future(service.pool.submit(self._run))
 
     async def __aiter__(self) -> AsyncIterator[T]:
@@ -61,8 +81,10 @@ class Work(Generic[T]):
         self._room.release()  # who waits for room sees it
 
     def interrupt(self) -> None:
-        """Let the answers end where they are: `produce` goes on with what there is."""
+        """Let the answers end where they are, and those not begun at once: `produce` goes on with
+        what there is."""
         with self._lock:
+            self._interrupted = True
             handles = [*self._handles]
         for handle in handles:
             handle.cancel()
@@ -109,7 +131,7 @@ class Work(Generic[T]):
         started = generation.start()
         with self._lock:
             self._handles.append(started.steps)
-        if self._reason is not None:  # meanwhile
+        if self._reason is not None or self._interrupted:  # meanwhile
             started.steps.cancel(self._reason)
         return started
 

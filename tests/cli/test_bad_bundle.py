@@ -58,12 +58,12 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "truncated": (
         lambda b: cut(b / "backbone.onnx.data"),
         "/backbone.onnx.data has",
-        "truncated or altered. Copy the bundle again",
+        "truncated or altered. Copy the whole bundle again",
     ),
     "altered, same size": (
         lambda b: flip(b / "backbone.onnx.data"),
         "/backbone.onnx.data was altered",
-        "Copy the bundle again",
+        "Copy the whole bundle again",
     ),
     "of the version before": (
         lambda b: edit_manifest(b, lambda r: r.update(schema=SCHEMA - 1)),

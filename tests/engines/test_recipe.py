@@ -6,6 +6,7 @@ import pytest
 from mimo_edge.engines import recipe
 from mimo_edge.engines.components import COMPONENTS, Matrix, component_of
 from mimo_edge.engines.recipe import Form
+from mimo_edge.engines.recipe_text import dump
 from mimo_edge.engines.weigh import as_parts, form_bytes, weigh
 from mimo_edge.runtime.bundle.errors import RecipeError
 from mimo_edge.scripts.checkpoint.shapes import real_shapes
@@ -22,12 +23,12 @@ def read(folder: Path, text: str) -> recipe.Recipe:
 
 
 def test_presets() -> None:
-    wanted = {"fp32", "fp16", "bf16", "int8", "int8-w8a8", "int4", "int4-edge", "fp8"}
+    wanted = {"fp32", "fp16", "bf16", "int8", "int8-w8a8", "int4", "int4-awq", "int4-edge", "fp8"}
     assert wanted == set(recipe.names())
     for name in wanted:
         found = recipe.load(name)
         assert found.quantizes == (name not in ("fp32", "fp16", "bf16"))
-        assert bool(found.calibrated) == (name in ("int8-w8a8", "fp8"))
+        assert bool(found.calibrated) == (name in ("int8-w8a8", "int4-awq", "fp8"))
         assert tuple(found.components) == COMPONENTS
         assert found.components["codebooks"].weights.scheme == recipe.FLOAT
 
@@ -93,6 +94,7 @@ def test_a_block_that_does_not_divide_is_refused_with_those_that_do(tmp_path: Pa
         ('[components.vocoder]\ncompute = "fp16"\n', "tokenizer_decoder, vocoder hand their"),
         ('[[exceptions]]\ntensors = "*"\nweights = { scheme = "no" }\n', "scheme of an exception"),
         ("[[exceptions]]\n", "tensors must be a text"),
+        ('float_inputs = "*"\n', r"float_inputs must be a list of texts, not '\*'"),
         ("[default\n", "cannot be read as TOML"),
     ],
 )
@@ -123,6 +125,34 @@ def test_every_tensor_of_the_model_has_its_component() -> None:
         ("decoder.dconv2.conv.weight", "tokenizer_decoder"),
     ):
         assert found[name] == component
+
+
+ROUNDED = """
+float_inputs = ["*.layers.?.mlp.*"]
+[components.backbone]
+weights = { scheme = "int8", method = "awq" }
+activations = "int8"
+"""
+
+
+def test_inputs_are_rounded_but_those_that_are_named(tmp_path: Path) -> None:
+    found = read(tmp_path, ROUNDED)
+    query = Matrix("backbone.model.layers.3.self_attn.q_proj.weight", "backbone", 96, 128)
+    assert found.rounding(query) == "int8" and found.rounding(LAYER) is None
+    assert found.rounding(Matrix("backbone.lm_head.weight", "lm_head", 96, 128)) is None
+    (tmp_path / "mine.toml").write_text(dump(found), encoding="utf-8")
+    assert recipe.load(str(tmp_path / "mine.toml")) == found
+    assert found.form(query) == Form("int8", 0, "awq")
+    other = '[[exceptions]]\ntensors = "*.q_proj.*"\nweights = { scheme = "int8", block = 64 }\n'
+    with pytest.raises(RecipeError, match=r"q_proj.* int8 weights in the block '64'.*float_inputs"):
+        read(tmp_path, ROUNDED + other).form(query)
+
+
+def test_tables_are_searched_where_layers_are_activation_aware(tmp_path: Path) -> None:
+    """Nothing that could be known goes into a row that is looked up."""
+    found = read(tmp_path, '[default]\nweights = { scheme = "int8", method = "awq" }\n')
+    assert found.form(TABLE) == Form("int8", 0, "search")
+    assert found.calibrated and not read(tmp_path, "").calibrated
 
 
 def test_bytes_count_scales() -> None:

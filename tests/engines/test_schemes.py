@@ -15,6 +15,8 @@ FORMS = [(s.name, block) for s in SCHEMES.values() for block in s.blocks]
 
 def made(weights: np.ndarray, scheme: str, block: int, method: str = "search", **kw) -> Quantized:
     read = lambda start, stop: weights[start:stop]  # noqa: E731
+    squares = np.linspace(0, 3, weights.shape[1], dtype=np.float32)  # of what comes in, for awq
+    kw = {"squares": squares} | kw
     return quantize("w", weights.shape, read, SCHEMES[scheme], block, method, **kw)
 
 

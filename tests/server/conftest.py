@@ -12,8 +12,9 @@ import pytest
 from mimo_edge.runtime.server.app import make_app
 from mimo_edge.runtime.server.limits import Limits
 from mimo_edge.runtime.server.service import Service, Streaming
-from mimo_edge.runtime.server.serving import Server, listen
+from mimo_edge.runtime.server.serving import Server, listen, open_port
 from mimo_edge.runtime.server.voices import Voices
+from mimo_edge.runtime.server.wyoming import WyomingServer
 from mimo_edge.runtime.tasks import MimoAudio
 
 from tests.bundles import ROOT, exported_nano
@@ -30,6 +31,7 @@ class Serving:
         self.service, self.server, self.model = service, server, service.model
         self.url = f"http://127.0.0.1:{port}"
         self.port, self.key = port, key
+        self.wyoming = 0  # its port, if there is one
 
     def client(self) -> openai.OpenAI:
         """OpenAI's own client, which must not try twice what failed."""
@@ -67,20 +69,27 @@ def serving(
     key: str | None = None,
     voices: Path | None = None,
     drain_seconds: float = 30.0,
+    wyoming: bool = False,
 ) -> Iterator[Serving]:
     limits, streaming = limits or Limits(), streaming or Streaming()
     kept = Voices(model, voices, most=limits.voices, max_seconds=limits.voice_seconds)
     service = Service(model, kept, name="nano", limits=limits, streaming=streaming)
     sock = listen("127.0.0.1", 0, key=key)
-    server = Server(service, make_app(service, key=key), drain_seconds=drain_seconds)
+    other = open_port("127.0.0.1", 0)
+    beside = WyomingServer(service, other) if wyoming else None
+    app = make_app(service, key=key)
+    server = Server(service, app, drain_seconds=drain_seconds, beside=beside)
     thread = threading.Thread(target=server.run_on, args=(sock,))
     thread.start()
     try:
         until(lambda: server.started and service.why_not() is None)
-        yield Serving(service, server, sock.getsockname()[1], key)
+        running = Serving(service, server, sock.getsockname()[1], key)
+        running.wyoming = other.getsockname()[1]
+        yield running
     finally:
         server.drain()
         thread.join(60)
+        other.close()
         assert not thread.is_alive()
 
 

@@ -19,6 +19,7 @@ SOUND = {
     "input_audio": {"data": base64.b64encode(QUESTION.read_bytes()).decode(), "format": "wav"},
 }
 SPOKEN = [{"role": "user", "content": [SOUND]}]
+SPEAKS: Any = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}
 WRITTEN = [{"role": "user", "content": "What is four plus five?"}]
 
 
@@ -97,6 +98,25 @@ def test_sound_is_answered_with_sound(shared: Serving, client: openai.OpenAI) ->
         create(client, again, **more)
 
 
+def test_text_is_answered_with_sound(shared: Serving, client: openai.OpenAI) -> None:
+    """Each sentence of the answer is read aloud; whole and streamed."""
+    how, options = dataclasses.asdict(shared.service.streaming), Options(seed=5)
+    wanted = shared.model.chat("What is four plus five?", options=options).result()
+    calm = shared.model.tts(wanted.answer, instruction="calm", options=options)
+    wav = pcm16(np.concatenate([event.wav for event in calm.stream(**how)]), "x")
+    style = {"style": "calm"}
+    message = create(client, WRITTEN, **SPEAKS, extra_body=style).choices[0].message
+    assert message.audio.transcript == wanted.answer
+    assert (pcm16(load_audio(base64.b64decode(message.audio.data)), "x") == wav).all()
+
+    more = SPEAKS | {"audio": {"voice": "alloy", "format": "pcm16"}, "stream": True}
+    chunks = [*create(client, WRITTEN, **more, extra_body=style)]
+    deltas = [c.choices[0].delta.model_dump().get("audio") or {} for c in chunks]
+    sound = b"".join(base64.b64decode(d.get("data") or "") for d in deltas)
+    assert (np.frombuffer(sound, "<i2") == wav).all()
+    assert "".join(d.get("transcript") or "" for d in deltas) == wanted.answer
+
+
 def test_sound_is_streamed(shared: Serving, client: openai.OpenAI) -> None:
     how = shared.service.streaming
     generation = shared.model.dialogue(QUESTION, options=Options(seed=5))
@@ -135,7 +155,7 @@ def test_examples(shared: Serving, client: openai.OpenAI) -> None:
         ([{"role": "user"}], {}, "empty"),
         (WRITTEN, {"n": 2}, "n is not offered"),
         (WRITTEN, {"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        (WRITTEN, {"modalities": ["text", "audio"]}, "give speech"),
+        ([*SPOKEN, {"role": "assistant", "content": "a"}, *WRITTEN], SPEAKS, "as input_audio"),
         (WRITTEN, {"temperature": -1}, "temperature"),
         ([*SPOKEN, {"role": "assistant", "content": "a"}, *WRITTEN], {}, "mixed"),
     ],

@@ -10,15 +10,19 @@ import numpy as np
 import openai
 import pytest
 from mimo_edge.runtime.audio.read import load_audio
+from mimo_edge.runtime.audio.resample import resample
 from mimo_edge.runtime.audio.write import pcm16
 from mimo_edge.runtime.options import Options
+from mimo_edge.runtime.server.limits import Limits
+from mimo_edge.runtime.server.realtime_conversation import cut_text
+from mimo_edge.runtime.server.telephone import LAWS
 from mimo_edge.runtime.tasks import MimoAudio
 from openai.types.realtime import RealtimeServerEvent
 from pydantic import TypeAdapter
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from tests.server.conftest import QUESTION, Serving, serving
+from tests.server.conftest import QUESTION, Serving, serving, until
 
 EVENTS: TypeAdapter[RealtimeServerEvent] = TypeAdapter(RealtimeServerEvent)
 Raw = dict[str, Any]
@@ -203,6 +207,131 @@ def test_text(shared: Serving, talking: Talking) -> None:
     assert "".join(deltas) == wanted.answer
 
 
+QUESTION_TEXT = "What is four plus five?"
+
+
+def typed(text: str) -> Raw:
+    content = [{"type": "input_text", "text": text}]
+    return {"type": "message", "role": "user", "content": content}
+
+
+def read_aloud(shared: Serving, text: str, seed: int) -> np.ndarray:
+    """A sentence as the Python API streams it."""
+    generation = shared.model.tts(text, options=Options(seed=seed))
+    how = dataclasses.asdict(shared.service.streaming)
+    return pcm16(np.concatenate([e.wav for e in generation.stream(**how)]), "x")
+
+
+def test_text_is_answered_with_speech(shared: Serving, talking: Talking) -> None:
+    wanted = shared.model.chat(QUESTION_TEXT, options=Options(seed=5)).result()
+    spoken = read_aloud(shared, wanted.answer, 5)
+    talking.session()
+    talking.send("conversation.item.create", item=typed(QUESTION_TEXT))
+    talking.send("response.create")
+    done = talking.until("response.done")["response"]
+    assert done["output"][0]["content"] == [{"type": "output_audio", "transcript": wanted.answer}]
+    assert (talking.audio() == spoken).all()
+    again = shared.model.chat("And six plus one?", history=wanted.history, options=Options(seed=5))
+    talking.send("conversation.item.create", item=typed("And six plus one?"))
+    talking.send("response.create")
+    done = talking.until("response.done")["response"]
+    assert done["output"][0]["content"][0]["transcript"] == again.result().answer
+
+
+def test_text_and_speech_at_once(shared: Serving, talking: Talking) -> None:
+    """A question about a sound begins a conversation; later one of them is taken at a time."""
+    wav = sound().astype(np.float32) / 32768
+    wanted = shared.model.understand(wav, "What is said?", options=Options(seed=5, max_new=24))
+    talking.session(output_modalities=["text"], max_output_tokens=24, **BY_HAND)
+    for status in ("completed", "failed"):
+        talking.say(sound())
+        talking.send("input_audio_buffer.commit")
+        talking.send("conversation.item.create", item=typed("What is said?"))
+        talking.send("response.create")
+        done = talking.until("response.done")["response"]
+        assert (done["status"] == "failed") == (status == "failed"), done
+        if status == "completed":
+            assert done["output"][0]["content"][0]["text"] == wanted.result().answer
+    assert "one of them at a time" in done["status_details"]["error"]["message"]
+
+
+def test_what_was_not_read_aloud_yet_is_forgotten(
+    shared: Serving, talking: Talking, slow: Callable[..., None]
+) -> None:
+    talking.session()
+    talking.send("conversation.item.create", item=typed(QUESTION_TEXT))
+    slow(0.02)
+    talking.send("response.create")
+    talking.until("response.output_audio.delta")
+    talking.send("response.cancel")
+    done = talking.until("response.done")["response"]
+    assert done["status"] == "cancelled" and done["output"][0]["status"] == "incomplete"
+    shared.idle()
+    item_id = done["output"][0]["id"]
+    talking.send("conversation.item.truncate", item_id=item_id, content_index=0, audio_end_ms=0)
+    talking.until("conversation.item.truncated")
+    talking.send("conversation.item.create", item=typed("Say two."))
+    talking.send("response.create")
+    assert talking.until("response.done")["response"]["status"] == "completed"
+
+
+def test_an_answer_beside_the_conversation(shared: Serving, talking: Talking) -> None:
+    """It has an input of its own, or a copy of what is there; the conversation never learns."""
+    wanted = shared.model.chat(QUESTION_TEXT, options=Options(seed=5)).result()
+    talking.session(output_modalities=["text"])
+    talking.send("conversation.item.create", item={"id": "later", **typed("Say two.")})
+    aside = {"conversation": "none", "input": [typed(QUESTION_TEXT)]}
+    talking.send("response.create", response=aside)
+    done = talking.until("response.done")["response"]
+    assert done["output"][0]["content"][0]["text"] == wanted.answer
+    assert done["conversation_id"] is None
+    reference = [{"type": "item_reference", "id": "later"}]
+    later = shared.model.chat("Say two.", options=Options(seed=5)).result().answer
+    for asked in ({**aside, "input": reference}, {"conversation": "none"}, {}):
+        talking.send("response.create", response=asked)
+        done = talking.until("response.done")["response"]
+        assert done["output"][0]["content"][0]["text"] == later
+    assert talking.kinds().count("conversation.item.added") == 2, "the user's, and one answer"
+
+
+def test_what_was_not_read_aloud_is_cut_from_the_history(shared: Serving) -> None:
+    model = shared.model
+    result = model.chat("What is four plus five?", options=Options(seed=5)).result()
+    start = model.chat("What is four plus five?").request.prompt.shape[1] // 4
+    whole = (start, len(result.answer), model.tokenizer, model.layout)
+    assert (cut_text(result.history, *whole) == result.history).all()
+    cut = cut_text(result.history, start, 1, model.tokenizer, model.layout)
+    assert cut.shape[1] == 4 * (start + 2), "one token, and the end"
+    assert (cut[:, -4:] == result.history[:, -4:]).all()
+    assert (cut[:, :-4] == result.history[:, : cut.shape[1] - 4]).all()
+
+
+@pytest.mark.parametrize("law", ["pcmu", "pcma"])
+def test_the_sound_of_telephones(shared: Serving, talking: Talking, law: str) -> None:
+    form = {"type": f"audio/{law}"}
+    talking.session(
+        audio={"input": {"format": form, "turn_detection": None}, "output": {"format": form}}
+    )
+    codec = LAWS[form["type"]]
+    sent = codec.encode(resample(load_audio(QUESTION), RATE, 8000))
+    heard = resample(codec.decode(sent), 8000, RATE)
+    wanted = shared.model.dialogue(heard, options=Options(seed=5))
+    events = [*wanted.stream(**dataclasses.asdict(shared.service.streaming))]
+    for start in range(0, len(sent), 777):
+        audio = base64.b64encode(sent[start : start + 777]).decode()
+        talking.send("input_audio_buffer.append", audio=audio)
+    talking.send("input_audio_buffer.commit")
+    talking.send("response.create")
+    done = talking.until("response.done")["response"]
+    assert done["audio"]["output"]["format"] == form
+    result = events[-1].result
+    assert result is not None
+    assert done["output"][0]["content"][0]["transcript"] == result.answer
+    deltas = [e["delta"] for e in talking.seen if e["type"] == "response.output_audio.delta"]
+    wav = np.concatenate([event.wav for event in events])
+    assert b"".join(map(base64.b64decode, deltas)) == codec.encode(resample(wav, RATE, 8000))
+
+
 @pytest.mark.parametrize(
     "sent",
     [
@@ -218,6 +347,10 @@ def test_text(shared: Serving, talking: Talking) -> None:
         '{"type": "input_audio_buffer.commit"}',
         '{"type": "response.create", "response": 3}',
         '{"type": "response.create", "response": {"input": []}}',
+        '{"type": "response.create", "response": {"conversation": "none", "input": 5}}',
+        '{"type": "response.create", "response": {"conversation": "none", "input": [{}]}}',
+        '{"type": "response.create", "response": {"conversation": "x"}}',
+        '{"type": "session.update", "session": {"audio": {"input": {"format": {"type": "ogg"}}}}}',
         '{"type": "conversation.item.create", "item": {"type": "message", "role": "system"}}',
         '{"type": "conversation.item.create", "item": {"type": "message", "role": "user"}}',
         '{"type": "conversation.item.truncate", "item_id": "x", "audio_end_ms": 0}',
@@ -258,6 +391,58 @@ def test_a_client_that_leaves_frees_its_slot(shared: Serving, slow: Callable[[],
         assert shared.model.scheduler.busy == 1
         socket.socket.close()
     shared.idle()
+
+
+def ask(talk: Talking) -> None:
+    talk.session(**BY_HAND)
+    talk.say(sound())
+    talk.send("input_audio_buffer.commit")
+    talk.send("response.create")
+
+
+def test_a_slow_reader_gets_it_all_and_holds_no_slot(shared: Serving, talking: Talking) -> None:
+    ask(talking)
+    talking.until("response.created")
+    shared.idle()  # nothing was read meanwhile
+    assert talking.until("response.done")["response"]["status"] == "completed"
+    assert len(talking.audio()) > RATE / 2
+
+
+def test_without_memory_an_answer_is_refused(
+    shared: Serving, talking: Talking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mimo_edge.runtime.server.service.free_memory", lambda: 1 << 20)
+    ask(talking)
+    done = talking.until("response.done")["response"]
+    assert done["status_details"]["error"]["code"] == "not_ready"
+    monkeypatch.undo()
+    talking.send("response.create")
+    assert talking.until("response.done")["response"]["status"] == "completed"
+
+
+def test_as_many_sessions_as_there_may_be(nano: MimoAudio) -> None:
+    with serving(nano, limits=Limits(sessions=2)) as running:
+        url = f"ws://127.0.0.1:{running.port}/v1/realtime"
+        with connect(url) as first, connect(url):
+            with pytest.raises((InvalidStatus, ConnectionClosed)), connect(url) as third:
+                third.recv(timeout=30)
+            assert running.metric("mimo_realtime_sessions") == 2
+            first.close()
+            until(lambda: running.service.sessions == 1)
+            with connect(url) as again:
+                assert Talking(again).next()["type"] == "session.created"
+        until(lambda: running.service.sessions == 0)
+
+
+def test_a_drain_ends_the_answer_and_then_the_session(nano: MimoAudio) -> None:
+    with serving(nano) as running, connect(f"ws://127.0.0.1:{running.port}/v1/realtime") as socket:
+        talk = Talking(socket)
+        ask(talk)
+        talk.until("response.output_audio.delta")
+        running.server.drain()
+        assert talk.until("response.done")["response"]["status"] == "completed"
+        with pytest.raises(ConnectionClosed):
+            talk.next()
 
 
 def test_the_package_itself(shared: Serving, client: openai.OpenAI) -> None:

@@ -1,7 +1,10 @@
 """Parts of the server that need no model: speech activity, buffers, encoders, cut histories."""
 
+import io
+
 import numpy as np
 import pytest
+import soundfile
 from mimo_edge.runtime.audio.read import load_audio
 from mimo_edge.runtime.server.errors import RequestError
 from mimo_edge.runtime.server.formats import MEDIA_TYPES, open_encoder
@@ -9,6 +12,7 @@ from mimo_edge.runtime.server.realtime_config import Session
 from mimo_edge.runtime.server.realtime_conversation import cut_answer
 from mimo_edge.runtime.server.realtime_input import InputBuffer
 from mimo_edge.runtime.server.subtitles import pieces
+from mimo_edge.runtime.server.telephone import LAWS
 from mimo_edge.runtime.server.voice_activity import VoiceActivity, stretches
 
 from tests.bundles import ROOT
@@ -108,7 +112,7 @@ def test_settings_are_changed_one_by_one() -> None:
     none = changed.updated({"audio": {"input": {"turn_detection": None}}, "instructions": "a"})
     assert none.activity(RATE) is None and none.instructions == "a"
     with pytest.raises(RequestError, match=r"session\.audio\.input\.format"):
-        none.updated({"audio": {"input": {"format": {"type": "audio/pcmu"}}}})
+        none.updated({"audio": {"input": {"format": {"type": "audio/mpeg"}}}})
 
 
 def test_a_recording_is_cut_in_its_pauses() -> None:
@@ -137,6 +141,24 @@ def test_an_encoder_makes_a_file(form: str, seconds: float) -> None:
             assert np.abs(heard - wav).max() <= 1 / 32768
     else:
         assert len(data) > 40, "a header is there"
+
+
+@pytest.mark.parametrize(("law", "subtype"), [("pcmu", "ULAW"), ("pcma", "ALAW")])
+def test_a_telephone_is_the_standards(law: str, subtype: str) -> None:
+    """libsndfile decodes each code to the same level, and codes no sample nearer."""
+    codec, codes = LAWS[f"audio/{law}"], bytes(range(256))
+    raw = {"samplerate": 8000, "channels": 1, "format": "RAW", "subtype": subtype}
+    levels = soundfile.read(io.BytesIO(codes), dtype="float32", **raw)[0]
+    assert (codec.decode(codes) == levels).all()
+    samples = np.arange(-32768, 32768).astype(np.int16)
+    target = io.BytesIO()
+    with soundfile.SoundFile(target, "w", **raw) as file:
+        file.write(samples)
+    theirs = codec.decode(target.getvalue())
+    ours = codec.decode(codec.encode(samples.astype("f4") / 32768))
+    wav = samples / 32768
+    assert (np.abs(ours - wav) <= np.abs(theirs - wav)).all()
+    assert (ours == theirs).mean() > 0.99, "but for ties"
 
 
 def test_what_was_not_heard_is_cut_from_the_history() -> None:
