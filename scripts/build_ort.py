@@ -6,6 +6,7 @@ from functools import partial
 
 import onnxruntime
 from mimo_edge.engines.ort.build import build_bundle
+from mimo_edge.runtime.backends.opening import open_backend
 from mimo_edge.runtime.bundle.built import ORT_CPU, find_built, place_of
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import InputError
@@ -34,7 +35,10 @@ def run(bundle: Bundle, args: argparse.Namespace, progress: StageProgress) -> in
     if found is None:
         built = build_bundle(bundle, place, progress.report)
         # hashed once now, and remembered, rather than at the first start
-        Bundle.open(built, on_progress=partial(progress.report, "checking what was written"))
+        made = Bundle.open(built, on_progress=partial(progress.report, "checking what was written"))
+        progress.report("loading every piece", 0, 0)
+        with open_backend(ORT_CPU, made) as backend:
+            backend.load(list(made.manifest.pieces))
     held = Bundle.open(built, verify=False).bytes
     if args.json:
         print(json.dumps({"target": ORT_CPU, "place": str(built), "bytes": held}))
