@@ -87,7 +87,7 @@ def _run(args: argparse.Namespace) -> int:
         bundle = Bundle.open(
             args.bundle, on_progress=partial(progress.report, "checking the bundle")
         )
-        bundle.check_whole("build engines")
+        bundle.check_whole("build")
         if args.target == ORT_CPU:
             return build_ort.run(bundle, args, progress)
         if args.target == ORT_CUDA:

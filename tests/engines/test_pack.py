@@ -138,7 +138,7 @@ def test_refusals(packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     for command, words in (
         (["pack", str(packed), "--target", "ort-cpu", "-o", out], "To pack, take the bundle"),
         (["quantize", str(packed), "--recipe", "int8", "-o", out], "To quantise, take the bundle"),
-        (["build", str(packed), "--target", "trt-rtx:8.9"], "To build engines, take the bundle"),
+        (["build", str(packed), "--target", "trt-rtx:8.9"], "To build, take the bundle"),
         (["pack", str(packed), "--target", "tpu", "-o", out], "there is no target 'tpu'"),
         (
             ["pack", str(packed), "--target", "ort-cpu", "-o", out, "--max-seq", "9"],
