@@ -21,8 +21,9 @@ FOLDERS := mimo_ref export engines runtime parity scripts
 demo: $(READY)
 	$(BIN)/mimo-edge demo --out out/demo
 
+# a file of tests stays on one core, and so do the libraries that it calls
 test: $(READY) lint system
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # the server's page, driven in a browser
 browser: $(READY)
