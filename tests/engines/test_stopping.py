@@ -69,7 +69,7 @@ def test_ctrl_c_while_tensorrt_works(golden: Golden, bundle_copy: Callable[..., 
     said, interrupts = [], 0
     for line in process.stderr:
         said.append(line)
-        if "building patch_decoder" in line and interrupts == 0:
+        if "building tokenizer_decoder" in line and interrupts == 0:
             time.sleep(0.5)  # it takes some seconds
             process.send_signal(signal.SIGINT)
             interrupts = 1
@@ -82,7 +82,7 @@ def test_ctrl_c_while_tensorrt_works(golden: Golden, bundle_copy: Callable[..., 
     (folder,) = home_of(bundle).iterdir()
     left = {path.name for path in folder.iterdir()}
     assert {"backbone.plan", "backbone.log", "backbone.json"} <= left
-    assert not left & {"engine.json", "patch_decoder.plan"}
+    assert not left & {"engine.json", "tokenizer_decoder.plan"}
     assert not any(name.endswith(".part") for name in left)
 
 

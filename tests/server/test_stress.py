@@ -282,7 +282,8 @@ def test_two_hundred_at_once(nano: MimoAudio) -> None:
     limits = Limits(queue=12, seconds=120.0)
     many = httpx.Limits(max_connections=None)
     with (
-        serving(nano, limits=limits) as running,
+        # chunks of one size, so that all hear the same to the last bit
+        serving(nano, limits=limits, streaming=Streaming(chunk=2)) as running,
         httpx.Client(base_url=running.url, timeout=180, limits=many) as http,
         ThreadPoolExecutor(200) as callers,
     ):
