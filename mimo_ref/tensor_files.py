@@ -104,7 +104,10 @@ def read_json(path: Path) -> Any:
     """
     try:
         with path.open("rb") as file:
-            content = file.read(_LARGEST + 1)  # a device has no end
+            content = bytearray()
+            # a device has no end, and asking for all that may be there takes as much memory
+            while len(content) <= _LARGEST and (part := file.read(1 << 20)):
+                content += part
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing. Give a released checkpoint's folder.") from error
     except PermissionError as error:
