@@ -5,7 +5,6 @@ Only one of the two models is in memory at a time, and of a large one only a par
 
 import hashlib
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -165,25 +164,22 @@ class ReferenceSide:
         """In float32; the audio tokenizer leaves the memory."""
         if self._language is None:
             self._audio = None
-            folder = self._folders[0]
-            self._language = _in_float32(lambda d: load_language_model(folder, self._empty_id, d))
+            self._language = _in_float32(load_language_model(self._folders[0], self._empty_id))
         return self._language
 
     def audio_tokenizer(self) -> AudioTokenizer:
         """In float32; the language model leaves the memory."""
         if self._audio is None:
             self._language = None
-            folder = self._folders[1]
-            self._audio = _in_float32(lambda dtype: load_audio_tokenizer(folder, dtype))
+            self._audio = _in_float32(load_audio_tokenizer(self._folders[1]))
         return self._audio
 
 
-def _in_float32(load: Callable[[torch.dtype | None], Model]) -> Model:
+def _in_float32(mapped: Model) -> Model:
     """A small model as a whole, a large one from where it is mapped."""
-    mapped = load(None)
     if 4 * sum(weight.numel() for weight in mapped.parameters()) > WHOLE:
         return widened(mapped)
-    return load(torch.float32)
+    return mapped.float()
 
 
 def nearest_margins(

@@ -10,6 +10,7 @@ from mimo_edge.parity.bundle_side import BundleSide
 from mimo_edge.parity.observe import Inputs, follow, lead
 from mimo_edge.parity.polygraphy import write_run_results
 from mimo_edge.parity.recording import Recording
+from mimo_edge.parity.side import Side
 from mimo_edge.runtime.audio.read import load_audio
 from mimo_edge.runtime.backends.opening import open_backend
 from mimo_edge.runtime.bundle.bundle import Bundle
@@ -73,6 +74,16 @@ def read_inputs(args: argparse.Namespace, rate: int) -> Inputs:
     return Inputs(clips, texts, args.max_new, args.seed)
 
 
+def recorded(
+    side: Side, inputs: Path | None, args: argparse.Namespace, progress: StageProgress
+) -> Recording:
+    """What a side computes: on the inputs of another recording, or on those that `add_inputs`
+    declared."""
+    if inputs is not None:
+        return follow(side, Recording.open(inputs), progress.report)
+    return lead(side, read_inputs(args, side.layout.sampling_rate), progress.report)
+
+
 def run(args: argparse.Namespace) -> int:
     """Record. Returns the exit code."""
     if args.output.exists():
@@ -84,12 +95,7 @@ def run(args: argparse.Namespace) -> int:
         open_backend(args.backend, bundle, **opening(args)) as backend,
         StageProgress() as progress,
     ):
-        side = BundleSide(backend)
-        if args.inputs is not None:
-            recording = follow(side, Recording.open(args.inputs), progress.report)
-        else:
-            inputs = read_inputs(args, bundle.model.sampling_rate)
-            recording = lead(side, inputs, progress.report)
+        recording = recorded(BundleSide(backend), args.inputs, args, progress)
         recording.save(args.output)
     if args.polygraphy is not None:
         write_run_results(recording, args.polygraphy)

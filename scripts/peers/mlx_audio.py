@@ -13,12 +13,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from mimo_edge.parity.observe import follow, lead
-from mimo_edge.parity.recording import Recording
 from mimo_edge.runtime.bundle.errors import InputError, MimoError
 from mimo_edge.scripts.peers.mlx_side import MlxSide
 from mimo_edge.scripts.progress import StageProgress
-from mimo_edge.scripts.record import add_inputs, read_inputs
+from mimo_edge.scripts.record import add_inputs, recorded
 
 
 def main(words: list[str] | None = None) -> int:
@@ -35,11 +33,7 @@ def main(words: list[str] | None = None) -> int:
             raise InputError(f"{args.output} exists already; choose another -o, or delete it")
         side = MlxSide(args.checkpoint, args.audio_tokenizer)
         with StageProgress() as progress:
-            if args.inputs is not None:
-                recording = follow(side, Recording.open(args.inputs), progress.report)
-            else:
-                inputs = read_inputs(args, side.layout.sampling_rate)
-                recording = lead(side, inputs, progress.report)
+            recording = recorded(side, args.inputs, args, progress)
         recording.save(args.output)
     except MimoError as error:
         print(f"mimo-edge: {error}", file=sys.stderr)
