@@ -44,6 +44,7 @@ FOLDER = Path(__file__).parent / "recipes"
 FLOAT = "float"
 ACTIVATIONS = (FLOAT, "dynamic", "int8", "fp8")
 CALIBRATED = ("int8", "fp8")  # activations whose scales are found before
+KV_CACHE = "kv_cache"  # is none of the components
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,12 @@ def parse(raw: Mapping[str, Any], path: Path) -> Recipe:
     if name != path.stem:
         raise RecipeError(f"{path} names itself {name!r}; the name must be that of the file")
     given = reader.table(raw, "components")
+    if KV_CACHE in given:
+        raise RecipeError(
+            f"{path}: a component is {KV_CACHE!r}, which a bundle does not store: how keys and "
+            "values are kept is chosen where one is built, mimo-edge build --target ort-cpu "
+            "--kv-cache int8. Leave it out."
+        )
     for component in given:
         reader.choice(component, COMPONENTS, "a component")
     default = reader.table(raw, "default")

@@ -13,6 +13,7 @@ from mimo_edge.engines.calibration import CACHE, About, Calibration, Statistics
 from mimo_edge.engines.ort.build import build_bundle
 from mimo_edge.engines.ort.graph import DOMAIN
 from mimo_edge.engines.ort.int8_cache import HEADROOM, scales_of, watch_states
+from mimo_edge.engines.plan.workload import of_bundle
 from mimo_edge.engines.quantize import quantize_bundle
 from mimo_edge.parity.tolerances import snr
 from mimo_edge.runtime.backends.ort import OrtBackend
@@ -114,6 +115,7 @@ def test_what_is_built(source: Bundle, built: Bundle, calibration: Path) -> None
     assert ports["past_keys_0"] == ports["past_values_1"] == "int8"
     assert ports["embeddings"] == "float32"
     assert {p.dtype for p in built.piece("patch_decoder").inputs if "past" in p.name} == {"float32"}
+    assert of_bundle(built).sizes.cache_bytes == 1
     sizes = []
     for bundle in (source, built):
         states = OrtBackend(bundle).new_rows(1)
