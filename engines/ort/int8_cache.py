@@ -1,11 +1,12 @@
 """Keys and values of the backbone in int8: a quarter of the memory, and of what a step reads of it.
 
-    code = round(value / scale), scale = HEADROOM * the largest that calibration saw / 127
+    code = round(value / scale), scale = (mean + HEADROOM * (largest - mean)) / 127
 
 ONNX Runtime's GroupQueryAttention rounds them as it writes them, by scales that lie in the graph:
 one for each channel of each head of each layer, because keys of this family have biases that are
-many times as large as what changes from position to position. What is larger than HEADROOM allows
-becomes the largest code.
+many times as large as what changes from position to position. Mean and largest are of absolute
+values that calibration saw; a bias is in both, and needs no room. What is larger becomes the
+largest code.
 
 Rotation turns channel i and i + D / 2 of a key into one another, the slow pairs by an angle that
 no short calibration comes to. So both have the scale of their pair, whose length no angle changes.
@@ -16,7 +17,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
-from mimo_edge.engines.calibration import Calibration
+from mimo_edge.engines.calibration import Calibration, Doubles, Statistics
 from mimo_edge.engines.ort.graph import rewrite
 from mimo_edge.runtime.bundle.built import INT8, KV_CACHES
 from mimo_edge.runtime.bundle.bundle import Bundle
@@ -59,17 +60,21 @@ def scales_of(bundle: Bundle, calibration: Calibration) -> dict[str, Floats]:
     found = {}
     for layer in range(model.layers):
         width = model.kv_heads * model.head_dim
-        pairs = calibration.of_cache(f"keys_{layer}", width // 2).largest
-        pairs = pairs.reshape(model.kv_heads, -1)
-        values = calibration.of_cache(f"values_{layer}", width).largest
+        pairs = _reach(calibration.of_cache(f"keys_{layer}", width // 2), model.kv_heads)
+        values = _reach(calibration.of_cache(f"values_{layer}", width), model.kv_heads)
         found[f"keys_{layer}"] = _scales(np.concatenate((pairs, pairs), axis=1))
-        found[f"values_{layer}"] = _scales(values.reshape(model.kv_heads, -1))
+        found[f"values_{layer}"] = _scales(values)
     return found
 
 
-def _scales(largest: NDArray[np.float64]) -> Floats:
+def _reach(found: Statistics, heads: int) -> Doubles:
+    """What has a code of its own, by head and channel or pair."""
+    return (found.mean + HEADROOM * (found.largest - found.mean)).reshape(heads, -1)
+
+
+def _scales(reach: Doubles) -> Floats:
     """[H, D] -> [H, D]; none is 0, which ONNX Runtime would take for 1."""
-    wide = HEADROOM * largest / LARGEST
+    wide = reach / LARGEST
     least = np.maximum(_LEAST * wide.max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
     return np.maximum(wide, least).astype(np.float32)
 
