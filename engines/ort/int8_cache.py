@@ -31,7 +31,7 @@ PIECE = "backbone"  # the patch decoder's cache holds eleven positions
 LARGEST = 127  # code
 # Beyond what calibration saw. docs/performance.md has what other recordings went beyond, and what
 # a wider range costs in precision.
-HEADROOM = 1.25
+HEADROOM = 1.5
 # of the largest scale of a head: a channel in which calibration saw nothing must not be cut to it
 _LEAST = 1 / 1024
 _NAMES = ("past_keys_", "past_values_", "present_keys_", "present_values_")
