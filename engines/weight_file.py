@@ -121,3 +121,15 @@ def map_tensor(tensor: TensorProto, path: Path) -> NDArray:
         return data
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     return data.view(dtype).reshape(tuple(tensor.dims))
+
+
+def int4_columns(
+    stored: NDArray[np.uint8], shape: tuple[int, int], start: int, stop: int
+) -> NDArray[np.uint8]:
+    """Columns from `start` (even) to `stop` of int4 codes [K, N], from two a byte to one."""
+    rows, columns = shape
+    if columns % 2:  # a row does not begin at a byte
+        flat = np.stack([stored & 15, stored >> 4], axis=-1).reshape(-1)
+        return flat[: rows * columns].reshape(rows, -1)[:, start:stop]
+    pairs = stored.reshape(rows, columns // 2)[:, start // 2 : -(-stop // 2)]
+    return np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(rows, -1)

@@ -21,9 +21,10 @@ from mimo_edge.runtime.bundle.family import SPEECH_PIECES
 from mimo_edge.runtime.bundle.files import hash_file
 from mimo_edge.runtime.bundle.manifest import PIECES, FileSpec, PieceSpec
 from mimo_edge.runtime.chat.text_tokenizer import TextTokenizer
+from mimo_edge.scripts.checkpoint.pair_folder import AUDIO_TOKENIZER, LANGUAGE_MODEL
 from mimo_edge.scripts.checkpoint.presets import PRESETS
 from mimo_edge.scripts.checkpoint.small_tokenizer import write_tokenizer
-from mimo_edge.scripts.make_checkpoint import AUDIO_TOKENIZER, LANGUAGE_MODEL, make_checkpoint
+from mimo_edge.scripts.make_checkpoint import make_checkpoint
 from safetensors.numpy import load_file, save_file
 
 from tests.bundles import NANO, hollow
