@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mimo_edge.engines.components import bare
 from mimo_edge.runtime.bundle.errors import MALFORMED, CalibrationError
 from mimo_edge.runtime.bundle.files import hash_file, write_bytes
 from numpy.typing import NDArray
 
 FORMAT = 2
 READABLE = (1, FORMAT)  # the first says nothing of keys and values
-STREAM = "stream."  # before the names of layers in the graphs that stream; they are the same layers
 CACHE = "cache."  # before the names of keys and values: cache.keys_0 [H * D / 2], cache.values_0
 _ABOUT = "about"
 HOW = (
@@ -154,7 +154,7 @@ class Calibration:
     def of(self, weight: str, inputs: int) -> Statistics:
         """What a layer reads, by the name of its weight [outputs, inputs]. Raises
         CalibrationError."""
-        found = self.layers.get(weight.removeprefix(STREAM))
+        found = self.layers.get(bare(weight))
         if found is None or len(found.largest) != inputs:
             said = "nothing" if found is None else f"{len(found.largest)} inputs, not {inputs},"
             raise CalibrationError(

@@ -66,7 +66,7 @@ def run(bundle: Bundle, args: argparse.Namespace, progress: StageProgress) -> in
         scales_of(bundle, calibration)  # refused before the place of the build is looked at
     version = onnxruntime.__version__
     place = place_of(bundle, version, args.engines)
-    weights = sum(bundle.weights(piece).bytes for piece in bundle.manifest.pieces)
+    weights = bundle.data_bytes()
     if args.dry_run:
         if args.json:
             print(json.dumps({"target": ORT_CPU, "place": str(place), "most_bytes": 2 * weights}))
