@@ -13,7 +13,7 @@ from mimo_edge.engines import recipe
 from mimo_edge.engines.calibration import CACHE, About, Calibration, Statistics
 from mimo_edge.engines.ort.build import build_bundle
 from mimo_edge.engines.ort.graph import DOMAIN
-from mimo_edge.engines.ort.int8_cache import HEADROOM, scales_of, watch_states
+from mimo_edge.engines.ort.int8_cache import HEADROOM, quantize_cache, scales_of, watch_states
 from mimo_edge.engines.plan.workload import of_bundle
 from mimo_edge.engines.quantize import quantize_bundle
 from mimo_edge.parity.tolerances import snr
@@ -313,6 +313,9 @@ def test_what_cannot_be(source: Bundle, calibration: Path, tmp_path: Path) -> No
         manifest = dataclasses.replace(source.manifest, **changed)
         with pytest.raises(InputError, match=said):
             build_bundle(Bundle(source.folder, manifest), tmp_path / "b", calibration=found)
+    model = onnx.load(source.path("backbone"), load_external_data=False)
+    with pytest.raises(InputError, match=r"0 of the \d layers .* multiples of 16"):
+        quantize_cache(model, scales_of(source, found))  # its attention was not lowered
     assert not list(tmp_path.iterdir())
 
 
