@@ -11,6 +11,7 @@ import onnxruntime as ort
 import pytest
 from mimo_edge.engines import recipe
 from mimo_edge.engines.calibration import CACHE, About, Calibration, Statistics
+from mimo_edge.engines.ort import build as building
 from mimo_edge.engines.ort.build import build_bundle
 from mimo_edge.engines.ort.graph import DOMAIN
 from mimo_edge.engines.ort.int8_cache import HEADROOM, quantize_cache, scales_of, watch_states
@@ -317,6 +318,29 @@ def test_what_cannot_be(source: Bundle, calibration: Path, tmp_path: Path) -> No
     with pytest.raises(InputError, match=r"0 of the \d layers .* multiples of 16"):
         quantize_cache(model, scales_of(source, found))  # its attention was not lowered
     assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_build_is_not_gone_on_with_in_another_form(
+    source: Bundle, calibration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for the backbone, whose keys and values are others, what was finished is taken over."""
+    real, made, place = building._build_piece, [], tmp_path / "built"
+
+    def counted(bundle: Bundle, piece: str, *rest: object) -> object:
+        made.append(piece)
+        return real(bundle, piece, *rest)  # type: ignore[arg-type]
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(building, "_build_piece", counted)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(building, "finish", interrupted)
+        build_bundle(source, place, calibration=Calibration.load(calibration))
+    assert len(made) == len(source.manifest.pieces)
+    found = Bundle.open(build_bundle(source, place))
+    assert found.manifest.cache_dtype == "float32"
+    assert made[len(source.manifest.pieces) :] == ["backbone"]
 
 
 def test_a_file_of_an_earlier_version_is_read(
