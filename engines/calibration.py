@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mimo_edge.engines.components import bare
 from mimo_edge.runtime.bundle.errors import MALFORMED, CalibrationError
 from mimo_edge.runtime.bundle.files import hash_file, write_bytes
 from numpy.typing import NDArray
 
 FORMAT = 1
-STREAM = "stream."  # before the names of layers in the graphs that stream; they are the same layers
 _ABOUT = "about"
 HOW = (
     "mimo-edge calibrate BUNDLE --audio DIR --text FILE -o calib.npz, and give --calibration "
@@ -138,7 +138,7 @@ class Calibration:
     def of(self, weight: str, inputs: int) -> Statistics:
         """What a layer reads, by the name of its weight [outputs, inputs]. Raises
         CalibrationError."""
-        found = self.layers.get(weight.removeprefix(STREAM))
+        found = self.layers.get(bare(weight))
         if found is None or len(found.largest) != inputs:
             said = "nothing" if found is None else f"{len(found.largest)} inputs, not {inputs},"
             raise CalibrationError(

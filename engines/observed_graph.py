@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-from mimo_edge.engines.calibration import STREAM, Statistics
-from mimo_edge.engines.components import matrix
+from mimo_edge.engines.calibration import Statistics
+from mimo_edge.engines.components import bare, matrix
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -60,7 +60,7 @@ def read(sites: Sequence[Site], values: NDArray[np.float32]) -> dict[str, Statis
         stop = start + 3 * site.width
         rows = numbers[start:stop].reshape(3, site.width)
         one = Statistics(rows[0], rows[1], rows[2], round(float(numbers[stop])))
-        found |= {weight.removeprefix(STREAM): one for weight in site.weights}
+        found |= {bare(weight): one for weight in site.weights}
         start = stop + 1
     return found
 

@@ -31,8 +31,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from mimo_edge.engines.calibration import HOW, STREAM, Calibration
-from mimo_edge.engines.components import COMPONENTS, EXACT, TABLES, Matrix
+from mimo_edge.engines.calibration import HOW, Calibration
+from mimo_edge.engines.components import COMPONENTS, EXACT, TABLES, Matrix, bare
 from mimo_edge.engines.schemes import ACTIVATION_AWARE, CHANNEL, METHODS, SCHEMES
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.dtypes import PRECISIONS
@@ -110,7 +110,7 @@ class Recipe:
     def rounding(self, matrix: Matrix) -> str | None:
         """What the input of a layer is rounded to, by a scale of calibration; None for nothing."""
         kind = self.components[matrix.component].activations
-        spared = any(fnmatchcase(matrix.name.removeprefix(STREAM), g) for g in self.float_inputs)
+        spared = any(fnmatchcase(bare(matrix.name), g) for g in self.float_inputs)
         return kind if kind in CALIBRATED and not matrix.table and not spared else None
 
     def form(self, matrix: Matrix) -> Form | None:

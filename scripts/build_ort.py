@@ -23,7 +23,7 @@ def run(bundle: Bundle, args: argparse.Namespace, progress: StageProgress) -> in
         raise InputError(f"{given[0]} is for TensorRT engines; leave it out for {ORT_CPU}")
     version = onnxruntime.__version__
     place = place_of(bundle, version, args.engines)
-    weights = sum(bundle.weights(piece).bytes for piece in bundle.manifest.pieces)
+    weights = bundle.data_bytes()
     if args.dry_run:
         if args.json:
             print(json.dumps({"target": ORT_CPU, "place": str(place), "most_bytes": 2 * weights}))

@@ -12,7 +12,7 @@ from tests.bundles import SPEC, hollow
 @pytest.mark.parametrize(("precision", "width"), [("fp32", 4), ("fp16", 2), ("bf16", 2)])
 def test_weights_read(tmp_path: Path, precision: str, width: int) -> None:
     bundle = hollow(tmp_path / "bundle", precision)
-    stored = {p: bundle.manifest.files[f"{p}.onnx.data"].bytes for p in bundle.manifest.pieces}
+    stored = {piece: bundle.weights(piece).bytes for piece in bundle.manifest.pieces}
     assert weights_read(bundle, "backbone", 3) == stored["backbone"]
     unread = (SPEC.vocab_size - 3) * SPEC.hidden_size * width
     assert weights_read(bundle, "patch_encoder", 3) == stored["patch_encoder"] - unread > 0

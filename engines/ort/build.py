@@ -27,24 +27,24 @@ from mimo_edge.engines.ort.products import (
 )
 from mimo_edge.engines.weight_file import (
     Stored,
+    WeightFile,
     is_external,
     map_tensor,
     point_to,
-    write_weights,
 )
 from mimo_edge.runtime.bundle.built import built_here
 from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.data_files import by_data_file, data_file
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.bundle.files import hash_file, write_text
 from mimo_edge.runtime.bundle.manifest import MANIFEST, FileSpec, PieceSpec
 from mimo_edge.runtime.bundle.processor import processor
 from mimo_edge.runtime.bundle.unfinished import (
-    Finished,
     finish,
     own_place,
     partial_folder,
-    read_marker,
-    write_marker,
+    read_markers,
+    write_markers,
 )
 
 # (what is being done, bytes of the bundle's weights done, bytes in all)
@@ -70,26 +70,30 @@ def build_bundle(bundle: Bundle, place: Path, on_progress: OnProgress = lambda *
     """
     if bundle.manifest.built is not None:
         raise InputError(f"{bundle.folder} is built already. Build the bundle that it was made of.")
-    total = sum(bundle.weights(piece).bytes for piece in bundle.manifest.pieces)
+    total = sum(bundle.weight_bytes(piece) for piece in bundle.manifest.pieces)
     done = 0
     key = json.dumps([bundle.identity, ort.__version__, processor(), _code_digest()])
-    with own_place(place), partial_folder(place, 2 * total, resume=True) as folder:
+    with own_place(place), partial_folder(place, 2 * bundle.data_bytes(), resume=True) as folder:
         pieces: dict[str, PieceSpec] = {}
         files: dict[str, FileSpec] = {}
-        for piece in bundle.manifest.pieces:
-            size = bundle.weights(piece).bytes
-            finished = read_marker(folder, piece, key)
+        for group in by_data_file(bundle.manifest.pieces):
+            finished = read_markers(folder, group, key)
             if finished is None:
+                made: dict[str, tuple[PieceSpec, FileSpec]] = {}
+                with WeightFile(folder / data_file(group[0])) as data:
+                    for piece in group:
+                        before = done + sum(bundle.weight_bytes(each) for each in made)
 
-                def heard(count: int, piece: str = piece, before: int = done) -> None:
-                    on_progress(f"packing {piece}", before + count, total)
+                        def heard(count: int, piece: str = piece, before: int = before) -> None:
+                            on_progress(f"packing {piece}", before + count, total)
 
-                finished = _build_piece(bundle, piece, folder, heard)
-                write_marker(folder, piece, key, finished)
-            done += size
-            on_progress(f"packed {piece}", done, total)
-            pieces[piece] = finished[0]
-            files.update(finished[1])
+                        made[piece] = _build_piece(bundle, piece, data, heard)
+                finished = write_markers(folder, key, made, data.spec)
+            done += sum(bundle.weight_bytes(piece) for piece in group)
+            on_progress(f"packed {', '.join(group)}", done, total)
+            for piece in group:
+                pieces[piece] = finished[piece][0]
+                files.update(finished[piece][1])
         taken = {n for spec in bundle.manifest.pieces.values() for n in (spec.file, spec.data)}
         for name in bundle.manifest.files.keys() - taken:
             shutil.copyfile(bundle.folder / name, folder / name)
@@ -103,8 +107,9 @@ def build_bundle(bundle: Bundle, place: Path, on_progress: OnProgress = lambda *
 
 
 def _build_piece(
-    bundle: Bundle, piece: str, folder: Path, on_progress: Callable[[int], None]
-) -> Finished:
+    bundle: Bundle, piece: str, written: WeightFile, on_progress: Callable[[int], None]
+) -> tuple[PieceSpec, FileSpec]:
+    """Write the weights of a piece, and its graph beside them; returns the graph's file."""
     spec, data = bundle.piece(piece), bundle.folder / bundle.piece(piece).data
     model = onnx.load(bundle.path(piece), load_external_data=False)
     before = constants(model)
@@ -112,7 +117,7 @@ def _build_piece(
     after = constants(model)
     nodes = {node.input[1]: node for node in model.graph.node if node.op_type == "MatMulNBits"}
     keys: dict[str, str] = {}
-    names = f"{piece}.onnx.data", f"{piece}.onnx"
+    folder = written.path.parent
 
     def tensors() -> Iterator[Stored]:
         done = 0
@@ -135,15 +140,15 @@ def _build_piece(
                 done += values.nbytes
                 on_progress(done)
 
-    written, places = write_weights(folder / names[0], tensors())
-    point_to(model, names[0], places)
+    places = written.write(tensors())
+    point_to(model, written.path.name, places)
     for tensor in model.graph.initializer:
         if tensor.name in keys:
             point_to_packed(tensor, keys[tensor.name], places[_packed(tensor.name)])
-    path = folder / names[1]
+    path = folder / f"{piece}.onnx"
     path.write_bytes(model.SerializeToString(deterministic=True))
-    made = dataclasses.replace(spec, data=names[0], file=names[1])
-    return made, {names[0]: written, names[1]: hash_file(path)}
+    made = dataclasses.replace(spec, data=written.path.name, file=path.name)
+    return made, hash_file(path)
 
 
 def _unread(path: Path) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime as ort
-from mimo_edge.engines.weight_file import Place, Stored, point_to, write_weights
+from mimo_edge.engines.weight_file import Place, Stored, WeightFile, point_to
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
@@ -49,7 +49,8 @@ def pack(
     saved, data = folder / "packed.onnx", folder / "packed.onnx.data"
     try:
         model = _model(node, tensors)
-        _, places = write_weights(given, (Stored(name, list(p)) for name, p in parts.items()))
+        with WeightFile(given) as file:
+            places = file.write(Stored(name, list(p)) for name, p in parts.items())
         point_to(model, given.name, places)
         onnx.save(model, single)
         options = ort.SessionOptions()

@@ -219,14 +219,15 @@ def _named(providers: Providers) -> dict[str, dict[str, str]]:
 def _warn_of_half(bundle: Bundle) -> None:
     """The CPU has no products in fp16: its weights become float32 as they are loaded."""
     half = [
-        bundle.weights(piece).bytes
+        piece
         for piece, spec in bundle.manifest.pieces.items()
         if any(weights.scheme == "fp16" for weights in spec.weights.values())
     ]
     if half:
+        held = bundle.data_bytes(*half)
         warnings.warn(
             f"{bundle.folder} is fp16, of which ONNX Runtime has no products on the CPU: its "
-            f"{sum(half) / 1e9:.3g} GB of weights become up to {2 * sum(half) / 1e9:.3g} GB of "
+            f"{held / 1e9:.3g} GB of weights become up to {2 * held / 1e9:.3g} GB of "
             "float32 in memory. A quantised bundle is smaller there: mimo-edge "
             "quantize BUNDLE --recipe int8 -o SMALL.",
             BundleWarning,

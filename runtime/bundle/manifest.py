@@ -2,7 +2,7 @@
 
 bundle.json          everything below, and the sha256 of every file
 <piece>.onnx         one graph per piece
-<piece>.onnx.data    its weights
+<piece>.onnx.data    its weights, and those of pieces that have the same (`data_files`)
 tokenizer.json ...   the text tokenizer's files
 engines/             built engines (package engines), each with its own engine.json
 
@@ -65,7 +65,7 @@ class PieceSpec:
     """One graph: its two files inside the bundle, its numbers, and its ports."""
 
     file: str
-    data: str  # its weights
+    data: str  # its weights; other pieces may have theirs there, too
     compute: str  # what it computes in: of PRECISIONS
     weights: Mapping[str, WeightScheme]  # component -> how its weights are stored
     inputs: tuple[TensorSpec, ...]
