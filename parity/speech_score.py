@@ -24,7 +24,6 @@ from mimo_edge.runtime.tasks import MimoAudio
 
 UTTERANCES = "utterances.json"
 TASKS = ("asr", "tts", "dialogue")
-MOST = 1 << 16  # utterances of a task that have seeds of their own in each draw
 LONGEST = 96  # patches of an answer: 15 seconds of speech. What is longer has gone astray
 
 
@@ -118,15 +117,16 @@ class Verdict:
 
 
 class Judge:
-    """Puts a bundle to its tasks. Sampling is that of the presets, utterance i draws by seed i.
+    """Puts a bundle to its tasks. Sampling is that of the presets, utterance i draws by seed
+    `first` + i.
 
-    With `streaming`, speech is decoded as a stream of that setting, else whole. Each `draw` has
-    seeds of its own: the same utterances, said otherwise.
+    With `streaming`, speech is decoded as a stream of that setting, else whole.
     """
 
-    def __init__(self, model: MimoAudio, streaming: Streaming | None = None, draw: int = 0) -> None:
-        self.model, self.streaming = model, streaming
-        self.first = draw * MOST
+    def __init__(
+        self, model: MimoAudio, streaming: Streaming | None = None, first: int = 0
+    ) -> None:
+        self.model, self.streaming, self.first = model, streaming, first
 
     def asr(self, utterances: Iterable[Utterance], n_q: int | None = None) -> Iterator[Verdict]:
         """Transcribe. With n_q, what the codec makes of the first n_q codebooks of each."""

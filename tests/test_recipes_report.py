@@ -1,5 +1,6 @@
 """The report of recipes: draws with seeds of their own, paired, and nothing measured twice."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from mimo_edge.engines import recipe
-from mimo_edge.parity.speech_score import MOST, Judge, Utterance, UtteranceSet
+from mimo_edge.parity.speech_score import Judge, Utterance, UtteranceSet
 from mimo_edge.scripts.progress import StageProgress
 from mimo_edge.scripts.recipes_report import spoken, tables
 from mimo_edge.scripts.recipes_report.spoken import SOUND, STREAM, WHOLE, Job, jobs
 from mimo_edge.scripts.recipes_report.workshop import Figures, Subject, Workshop, only
 
 FEW = UtteranceSet(
-    (Utterance("a.wav", "one two"),), ("one two", "three four"), (Utterance("b.wav", "five"),)
+    (Utterance("a.wav", "one two"),), ("one two", "three"), (Utterance("b.wav", "five"),)
 )
 FLOATS = Subject(None)
 
@@ -45,15 +46,19 @@ class Echo:
     dialogue = tts
 
 
-def test_every_draw_has_seeds_of_its_own() -> None:
+def test_every_draw_has_seeds_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first has those of `mimo-edge score`; figures are in the order of the utterances."""
     found = []
     for draw in range(3):
         model = Echo()
-        verdicts = list(Judge(model, draw=draw).all(FEW))  # type: ignore[arg-type]
-        assert [v.edits for v in verdicts] == [2, 2, 2, 1]
-        found.append(model.seeds)
-    assert found[0] == [0, 0, 1, 0]  # as without draws: recorded scores stay what they are
-    assert found[2] == [seed + 2 * MOST for seed in found[0]]
+        monkeypatch.setattr(spoken.MimoAudio, "open", lambda *_, m=model, **__: nullcontext(m))
+        job, steps = Job(FLOATS, "tts", WHOLE, draw), []
+        figures = job.run(Path(), FEW, lambda s=steps: s.append(1))
+        assert figures == {"edits": [2, 1], "words": [2, 1]} and len(steps) == 2
+        found.append(sorted(model.seeds))
+    model = Echo()
+    list(Judge(model).tts(FEW.tts))  # type: ignore[arg-type]
+    assert found[0] == model.seeds == [0, 1]
     assert len({seed for seeds in found for seed in seeds}) == 6
 
 

@@ -5,11 +5,12 @@ utterance is said K times by seeds of its own, the same for all builds.
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from mimo_edge.parity.sound_quality import Opinion, Voice
-from mimo_edge.parity.speech_score import TASKS, Judge, Streaming, UtteranceSet
+from mimo_edge.parity.speech_score import TASKS, Judge, Streaming, UtteranceSet, Verdict
 from mimo_edge.parity.word_errors import words
 from mimo_edge.runtime.tasks import MimoAudio
 from mimo_edge.scripts.progress import StageProgress
@@ -18,6 +19,8 @@ from mimo_edge.scripts.recipes_report.workshop import Figures, Subject, Workshop
 STREAMED = Streaming()  # as `run --stream` does
 WHOLE, STREAM, SOUND = "whole", "streamed", "sound"
 SPEAKING = ("tts", "dialogue")
+APART = 1 << 16  # seeds of a draw
+TOGETHER = 8  # utterances that share steps
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,19 @@ class Job:
         if self.how == SOUND:
             found |= {"opinion": [], "voice": []}
         opinion, voice = Opinion(), Voice()
-        with MimoAudio.open(bundle, threads=1, verify=False) as model:
-            judge = Judge(model, STREAMED if self.how == STREAM else None, self.draw)
-            for verdict in judge.task(self.task, utterances):
+        every = getattr(utterances, self.task)
+
+        def judge(number: int) -> Verdict:
+            streaming = STREAMED if self.how == STREAM else None
+            alone = UtteranceSet(**{self.task: every[number : number + 1]})
+            one = Judge(model, streaming, self.draw * APART + number).task(self.task, alone)
+            return next(one)
+
+        with (
+            MimoAudio.open(bundle, threads=1, slots=TOGETHER, verify=False) as model,
+            ThreadPoolExecutor(TOGETHER) as pool,
+        ):
+            for verdict in pool.map(judge, range(len(every))):
                 found["edits"].append(verdict.edits)
                 found["words"].append(len(words(verdict.wanted)))
                 if self.how == SOUND:
