@@ -167,3 +167,19 @@ def test_more_seeds_of_one_utterance_say_nothing_of_others(workshop: Workshop) -
         return float(high) - float(low)
 
     assert width(int8) > 3 > 2 * width(int4) > 0
+
+
+def test_sound_is_of_the_same_draws_and_silence_is_left_out(workshop: Workshop) -> None:
+    int8 = Subject(recipe.load("int8"))
+    voices = np.eye(3).tolist()
+    for subject, better, turned in ((FLOATS, 0.0, 0), (int8, 0.25, 1)):
+        for draw in range(2):
+            figures: Figures = {
+                "opinion": [3 + better, 2 + better, None if subject is int8 else 5.0],
+                "voice": [voices[draw], voices[(draw + turned) % 3], None],
+            }
+            what = Job(subject, "tts", SOUND, draw).what
+            workshop.figures(subject, what, lambda f=figures: f)
+    floats, line = list(tables.sound_table([FLOATS, int8], workshop))[2:]
+    assert "| int8 | tts | 2 | 2.75 | +0.250 (+0.250 to +0.250) | 0.500 |" in line
+    assert "| fp32 | tts | 2 | 3.33 | | 0.000 from seed to seed |" in floats

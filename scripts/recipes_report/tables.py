@@ -11,6 +11,7 @@ from mimo_edge.parity.speech_score import TASKS
 from mimo_edge.scripts.progress import size
 from mimo_edge.scripts.recipes_report.spoken import SOUND, SPEAKING, STREAM, WHOLE, Job
 from mimo_edge.scripts.recipes_report.workshop import ALL, OWN, Figures, Subject, Workshop
+from numpy.typing import NDArray
 
 
 def led(count: int) -> str:
@@ -62,6 +63,17 @@ class Draws:
         rows = [self.all[draw][key] for draw in range(draws)]
         return [int(n) for n in np.sum(rows, axis=0)]
 
+    def marks(self, draws: int) -> NDArray[np.float64]:
+        """Of listeners [draws, utterances]; NaN where nothing was said."""
+        return np.array([self.all[draw]["opinion"] for draw in range(draws)], float)
+
+    def voices(self, draws: int) -> NDArray[np.float64]:
+        """[draws, utterances, width]; NaN where nothing was said."""
+        rows = [self.all[draw]["voice"] for draw in range(draws)]
+        width = max(len(voice) for row in rows for voice in row if voice is not None)
+        silent = [np.nan] * width
+        return np.array([[silent if v is None else v for v in row] for row in rows], float)
+
 
 def speech_table(subjects: Sequence[Subject], workshop: Workshop) -> Iterator[str]:
     """Words; a difference is that of the same draws. Utterances are drawn again whole, with all of
@@ -108,39 +120,39 @@ def _against(found: Draws, own: Draws) -> str:
 def sound_table(subjects: Sequence[Subject], workshop: Workshop) -> Iterator[str]:
     """What is spoken, against what the float model spoke of the same text by the same seed.
 
-    For scale: how like the float model's own voice is from one seed to the next.
+    For scale: how like the float model's voice is to its own, by the seed of the next draw.
     """
     yield "\n| recipe | task | seeds | opinion, 1 to 5 | against fp32 | voice like fp32's |"
     yield "|---|---|---|---|---|---|"
     for subject in subjects:
         for task in SPEAKING:
-            found, own = (Draws(workshop, s, task, SOUND).all for s in (subject, Subject(None)))
-            draws = min(len(found), len(own))
+            found, own = (Draws(workshop, s, task, SOUND) for s in (subject, Subject(None)))
+            draws = min(len(found.all), len(own.all))
             if not draws:
                 continue
-            shift = draws > 1 and subject.name == OWN  # of itself, the next draw is what to compare
-            marks: list[list[float]] = []  # of each utterance: sums over draws, and how many
-            like: list[float] = []
-            for number in range(len(found[0]["opinion"])):
-                gap, count, total = 0.0, 0, 0.0
-                for draw in range(draws):
-                    other = own[(draw + shift) % draws]
-                    mine, theirs = (f["opinion"][number] for f in (found[draw], other))
-                    if mine is None or theirs is None:
-                        continue
-                    gap, count, total = gap + mine - theirs, count + 1, total + mine
-                    voices = (f["voice"][number] for f in (found[draw], other))
-                    like.append(float(np.dot(*voices)))
-                if count:
-                    marks.append([gap, count, total])
-            gaps, counts, totals = (list(column) for column in zip(*marks, strict=True))
-            line = f"| {subject.name} | {task} | {draws} | {sum(totals) / sum(counts):.2f} | "
-            if subject.name != OWN:
-                less, more = interval(gaps, [int(n) for n in counts])
-                line += f"{sum(gaps) / sum(counts):+.3f} ({less:+.3f} to {more:+.3f})"
-            own_voice = subject.name == OWN and not shift
-            line += " | " + ("" if own_voice else f"{np.mean(like):.3f}")
-            yield f"{line}{', from seed to seed' if shift else ''} |"
+            marks, others = found.marks(draws), own.marks(draws)
+            line = f"| {subject.name} | {task} | {draws} | {np.nanmean(marks):.2f} | "
+            if subject.name == OWN:
+                line += "| "
+                if draws > 1:
+                    like = float(np.nanmean(_likeness(found, own, draws, 1)))
+                    line += f"{like:.3f} from seed to seed"
+            else:
+                both = np.isfinite(marks) & np.isfinite(others)  # where both said something
+                gap = np.where(both, marks - others, 0).sum(0)
+                count = both.sum(0)
+                spoke = count > 0
+                less, more = interval(gap[spoke].tolist(), count[spoke].tolist())
+                line += f"{gap.sum() / count.sum():+.3f} ({less:+.3f} to {more:+.3f}) | "
+                line += f"{float(np.nanmean(_likeness(found, own, draws, 0))):.3f}"
+            yield f"{line} |"
+
+
+def _likeness(found: Draws, own: Draws, draws: int, later: int) -> NDArray[np.float64]:
+    """Of voices [draws, utterances], to those of a later draw; NaN where one of them is silent."""
+    one, other = found.voices(draws), np.roll(own.voices(draws), -later, axis=0)
+    likeness: NDArray[np.float64] = (one * other).sum(-1)
+    return likeness
 
 
 def _percent(share: float) -> str:
