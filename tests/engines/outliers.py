@@ -18,8 +18,8 @@ NONE = 0  # the empty id of sequences in which all is text
 
 
 def plant(source: Path, folder: Path, channels: int, times: float) -> Bundle:
-    """A copy of a bundle in whose backbone so many channels of each norm are larger: layers read
-    them, and no weight says so."""
+    """A copy of a bundle in whose backbone so many channels of each norm are larger, and the rest
+    smaller, so that layers read as much as before. No weight says so."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in source.iterdir():
         if path.name == DATA:
@@ -33,7 +33,9 @@ def plant(source: Path, folder: Path, channels: int, times: float) -> Bundle:
         for tensor in model.graph.initializer:
             if ".layers." in tensor.name and tensor.name.endswith("layernorm.weight"):
                 values = np.array(map_tensor(tensor, data))
+                before = np.linalg.norm(values)
                 values[rng.choice(len(values), channels, replace=False)] *= times
+                values *= before / np.linalg.norm(values)
                 file.seek(next(int(e.value) for e in tensor.external_data if e.key == "offset"))
                 file.write(values.tobytes())
     return Bundle.open(folder, verify=False)
