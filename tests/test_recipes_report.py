@@ -148,6 +148,13 @@ def test_differences_are_of_the_same_draws(workshop: Workshop) -> None:
     spoke(workshop, int8, (own[:2] + 1).tolist())  # one word more wrong in each, and a draw less
     line = next(row for row in tables.speech_table([FLOATS, int8], workshop) if "int8" in row)
     assert "| tts | 2 |" in line and "+10.00 (+10.00 to +10.00)" in line
+    spoke(workshop, Subject(recipe.load("int4")), np.minimum(own + 30, 30).tolist())
+    line = next(
+        row
+        for row in tables.speech_table([Subject(recipe.load("int4"))], workshop)
+        if "int4" in row
+    )
+    assert line.split(" | ")[5] == f"{100 - own.sum() / 12:+.2f}" + line.split(" | ")[5][6:]
     floats = next(row for row in tables.speech_table([FLOATS, int8], workshop) if "fp32 |" in row)
     assert f"| 3 | {own.sum()} of 1200, " in floats and floats.count("+") == 0
 
