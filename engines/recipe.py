@@ -108,6 +108,18 @@ class Recipe:
             weights.method == ACTIVATION_AWARE for weights in used
         )
 
+    @property
+    def slow_on_cpus(self) -> tuple[str, ...]:
+        """The components whose products ONNX Runtime's CPU makes in floats: of whole channels, or
+        of E4M3, it makes float weights first, at each product."""
+        found = []
+        for name, part in self.components.items():
+            weights = part.weights
+            widened = CHANNEL in weights.blocks and part.activations == FLOAT
+            if name not in TABLES and (widened or weights.scheme == "fp8"):
+                found.append(name)
+        return tuple(found)
+
     def rounding(self, matrix: Matrix) -> str | None:
         """What the input of a layer is rounded to, by a scale of calibration; None for nothing."""
         kind = self.components[matrix.component].activations
