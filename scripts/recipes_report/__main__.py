@@ -39,9 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--whole", action="store_true", help="level 5 of whole recipes alone")
     parser.add_argument("--seeds", type=int, default=1, help="draws for words; 0 leaves them out")
-    draws = {"nargs": "?", "type": int, "const": 1, "default": 0, "metavar": "K"}
-    parser.add_argument("--streamed", **draws, help="draws for words of streams")
-    parser.add_argument("--quality", **draws, help="draws for sound apart from words")
+    for option, what in (("--streamed", "words of streams"), ("--quality", "sound")):
+        parser.add_argument(
+            option, nargs="?", type=int, const=1, default=0, metavar="K", help=f"draws for {what}"
+        )
     args = parser.parse_args(arguments)
     utterances = UtteranceSet.open(args.set)
     calibration = args.calibration and Calibration.load(args.calibration)

@@ -65,11 +65,10 @@ class Job:
                 found["words"].append(len(words(verdict.wanted)))
                 if self.how == SOUND:
                     wav, rate = verdict.wav, model.sampling_rate
-                    of_none = wav is None
-                    found["opinion"].append(None if of_none else opinion.of(wav, rate))
-                    found["voice"].append(
-                        None if of_none else voice.of(wav, rate).round(4).tolist()
-                    )
+                    heard = None if wav is None else opinion.of(wav, rate)
+                    whose = None if wav is None else voice.of(wav, rate).round(4).tolist()
+                    found["opinion"].append(heard)
+                    found["voice"].append(whose)
                 on_progress()
         return found
 

@@ -13,7 +13,6 @@ from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.manifest import ModelSpec
 from mimo_edge.scripts.observing import ObservingBackend
 
-DATA = "backbone.onnx.data"
 NONE = 0  # the empty id of sequences in which all is text
 
 
@@ -21,14 +20,14 @@ def plant(source: Path, folder: Path, channels: int, times: float) -> Bundle:
     """A copy of a bundle in whose backbone so many channels of each norm are larger, and the rest
     smaller, so that layers read as much as before. No weight says so."""
     folder.mkdir(parents=True, exist_ok=True)
+    data = folder / Bundle.open(source, verify=False).piece("backbone").data
     for path in source.iterdir():
-        if path.name == DATA:
-            shutil.copy(path, folder / DATA)
+        if path.name == data.name:
+            shutil.copy(path, data)
         elif path.is_file():
             (folder / path.name).hardlink_to(path)
     bundle, rng = Bundle.open(folder, verify=False), np.random.default_rng(0)
     model = onnx.load(bundle.path("backbone"), load_external_data=False)
-    data = folder / DATA
     with data.open("r+b") as file:
         for tensor in model.graph.initializer:
             if ".layers." in tensor.name and tensor.name.endswith("layernorm.weight"):
