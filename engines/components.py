@@ -19,10 +19,11 @@ _TABLE = (
     ("quantizer.*", "codebooks"),
     ("encoder.*", "tokenizer_encoder"),
     ("decoder.vocoder.*", "vocoder"),
-    ("stream.decoder.vocoder.*", "vocoder"),  # the same layers, in the graphs that stream
+    ("stream.decoder.vocoder.*", "vocoder"),
     ("decoder.*", "tokenizer_decoder"),
     ("stream.decoder.*", "tokenizer_decoder"),
 )
+STREAM = "stream."  # before the names of layers in the graphs that stream; they are the same layers
 COMPONENTS = (
     "text_embedding",
     "speech_embeddings",
@@ -52,6 +53,11 @@ class Matrix:
     @property
     def table(self) -> bool:
         return self.component in TABLES
+
+
+def bare(name: str) -> str:
+    """The name of a tensor in every graph that holds it."""
+    return name.removeprefix(STREAM)
 
 
 def component_of(name: str) -> str | None:

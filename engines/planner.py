@@ -36,7 +36,7 @@ def estimate(bundle: Bundle) -> list[Estimate]:
     result = []
     for piece in PIECES:
         graph = onnx.load(bundle.path(piece), load_external_data=False).graph
-        result.append(estimate_piece(piece, bundle.weights(piece).bytes, len(graph.node)))
+        result.append(estimate_piece(piece, bundle.weight_bytes(piece), len(graph.node)))
     return result
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from mimo_edge.engines.calibration import Calibration
-from mimo_edge.engines.components import COMPONENTS, EXACT, component_of
+from mimo_edge.engines.components import COMPONENTS, EXACT, bare, component_of
 from mimo_edge.engines.quantized_graph import (
     CODE_TYPES,
     matrices,
@@ -26,12 +26,13 @@ from mimo_edge.engines.schemes import Floats, Read
 from mimo_edge.engines.weigh import Part
 from mimo_edge.engines.weight_file import (
     Stored,
+    WeightFile,
     is_external,
     map_tensor,
     point_to,
-    write_weights,
 )
 from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.data_files import by_data_file, data_file
 from mimo_edge.runtime.bundle.errors import RecipeError
 from mimo_edge.runtime.bundle.files import hash_file, write_text
 from mimo_edge.runtime.bundle.folders import check_output
@@ -44,8 +45,8 @@ from mimo_edge.runtime.bundle.unfinished import (
     finish,
     own_place,
     partial_folder,
-    read_marker,
-    write_marker,
+    read_markers,
+    write_markers,
 )
 from numpy.typing import NDArray
 
@@ -73,7 +74,8 @@ def quantize_bundle(
         calibration.check_source(bundle.manifest.source, bundle.folder)
     place = check_output(output, [bundle.folder], force)
     plans = {piece: Plan.of(_read_graph(bundle, piece), recipe) for piece in bundle.manifest.pieces}
-    total = sum(_data_file(bundle, piece).stat().st_size for piece in bundle.manifest.pieces)
+    sizes = {piece: bundle.weight_bytes(piece) for piece in plans}
+    total, groups = sum(sizes.values()), by_data_file(plans)
     done = 0
 
     def heard(stage: str, count: int) -> None:
@@ -83,26 +85,30 @@ def quantize_bundle(
 
     made_by = [dataclasses.asdict(recipe), calibration and calibration.digest]
     key = json.dumps([bundle.identity, made_by, _version()])
-    held = sum(plan.bytes for plan in plans.values())
+    held = sum(plans[group[0]].bytes for group in groups)  # the others have a part of the same
     with own_place(place), partial_folder(place, held, resume) as folder:
         check_output(output, [bundle.folder], force)  # another may have ended since
         pieces: dict[str, PieceSpec] = {}
         files: dict[str, FileSpec] = {}
-        for piece, plan in plans.items():
-            finished = read_marker(folder, piece, key) if resume else None
+        for group in groups:
+            finished = read_markers(folder, group, key) if resume else None
             if finished is None:
-                on_write = partial(
-                    heard, f"quantising {piece}" if plan.forms else f"copying {piece}"
-                )
-                if calibration is not None and plan.forms:
-                    heard(f"scaling {piece}", 0)
-                    plan = _calibrated(bundle, piece, plan, calibration)
-                finished = _quantize_piece(bundle, recipe, piece, plan, folder, on_write)
-                write_marker(folder, piece, key, finished)
+                made = {}
+                with WeightFile(folder / data_file(group[0])) as data:
+                    for piece in group:
+                        plan = plans[piece]
+                        doing = "quantising" if plan.forms else "copying"
+                        on_write = partial(heard, f"{doing} {piece}")
+                        if calibration is not None and plan.forms:
+                            heard(f"scaling {piece}", 0)
+                            plan = _calibrated(bundle, piece, plan, calibration)
+                        made[piece] = _quantize_piece(bundle, recipe, piece, plan, data, on_write)
+                finished = write_markers(folder, key, made, data.spec)
             else:
-                heard(f"kept {piece}", _data_file(bundle, piece).stat().st_size)
-            pieces[piece] = finished[0]
-            files.update(finished[1])
+                heard(f"kept {', '.join(group)}", sum(sizes[piece] for piece in group))
+            for piece in group:
+                pieces[piece] = finished[piece][0]
+                files.update(finished[piece][1])
         taken = {n for spec in bundle.manifest.pieces.values() for n in (spec.file, spec.data)}
         for name in bundle.manifest.files.keys() - taken:
             shutil.copyfile(bundle.folder / name, folder / name)
@@ -139,13 +145,15 @@ def check_recipe(bundle: Bundle, recipe: Recipe) -> None:
 
 
 def bundle_parts(bundle: Bundle) -> Iterator[Part]:
-    """The tensors of a float bundle that belong to a component."""
+    """The tensors of a float bundle that belong to a component, those that pieces share once."""
+    known: set[tuple[str, str]] = set()
     for piece in bundle.manifest.pieces:
         model = _read_graph(bundle, piece)
         weights = matrices(model)
         for tensor in model.graph.initializer:
-            component = component_of(tensor.name)
-            if component is not None and is_external(tensor):
+            component, own = component_of(tensor.name), (data_file(piece), bare(tensor.name))
+            if component is not None and is_external(tensor) and own not in known:
+                known.add(own)
                 yield Part(component, int(np.prod(tensor.dims)), weights.get(tensor.name))
 
 
@@ -154,9 +162,10 @@ def _quantize_piece(
     recipe: Recipe,
     piece: str,
     plan: Plan,
-    folder: Path,
+    written: WeightFile,
     on_write: Callable[[int], None],
-) -> tuple[PieceSpec, dict[str, FileSpec]]:
+) -> tuple[PieceSpec, FileSpec]:
+    """Write the weights of a piece, and its graph beside them; returns the graph's file."""
     spec, data = bundle.piece(piece), _data_file(bundle, piece)
     floats = {tensor.name: tensor for tensor in plan.model.graph.initializer}
     external = [name for name, tensor in floats.items() if is_external(tensor)]
@@ -180,15 +189,18 @@ def _quantize_piece(
 
                 yield from quantized(plan, name, read, values.dtype, heard)
 
-    file, places = write_weights(folder / data.name, tensors())
-    point_to(model, data.name, places)
-    path = folder / spec.file
+    point_to(model, written.path.name, written.write(tensors()))
+    path = written.path.with_name(f"{piece}.onnx")
     path.write_bytes(model.SerializeToString(deterministic=True))
     onnx.checker.check_model(str(path))
     made = dataclasses.replace(
-        spec, weights=recorded(plan, spec.weights), dynamic=is_dynamic(plan, recipe)
+        spec,
+        file=path.name,
+        data=written.path.name,
+        weights=recorded(plan, spec.weights),
+        dynamic=is_dynamic(plan, recipe),
     )
-    return made, {data.name: file, spec.file: hash_file(path)}
+    return made, hash_file(path)
 
 
 def _calibrated(bundle: Bundle, piece: str, plan: Plan, calibration: Calibration) -> Plan:

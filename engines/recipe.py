@@ -31,8 +31,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from mimo_edge.engines.calibration import HOW, STREAM, Calibration
-from mimo_edge.engines.components import COMPONENTS, EXACT, TABLES, Matrix
+from mimo_edge.engines.calibration import HOW, Calibration
+from mimo_edge.engines.components import COMPONENTS, EXACT, TABLES, Matrix, bare
 from mimo_edge.engines.schemes import ACTIVATION_AWARE, CHANNEL, METHODS, SCHEMES
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.dtypes import PRECISIONS
@@ -44,6 +44,7 @@ FOLDER = Path(__file__).parent / "recipes"
 FLOAT = "float"
 ACTIVATIONS = (FLOAT, "dynamic", "int8", "fp8")
 CALIBRATED = ("int8", "fp8")  # activations whose scales are found before
+KV_CACHE = "kv_cache"  # is none of the components
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class Recipe:
     def rounding(self, matrix: Matrix) -> str | None:
         """What the input of a layer is rounded to, by a scale of calibration; None for nothing."""
         kind = self.components[matrix.component].activations
-        spared = any(fnmatchcase(matrix.name.removeprefix(STREAM), g) for g in self.float_inputs)
+        spared = any(fnmatchcase(bare(matrix.name), g) for g in self.float_inputs)
         return kind if kind in CALIBRATED and not matrix.table and not spared else None
 
     def form(self, matrix: Matrix) -> Form | None:
@@ -179,6 +180,12 @@ def parse(raw: Mapping[str, Any], path: Path) -> Recipe:
     if name != path.stem:
         raise RecipeError(f"{path} names itself {name!r}; the name must be that of the file")
     given = reader.table(raw, "components")
+    if KV_CACHE in given:
+        raise RecipeError(
+            f"{path}: a component is {KV_CACHE!r}, which a bundle does not store: how keys and "
+            "values are kept is chosen where one is built, mimo-edge build --target ort-cpu "
+            "--kv-cache int8. Leave it out."
+        )
     for component in given:
         reader.choice(component, COMPONENTS, "a component")
     default = reader.table(raw, "default")

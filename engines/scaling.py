@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 import numpy as np
-from mimo_edge.engines.calibration import STREAM, Calibration, Statistics
-from mimo_edge.engines.components import Matrix
+from mimo_edge.engines.calibration import Calibration, Statistics
+from mimo_edge.engines.components import STREAM, Matrix
 from mimo_edge.engines.recipe import Form
 from mimo_edge.engines.schemes import ACTIVATION_AWARE, SCHEMES, Floats, Read, rounded
 

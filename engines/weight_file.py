@@ -1,18 +1,20 @@
-"""The data file of a piece: its tensors end to end, each where a reader can map it."""
+"""A data file: the tensors of graphs end to end, each where a reader can map it."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
+from mimo_edge.engines.components import bare
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.bundle.manifest import FileSpec
 from numpy.typing import NDArray
 from onnx import TensorProto
 
 ALIGNMENT = 4096  # bytes
+_PART = 1 << 24  # bytes that are compared at a time
 Place = tuple[int, int]  # offset, length
 
 
@@ -24,26 +26,72 @@ class Stored:
     parts: Iterable[NDArray]
 
 
-def write_weights(
-    path: Path, tensors: Iterable[Stored], on_write: Callable[[int], None] = lambda _: None
-) -> tuple[FileSpec, dict[str, Place]]:
-    """Stream tensors into a file; `on_write` hears of bytes. Returns its hash, and the places."""
-    digest, position, places = hashlib.sha256(), 0, {}
-    with path.open("wb") as file:
+class WeightFile:
+    """A data file while it is written, for one graph or for several that share weights.
+
+    A tensor that an earlier graph has, too, by its name and its content, lies in it once.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._digest, self._position = hashlib.sha256(), 0
+        self._held: dict[str, Place] = {}  # of the graphs before: bare name -> place
+
+    def __enter__(self) -> "WeightFile":
+        self._file = self.path.open("w+b")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    @property
+    def spec(self) -> FileSpec:
+        """Its hash and size, as far as it is written."""
+        return FileSpec(self._digest.hexdigest(), self._position)
+
+    def write(self, tensors: Iterable[Stored]) -> dict[str, Place]:
+        """Stream the tensors of a graph into it; returns their places."""
+        places = {}
         for tensor in tensors:
-            start = -(-position // ALIGNMENT) * ALIGNMENT
-            gap = bytes(start - position)
-            file.write(gap)
-            digest.update(gap)
-            position = start
-            for part in tensor.parts:
-                data = np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
-                file.write(data)
-                digest.update(data)
-                position += len(data)
-                on_write(len(data))
-            places[tensor.name] = (start, position - start)
-    return FileSpec(digest.hexdigest(), position), places
+            digest, position = self._digest.copy(), self._position
+            place = self._append(tensor.parts)
+            held = self._held.get(bare(tensor.name))
+            if held is not None and self._equal(held, place):
+                self._digest, self._position, place = digest, position, held
+                self._file.truncate(position)
+            self._file.seek(self._position)
+            places[tensor.name] = place
+        for name, place in places.items():
+            self._held.setdefault(bare(name), place)
+        self._file.flush()
+        return places
+
+    def _append(self, parts: Iterable[NDArray]) -> Place:
+        start = -(-self._position // ALIGNMENT) * ALIGNMENT
+        self._put(bytes(start - self._position))
+        for part in parts:
+            self._put(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+        return start, self._position - start
+
+    def _put(self, data: bytes | memoryview) -> None:
+        self._file.write(data)
+        self._digest.update(data)
+        self._position += len(data)
+
+    def _equal(self, one: Place, other: Place) -> bool:
+        """Whether the same bytes lie at two places."""
+        (first, length), (second, size) = one, other
+        if length != size:
+            return False
+        for at in range(0, length, _PART):
+            count = min(_PART, length - at)
+            if self._read(first + at, count) != self._read(second + at, count):
+                return False
+        return True
+
+    def _read(self, start: int, count: int) -> bytes:
+        self._file.seek(start)
+        return self._file.read(count)
 
 
 def point_to(model: onnx.ModelProto, file: str, places: Mapping[str, Place]) -> None:
@@ -73,3 +121,15 @@ def map_tensor(tensor: TensorProto, path: Path) -> NDArray:
         return data
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     return data.view(dtype).reshape(tuple(tensor.dims))
+
+
+def int4_columns(
+    stored: NDArray[np.uint8], shape: tuple[int, int], start: int, stop: int
+) -> NDArray[np.uint8]:
+    """Columns from `start` (even) to `stop` of int4 codes [K, N], from two a byte to one."""
+    rows, columns = shape
+    if columns % 2:  # a row does not begin at a byte
+        flat = np.stack([stored & 15, stored >> 4], axis=-1).reshape(-1)
+        return flat[: rows * columns].reshape(rows, -1)[:, start:stop]
+    pairs = stored.reshape(rows, columns // 2)[:, start // 2 : -(-stop // 2)]
+    return np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(rows, -1)

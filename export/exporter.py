@@ -21,12 +21,13 @@ from mimo_edge.engines.calibration import Calibration
 from mimo_edge.engines.quantized_graph import quantize_graph
 from mimo_edge.engines.quantized_piece import Plan, is_dynamic, quantized, recorded, scaled
 from mimo_edge.engines.recipe import Recipe, check_calibration, check_export, load
-from mimo_edge.engines.weight_file import Stored, point_to, write_weights
+from mimo_edge.engines.weight_file import Stored, WeightFile, point_to
 from mimo_edge.export.piece import Port
 from mimo_edge.export.sources import Sources
-from mimo_edge.export.traced import TracedPiece, data_file
-from mimo_edge.export.tracers import traced_pieces
+from mimo_edge.export.traced import TracedPiece
+from mimo_edge.export.tracers import together, traced_pieces
 from mimo_edge.export.weights import Region, WeightReader
+from mimo_edge.runtime.bundle.data_files import by_data_file, data_file
 from mimo_edge.runtime.bundle.dtypes import PRECISIONS
 from mimo_edge.runtime.bundle.files import hash_file, write_text
 from mimo_edge.runtime.bundle.folders import check_output
@@ -34,6 +35,7 @@ from mimo_edge.runtime.bundle.manifest import (
     COMPONENTS,
     MANIFEST,
     SCHEMA,
+    FileSpec,
     Manifest,
     PieceSpec,
     TensorSpec,
@@ -44,8 +46,8 @@ from mimo_edge.runtime.bundle.unfinished import (
     finish,
     own_place,
     partial_folder,
-    read_marker,
-    write_marker,
+    read_markers,
+    write_markers,
 )
 from mimo_edge.runtime.chat.protocol import protocol
 
@@ -64,6 +66,8 @@ CODE = (
     "engines/quantized_*.py",
     "engines/scaling.py",
     "engines/schemes.py",
+    "engines/weight_file.py",
+    "runtime/bundle/data_files.py",
     "runtime/bundle/stream_sizes.py",
 )
 
@@ -114,26 +118,30 @@ def export_bundle(
         def say(what: str) -> None:
             on_progress(what, done, max(total, done))
 
-        for name in names if resume else ():
-            kept = read_marker(partial, name, key)
+        groups = by_data_file(names)
+        for group in groups if resume else ():
+            kept = read_markers(partial, group, key)
             if kept is not None:
-                finished[name] = kept
-                done += sum(spec.bytes for spec in kept[1].values())
-                say(f"kept {name}")
+                finished |= kept
+                files = {file: spec for _, held in kept.values() for file, spec in held.items()}
+                done += sum(spec.bytes for spec in files.values())
+                say(f"kept {', '.join(group)}")
         left = [name for name in names if name not in finished]
         with traced_pieces(pieces, left, lambda name: say(f"tracing {name}")) as traced:
-            for name, piece in traced:
+            for ready in together(traced, groups):
+                made: dict[str, tuple[PieceSpec, FileSpec]] = {}
+                with WeightFile(partial / data_file(next(iter(ready)))) as data:
+                    for name, piece in ready.items():
 
-                def on_write(count: int, name: str = name) -> None:
-                    nonlocal done
-                    done += count
-                    say(f"writing {name}")
+                        def on_write(count: int, name: str = name) -> None:
+                            nonlocal done
+                            done += count
+                            say(f"writing {name}")
 
-                written = _write_piece(
-                    sources, partial, name, piece, dtype_name, recipe, calibration, on_write
-                )
-                write_marker(partial, name, key, written)
-                finished[name] = written
+                        made[name] = _write_piece(
+                            sources, data, name, piece, dtype_name, recipe, calibration, on_write
+                        )
+                finished |= write_markers(partial, key, made, data.spec)
         files = {file: spec for name in names for file, spec in finished[name][1].items()}
         for path in sources.text_files:
             shutil.copyfile(path, partial / path.name)
@@ -172,16 +180,15 @@ def _code_digest() -> str:
 
 def _write_piece(
     sources: Sources,
-    folder: Path,
+    data: WeightFile,
     name: str,
     traced: TracedPiece,
     dtype_name: str,
     recipe: Recipe,
     calibration: Calibration | None,
     on_write: Callable[[int], None],
-) -> Finished:
-    """Its graph and its weights, stored as the recipe says."""
-    data_name, graph_name = data_file(name), f"{name}.onnx"
+) -> tuple[PieceSpec, FileSpec]:
+    """Its weights, stored as the recipe says, and its graph beside them; the graph's file."""
     proto = onnx.ModelProto.FromString(traced.graph)
     reader = WeightReader(sources.tensors, traced)
     region_of = {region.name: region for region in traced.regions}
@@ -190,17 +197,14 @@ def _write_piece(
     )
     quantize_graph(proto, plan.weights, plan.forms, plan.rounding)
     stored = _stored(reader, traced.regions, plan, on_write)
-    data, places = write_weights(folder / data_name, stored)
-    point_to(proto, data_name, places)
-    files = {data_name: data}
-    path = folder / graph_name
+    point_to(proto, data.path.name, data.write(stored))
+    path = data.path.with_name(f"{name}.onnx")
     path.write_bytes(proto.SerializeToString(deterministic=True))
     onnx.checker.check_model(str(path))
     onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
-    files[graph_name] = hash_file(path)
     spec = PieceSpec(
-        file=graph_name,
-        data=data_name,
+        file=path.name,
+        data=data.path.name,
         compute="fp32" if name == "mel" else dtype_name,
         weights=recorded(
             plan,
@@ -213,7 +217,7 @@ def _write_piece(
         outputs=_ports(traced.outputs),
         dynamic=is_dynamic(plan, recipe),
     )
-    return spec, files
+    return spec, hash_file(path)
 
 
 def _stored(

@@ -10,6 +10,7 @@ from mimo_edge.export.piece import Port
 from mimo_edge.export.pieces import Pieces
 from mimo_edge.export.trace import trace
 from mimo_edge.export.weights import Region, attach, plan_regions
+from mimo_edge.runtime.bundle.data_files import data_file
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,3 @@ def traced_piece(pieces: Pieces, name: str) -> TracedPiece:
         piece.inputs,
         piece.outputs,
     )
-
-
-def data_file(name: str) -> str:
-    """Where the weights of a piece lie, beside its graph."""
-    return f"{name}.onnx.data"

@@ -11,7 +11,7 @@ import pickle
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from threading import Thread
@@ -63,6 +63,18 @@ def traced_pieces(pieces: Pieces, names: Sequence[str], on_begin: OnBegin) -> It
     finally:
         for tracer in tracers:
             tracer.end()
+
+
+def together(
+    traced: Iterable[Traced], groups: Sequence[Sequence[str]]
+) -> Iterator[dict[str, TracedPiece]]:
+    """The pieces of a group in its order, as soon as the last of them is traced."""
+    waiting: dict[str, TracedPiece] = {}
+    for name, piece in traced:
+        waiting[name] = piece
+        group = next(group for group in groups if name in group)
+        if all(each in waiting for each in group):
+            yield {each: waiting.pop(each) for each in group}
 
 
 def _traced_here(pieces: Pieces, names: Sequence[str], on_begin: OnBegin) -> Iterator[Traced]:

@@ -1,4 +1,4 @@
-"""Streaming of weights: from the checkpoint's files into one data file per piece.
+"""Streaming of weights: from the checkpoint's files into the data files of pieces.
 
 One slice of one tensor is in memory at a time, whatever the size of the model.
 """

@@ -26,6 +26,10 @@ COMMANDS = {
     "make-checkpoint": ("make_checkpoint", "write a random checkpoint pair, to try all else"),
     "export": ("export", "turn a checkpoint pair into a bundle of ONNX graphs"),
     "quantize": ("quantize", "turn a float bundle into a quantised one, without torch"),
+    "dequantize": (
+        "dequantize",
+        "turn a quantised bundle into a checkpoint again",
+    ),
     "calibrate": ("calibrate", "find what the layers of a model read, for recipes that need it"),
     "recipe": ("recipe", "the recipes: what each means, and what it will weigh"),
     "plan": ("plan", "does a model fit a device, and how fast will it be there"),

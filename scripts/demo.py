@@ -20,7 +20,7 @@ from mimo_edge.runtime.bundle.errors import InputError, ParityError
 from mimo_edge.runtime.generation.generation import Generation, Result
 from mimo_edge.runtime.options import Options
 from mimo_edge.runtime.tasks import MimoAudio
-from mimo_edge.scripts.make_checkpoint import AUDIO_TOKENIZER, LANGUAGE_MODEL
+from mimo_edge.scripts.checkpoint.pair_folder import AUDIO_TOKENIZER, LANGUAGE_MODEL
 from mimo_edge.scripts.progress import StageProgress
 
 ASSETS = Path(__file__).parent.parent / "assets"

@@ -9,7 +9,7 @@ from pathlib import Path
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.engine_folders import INSIDE, finished, home_of
 from mimo_edge.runtime.bundle.errors import EnvironmentProblem
-from mimo_edge.runtime.bundle.manifest import PieceSpec, TensorSpec
+from mimo_edge.runtime.bundle.manifest import Manifest, PieceSpec, TensorSpec
 from mimo_edge.scripts.backend_arguments import verify
 from mimo_edge.scripts.progress import size
 
@@ -75,13 +75,23 @@ def run(args: argparse.Namespace) -> int:
     )
     print(f"{'piece':18} {'computes':9} {'size':>8}  inputs -> outputs")
     for name, piece in manifest.pieces.items():
-        files = (piece.file, piece.data)
-        held = sum(bundle.files[f].bytes for f in files if f in bundle.files)
-        stored = size(held) if piece.file in bundle.files else "engine"
+        stored = "engine"
+        if piece.file in bundle.files:
+            stored = size(bundle.files[piece.file].bytes + bundle.weight_bytes(name))
         print(f"{name:18} {piece.compute:9} {stored:>8}  {_ports(piece)}")
+    for data, names in _shared(manifest).items():
+        print(f"{', '.join(names)}: weights in one file, {data}")
     print(FLOW)
     _print_engines(bundle)
     return 0
+
+
+def _shared(manifest: Manifest) -> dict[str, list[str]]:
+    """Data files that hold the weights of several pieces."""
+    found: dict[str, list[str]] = {}
+    for name, piece in manifest.pieces.items():
+        found.setdefault(piece.data, []).append(name)
+    return {data: names for data, names in found.items() if len(names) > 1}
 
 
 def _print_engines(bundle: Bundle) -> None:

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mimo_edge.engines.weight_file import point_to
 from mimo_edge.export.exporter import export_bundle, tool_versions
 from mimo_edge.export.sources import Sources
 from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.data_files import data_file
 from mimo_edge.runtime.bundle.dtypes import DTYPES, PRECISIONS
 from mimo_edge.runtime.bundle.family import MIMO_AUDIO
 from mimo_edge.runtime.bundle.files import hash_file, write_text
@@ -36,6 +38,8 @@ ROOT = Path(__file__).parent.parent
 CODE = (
     "mimo_ref/*.py",
     "export/*.py",
+    "engines/weight_file.py",
+    "runtime/bundle/data_files.py",
     "runtime/bundle/dtypes.py",
     "runtime/bundle/manifest.py",
     "runtime/chat/*.py",
@@ -71,15 +75,13 @@ def hollow(folder: Path, precision: str = "fp32") -> Bundle:
     """A bundle that opens, whose graphs are empty files: nothing is traced."""
     folder.mkdir()
     pieces, files, ports = {}, {}, handed_on(SPEC, PRECISIONS[precision].name)
-    for number, piece in enumerate(PIECES, start=1):
+    for piece in PIECES:
         weights = {component: WeightScheme(precision) for component in COMPONENTS[piece]}
         compute = "fp32" if piece == "mel" else precision
         inputs, outputs = ports.get(piece, ((), ()))
-        pieces[piece] = PieceSpec(
-            f"{piece}.onnx", f"{piece}.onnx.data", compute, weights, inputs, outputs
-        )
-        graph, data = _graph(piece, inputs, outputs), bytes(1000 * number)
-        for name, content in ((f"{piece}.onnx", graph), (f"{piece}.onnx.data", data)):
+        spec = PieceSpec(f"{piece}.onnx", data_file(piece), compute, weights, inputs, outputs)
+        pieces[piece], data = spec, bytes(1000 * (1 + PIECES.index(spec.data.partition(".")[0])))
+        for name, content in ((spec.file, _graph(piece, spec, len(data))), (spec.data, data)):
             (folder / name).write_bytes(content)
             files[name] = hash_file(folder / name)
     states = PRECISIONS[precision].name
@@ -89,8 +91,8 @@ def hollow(folder: Path, precision: str = "fp32") -> Bundle:
     return Bundle.open(folder)
 
 
-def _graph(name: str, inputs: Ports, outputs: Ports) -> bytes:
-    """A graph of ports alone."""
+def _graph(name: str, spec: PieceSpec, size: int) -> bytes:
+    """A graph of ports, and of one weight that is its whole data file."""
     sides = [
         [
             helper.make_tensor_value_info(
@@ -98,9 +100,12 @@ def _graph(name: str, inputs: Ports, outputs: Ports) -> bytes:
             )
             for port in ports
         ]
-        for ports in (inputs, outputs)
+        for ports in (spec.inputs, spec.outputs)
     ]
-    return helper.make_model(helper.make_graph([], name, *sides)).SerializeToString()
+    weight = TensorProto(name="weight", data_type=TensorProto.UINT8, dims=[size])
+    model = helper.make_model(helper.make_graph([], name, *sides, initializer=[weight]))
+    point_to(model, spec.data, {"weight": (0, size)})
+    return model.SerializeToString()
 
 
 def handed_on(model: ModelSpec, states: str) -> dict[str, tuple[Ports, Ports]]:

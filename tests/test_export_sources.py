@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mimo_edge.engines.weight_file import WeightFile
 from mimo_edge.export import exporter, fits, tracers
 from mimo_edge.export.sources import Sources
 from mimo_edge.mimo_ref.config import AudioTokenizerConfig, LanguageModelConfig
@@ -20,9 +21,10 @@ from mimo_edge.runtime.bundle.family import SPEECH_PIECES
 from mimo_edge.runtime.bundle.files import hash_file
 from mimo_edge.runtime.bundle.manifest import PIECES, FileSpec, PieceSpec
 from mimo_edge.runtime.chat.text_tokenizer import TextTokenizer
+from mimo_edge.scripts.checkpoint.pair_folder import AUDIO_TOKENIZER, LANGUAGE_MODEL
 from mimo_edge.scripts.checkpoint.presets import PRESETS
 from mimo_edge.scripts.checkpoint.small_tokenizer import write_tokenizer
-from mimo_edge.scripts.make_checkpoint import AUDIO_TOKENIZER, LANGUAGE_MODEL, make_checkpoint
+from mimo_edge.scripts.make_checkpoint import make_checkpoint
 from safetensors.numpy import load_file, save_file
 
 from tests.bundles import NANO, hollow
@@ -167,13 +169,14 @@ def test_what_speaks_is_exported_of_what_speaks(
     like = hollow(tmp_path / "hollow").manifest
 
     def write_nothing(
-        sources: Sources, folder: Path, name: str, *_: object
-    ) -> tuple[PieceSpec, dict[str, FileSpec]]:
+        sources: Sources, data: WeightFile, name: str, *_: object
+    ) -> tuple[PieceSpec, FileSpec]:
         made.append(name)
-        spec = like.pieces[name]
-        for file in (spec.file, spec.data):
-            shutil.copyfile(tmp_path / "hollow" / file, folder / file)
-        return spec, {file: hash_file(folder / file) for file in (spec.file, spec.data)}
+        spec = dataclasses.replace(like.pieces[name], data=data.path.name)
+        data.write([])
+        graph = data.path.with_name(spec.file)
+        shutil.copyfile(tmp_path / "hollow" / spec.file, graph)
+        return spec, hash_file(graph)
 
     monkeypatch.setattr(tracers, "processes_for", lambda _: 0)
     monkeypatch.setattr(tracers, "traced_piece", lambda *_: None)

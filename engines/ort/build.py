@@ -1,19 +1,29 @@
 """From a bundle to one for ONNX Runtime on this machine: graphs lowered, weights packed.
 
-It has the same pieces with the same ports, and the same text tokenizer.
+It has the same pieces with the same ports, but for the dtype of keys and values where these are to
+be int8, and the same text tokenizer.
 """
 
 import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import onnx
 import onnxruntime as ort
+from mimo_edge.engines.calibration import Calibration
 from mimo_edge.engines.ort.attention import lower_attention
 from mimo_edge.engines.ort.graph import constants
+from mimo_edge.engines.ort.int8_cache import (
+    PIECE,
+    Floats,
+    quantize_cache,
+    scales_of,
+    watch_states,
+    with_int8_cache,
+)
 from mimo_edge.engines.ort.norms import lower_norms
 from mimo_edge.engines.ort.packed_states import pack_states
 from mimo_edge.engines.ort.prepack import ENTRY, PACKED, pack, point_to_packed
@@ -28,24 +38,24 @@ from mimo_edge.engines.ort.products import (
 from mimo_edge.engines.ort.rows import row_products, sums_exactly
 from mimo_edge.engines.weight_file import (
     Stored,
+    WeightFile,
     is_external,
     map_tensor,
     point_to,
-    write_weights,
 )
 from mimo_edge.runtime.bundle.built import built_here
 from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.data_files import by_data_file, data_file
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.bundle.files import hash_file, write_text
 from mimo_edge.runtime.bundle.manifest import MANIFEST, FileSpec, PieceSpec
 from mimo_edge.runtime.bundle.processor import processor
 from mimo_edge.runtime.bundle.unfinished import (
-    Finished,
     finish,
     own_place,
     partial_folder,
-    read_marker,
-    write_marker,
+    read_markers,
+    write_markers,
 )
 
 # (what is being done, bytes of the bundle's weights done, bytes in all)
@@ -55,14 +65,27 @@ OnProgress = Callable[[str, int, int], None]
 MANY_ROWS = {"tokenizer_encoder", "tokenizer_decoder", "mel_stream", "vocoder_stream"}
 
 
-def lower(model: onnx.ModelProto, bundle: Bundle, piece: str) -> list[Product]:
-    """All steps, in place. Returns the products whose weights are laid out anew."""
+def lower(
+    model: onnx.ModelProto,
+    bundle: Bundle,
+    piece: str,
+    cache: Mapping[str, Floats] | None = None,
+) -> list[Product]:
+    """All steps, in place. Returns the products whose weights are laid out anew.
+
+    `cache` are the scales of the backbone's keys and values, if they are to be int8.
+    """
     lengths = {"backbone": bundle.model.context, "patch_decoder": bundle.model.sub_steps}
     if piece in lengths:  # elsewhere a cache is a ring, or nothing is causal
         lower_attention(model, lengths[piece])
+    scales = cache if piece == PIECE else None
+    if scales is not None:
+        quantize_cache(model, scales)
     found = _products(model, piece, bundle.piece(piece).dynamic)
     lower_products(model, found)
     pack_states(model)
+    if scales is not None:
+        watch_states(model)
     lower_norms(model)
     return found
 
@@ -78,56 +101,78 @@ def _products(model: onnx.ModelProto, piece: str, dynamic: bool) -> list[Product
     return whole + block_products((one for one in found if one.nodes not in taken), ROUNDED)
 
 
-def build_bundle(bundle: Bundle, place: Path, on_progress: OnProgress = lambda *_: None) -> Path:
+def build_bundle(
+    bundle: Bundle,
+    place: Path,
+    on_progress: OnProgress = lambda *_: None,
+    *,
+    calibration: Calibration | None = None,
+) -> Path:
     """Write the build of a bundle, and take over what an interrupted one finished.
 
-    Raises InputError for a bundle that is a build itself, ResourceError; finished pieces stay.
+    With a calibration, keys and values are int8 by what it says of them. Raises InputError for a
+    bundle that is a build itself, or whose keys and values cannot be int8, CalibrationError,
+    ResourceError; finished pieces stay.
     """
     if bundle.manifest.built is not None:
         raise InputError(f"{bundle.folder} is built already. Build the bundle that it was made of.")
-    total = sum(bundle.weights(piece).bytes for piece in bundle.manifest.pieces)
+    cache = None if calibration is None else scales_of(bundle, calibration)
+    digest = "" if calibration is None else calibration.digest
+    total = sum(bundle.weight_bytes(piece) for piece in bundle.manifest.pieces)
     done = 0
-    key = json.dumps([bundle.identity, ort.__version__, processor(), _code_digest()])
-    with own_place(place), partial_folder(place, 2 * total, resume=True) as folder:
+    common = [bundle.identity, ort.__version__, processor(), _code_digest()]
+    with own_place(place), partial_folder(place, 2 * bundle.data_bytes(), resume=True) as folder:
         pieces: dict[str, PieceSpec] = {}
         files: dict[str, FileSpec] = {}
-        for piece in bundle.manifest.pieces:
-            size = bundle.weights(piece).bytes
-            finished = read_marker(folder, piece, key)
+        for group in by_data_file(bundle.manifest.pieces):
+            key = json.dumps([*common, digest] if PIECE in group else common)
+            finished = read_markers(folder, group, key)
             if finished is None:
+                made: dict[str, tuple[PieceSpec, FileSpec]] = {}
+                with WeightFile(folder / data_file(group[0])) as data:
+                    for piece in group:
+                        before = done + sum(bundle.weight_bytes(each) for each in made)
 
-                def heard(count: int, piece: str = piece, before: int = done) -> None:
-                    on_progress(f"packing {piece}", before + count, total)
+                        def heard(count: int, piece: str = piece, before: int = before) -> None:
+                            on_progress(f"packing {piece}", before + count, total)
 
-                finished = _build_piece(bundle, piece, folder, heard)
-                write_marker(folder, piece, key, finished)
-            done += size
-            on_progress(f"packed {piece}", done, total)
-            pieces[piece] = finished[0]
-            files.update(finished[1])
+                        made[piece] = _build_piece(bundle, piece, data, heard, cache)
+                finished = write_markers(folder, key, made, data.spec)
+            done += sum(bundle.weight_bytes(piece) for piece in group)
+            on_progress(f"packed {', '.join(group)}", done, total)
+            for piece in group:
+                pieces[piece] = finished[piece][0]
+                files.update(finished[piece][1])
         taken = {n for spec in bundle.manifest.pieces.values() for n in (spec.file, spec.data)}
         for name in bundle.manifest.files.keys() - taken:
             shutil.copyfile(bundle.folder / name, folder / name)
             files[name] = bundle.manifest.files[name]
         unread = {piece: _unread(folder / spec.file) for piece, spec in pieces.items()}
-        made_for = built_here(bundle, ort.__version__, unread)
+        made_for = built_here(bundle, ort.__version__, unread, digest)
         manifest = dataclasses.replace(bundle.manifest, pieces=pieces, files=files, built=made_for)
+        if cache is not None:
+            manifest = with_int8_cache(manifest)
         write_text(folder / MANIFEST, manifest.to_json())
         finish(folder, place)
     return place
 
 
 def _build_piece(
-    bundle: Bundle, piece: str, folder: Path, on_progress: Callable[[int], None]
-) -> Finished:
+    bundle: Bundle,
+    piece: str,
+    written: WeightFile,
+    on_progress: Callable[[int], None],
+    cache: Mapping[str, Floats] | None,
+) -> tuple[PieceSpec, FileSpec]:
+    """Write the weights of a piece, and its graph beside them; returns the graph's file."""
     spec, data = bundle.piece(piece), bundle.folder / bundle.piece(piece).data
     model = onnx.load(bundle.path(piece), load_external_data=False)
     before = constants(model)
-    found = lower(model, bundle, piece)
+    found = lower(model, bundle, piece, cache)
     after = constants(model)
     nodes = {node.input[1]: node for node in model.graph.node if node.op_type in PACKED}
     keys: dict[str, str] = {}
-    names = f"{piece}.onnx.data", f"{piece}.onnx"
+    folder = written.path.parent
 
     def tensors() -> Iterator[Stored]:
         done = 0
@@ -151,15 +196,15 @@ def _build_piece(
                 done += values.nbytes
                 on_progress(done)
 
-    written, places = write_weights(folder / names[0], tensors())
-    point_to(model, names[0], places)
+    places = written.write(tensors())
+    point_to(model, written.path.name, places)
     for tensor in model.graph.initializer:
         if tensor.name in keys:
             point_to_packed(tensor, keys[tensor.name], places[_packed(tensor.name)])
-    path = folder / names[1]
+    path = folder / f"{piece}.onnx"
     path.write_bytes(model.SerializeToString(deterministic=True))
-    made = dataclasses.replace(spec, data=names[0], file=names[1])
-    return made, {names[0]: written, names[1]: hash_file(path)}
+    made = dataclasses.replace(spec, data=written.path.name, file=path.name)
+    return made, hash_file(path)
 
 
 def _unread(path: Path) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime as ort
-from mimo_edge.engines.weight_file import Place, Stored, point_to, write_weights
+from mimo_edge.engines.weight_file import Place, Stored, WeightFile, point_to
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
@@ -50,8 +50,9 @@ def pack(
     saved, data = folder / "packed.onnx", folder / "packed.onnx.data"
     try:
         model = _model(node, tensors)
-        external = (Stored(name, list(parts[name])) for name in tensors if name in parts)
-        _, places = write_weights(given, external)
+        with WeightFile(given) as file:
+            external = (name for name in tensors if name in parts)
+            places = file.write(Stored(name, list(parts[name])) for name in external)
         point_to(model, given.name, places)
         onnx.save(model, single)
         options = ort.SessionOptions()

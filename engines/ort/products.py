@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from mimo_edge.engines.ort.graph import DOMAIN, constants, rewrite, users
-from mimo_edge.engines.weight_file import map_tensor
+from mimo_edge.engines.weight_file import int4_columns, map_tensor
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
@@ -242,17 +242,9 @@ def _codes(layer: Layer, stored: NDArray) -> Iterator[NDArray[np.uint8]]:
             part = stored[:, start:stop].view(np.uint8) ^ np.uint8(middle)
             yield np.ascontiguousarray(part.T)
             continue
-        pairs = nibbles(stored, layer, start, stop) ^ np.uint8(middle)  # [K, n]
+        shape = layer.inputs, layer.outputs
+        pairs = int4_columns(stored, shape, start, stop) ^ np.uint8(middle)  # [K, n]
         yield np.ascontiguousarray((pairs[0::2] | pairs[1::2] << 4).T)
-
-
-def nibbles(stored: NDArray, layer: Layer, start: int, stop: int) -> NDArray[np.uint8]:
-    """Codes [K, stop - start] of int4, one a byte, from two a byte along the outputs."""
-    if layer.outputs % 2:  # a row does not begin at a byte
-        flat = np.stack([stored & 15, stored >> 4], axis=-1).reshape(-1)
-        return flat[: layer.inputs * layer.outputs].reshape(layer.inputs, -1)[:, start:stop]
-    rows = stored.reshape(layer.inputs, layer.outputs // 2)[:, start // 2 : -(-stop // 2)]
-    return np.stack([rows & 15, rows >> 4], axis=-1).reshape(layer.inputs, -1)
 
 
 def _scales(layer: Layer, stored: NDArray) -> NDArray[np.floating]:

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 from mimo_edge.engines.ort.graph import DOMAIN
-from mimo_edge.engines.ort.products import Layer, Product, nibbles
-from mimo_edge.engines.weight_file import map_tensor
+from mimo_edge.engines.ort.products import Layer, Product
+from mimo_edge.engines.weight_file import int4_columns, map_tensor
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -139,7 +139,9 @@ def _weights(layer: Layer, old: NDArray, steps: NDArray, part: slice) -> NDArray
         signed = old[:, part].astype(np.float32)
     else:
         start = part.start // 2 * 2  # two outputs lie in a byte
-        pairs = nibbles(old, layer, start, part.stop)[:, part.start - start : part.stop - start]
+        shape = layer.inputs, layer.outputs
+        pairs = int4_columns(old, shape, start, part.stop)
+        pairs = pairs[:, part.start - start : part.stop - start]
         signed = ((pairs ^ 8).astype(np.int8) - 8).astype(np.float32)
     blocks = steps.reshape(-1, layer.outputs)[:, part]
     shaped = signed.reshape(len(blocks), -1, signed.shape[1]) * blocks[:, None]

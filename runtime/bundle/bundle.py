@@ -12,6 +12,7 @@ from mimo_edge.runtime.bundle.check import check_graphs, check_manifest
 from mimo_edge.runtime.bundle.errors import MALFORMED, BundleError, unreadable
 from mimo_edge.runtime.bundle.family import SPEECH_PIECES, Member, member
 from mimo_edge.runtime.bundle.files import chunks, read_text
+from mimo_edge.runtime.bundle.graph_file import stored_tensors
 from mimo_edge.runtime.bundle.manifest import (
     MANIFEST,
     PIECES,
@@ -124,8 +125,17 @@ class Bundle:
         return self.folder / file
 
     def weights(self, name: str) -> FileSpec:
-        """The weights file of a piece: its hash and size."""
+        """The file that the weights of a piece lie in: its hash and size."""
         return self.manifest.files[self.manifest.pieces[name].data]
+
+    def weight_bytes(self, name: str) -> int:
+        """Bytes of a piece's own weights, packed forms counted too: others may lie in its file."""
+        return sum(tensor.bytes + tensor.packed for tensor in stored_tensors(self.path(name)))
+
+    def data_bytes(self, *names: str) -> int:
+        """Of the files that the weights of pieces lie in, of all if none is named."""
+        data = {self.piece(name).data for name in names or self.manifest.pieces}
+        return sum(self.manifest.files[file].bytes for file in data)
 
     @property
     def files(self) -> Mapping[str, FileSpec]:

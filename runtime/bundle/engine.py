@@ -28,7 +28,6 @@ SCHEMA = 3
 _LONGEST = 1e9  # seconds of a build
 MANIFEST = "engine.json"
 MANIFEST_BYTES = 1 << 22  # more is none: that of the 7B has 100 kB
-_NO_WEIGHTS = hashlib.sha256().hexdigest()
 LARGEST = 1 << 31  # of a size in a shape; TensorRT counts a tensor's elements in 31 bits
 
 # shape -> (min, opt, max)
@@ -118,9 +117,7 @@ class EngineManifest:
 
 def piece_hashes(bundle: Bundle, piece: str) -> tuple[str, str]:
     """sha256 of a piece's graph and of its weights, as the bundle's manifest has them."""
-    files, graph = bundle.manifest.files, bundle.piece(piece).file
-    weights = files.get(f"{graph}.data")
-    return files[graph].sha256, _NO_WEIGHTS if weights is None else weights.sha256
+    return bundle.manifest.files[bundle.piece(piece).file].sha256, bundle.weights(piece).sha256
 
 
 def read(folder: Path) -> EngineManifest:

@@ -28,6 +28,7 @@ _DTYPES = {
     **{1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64"},
     **{9: "bool", 10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16"},
 }
+_PACKED = "prepacked_"  # how ONNX Runtime names where packed weights lie
 _OTHER_PROGRAM = b"EPContext"  # a node that has a provider load a file of its own
 
 
@@ -42,11 +43,12 @@ class GraphFile:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file of weights: its shape, and its size there."""
+    """A tensor in a file of weights: its shape, its size there, and that of its packed form."""
 
     name: str
     shape: tuple[int, ...]
     bytes: int
+    packed: int
 
     @property
     def numbers(self) -> int:
@@ -78,8 +80,14 @@ def stored_tensors(path: Path) -> list[StoredTensor]:
             entries = {_text(entry, 1): _text(entry, 2) for entry in _messages(tensor, _EXTERNAL)}
             if "location" in entries:
                 size = int(entries.get("length", 0))
-                found.append(StoredTensor(_text(tensor, _NAME), _dims(tensor), size))
+                packed = sum(_packed(v) for k, v in entries.items() if k.startswith(_PACKED))
+                found.append(StoredTensor(_text(tensor, _NAME), _dims(tensor), size, packed))
     return found
+
+
+def _packed(entry: str) -> int:
+    """Bytes of packed weights: key|offset;length;sum|offset;length;sum..."""
+    return sum(int(place.partition(";")[2].partition(";")[0]) for place in entry.split("|")[1:])
 
 
 def _dims(tensor: memoryview) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 bundle.json          everything below, and the sha256 of every file
 <piece>.onnx         one graph per piece
-<piece>.onnx.data    its weights
+<piece>.onnx.data    its weights, and those of pieces that have the same (`data_files`)
 tokenizer.json ...   the text tokenizer's files
 engines/             built engines (package engines), each with its own engine.json
 
@@ -65,7 +65,7 @@ class PieceSpec:
     """One graph: its two files inside the bundle, its numbers, and its ports."""
 
     file: str
-    data: str  # its weights
+    data: str  # its weights; other pieces may have theirs there, too
     compute: str  # what it computes in: of PRECISIONS
     weights: Mapping[str, WeightScheme]  # component -> how its weights are stored
     inputs: tuple[TensorSpec, ...]
@@ -139,10 +139,12 @@ class Built:
     processor: str  # as `processor` says it
     source: str  # identity of the bundle that it was made from
     unread: Mapping[str, int]  # piece -> bytes of its weights that no step reads
+    calibration: str = ""  # sha256 of the statistics by which keys and values are int8; "" floats
 
     @classmethod
     def from_raw(cls, raw: Mapping[str, Any]) -> "Built":
         """From JSON. Raises one of MALFORMED."""
+        raw = {"calibration": ""} | dict(raw)  # earlier builds have none
         for field in dataclasses.fields(cls):
             kind = str if field.type is str else dict
             if type(raw[field.name]) is not kind:

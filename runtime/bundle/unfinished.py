@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -68,6 +68,28 @@ def finish(partial: Path, output: Path) -> None:
     take_place(partial, output)
     for left in (*(_marker(output, name) for name in PIECES), output / MARK):
         left.unlink(missing_ok=True)
+
+
+def write_markers(
+    folder: Path, key: str, made: Mapping[str, tuple[PieceSpec, FileSpec]], data: FileSpec
+) -> dict[str, Finished]:
+    """Note that the pieces of one data file are whole: each with its graph's file, and the data."""
+    found: dict[str, Finished] = {}
+    for name, (spec, graph) in made.items():
+        found[name] = spec, {spec.file: graph, spec.data: data}
+        write_marker(folder, name, key, found[name])
+    return found
+
+
+def read_markers(folder: Path, names: Iterable[str], key: str) -> dict[str, Finished] | None:
+    """The pieces of one data file that were finished before from the same: all of them, or None."""
+    found: dict[str, Finished] = {}
+    for name in names:
+        finished = read_marker(folder, name, key)
+        if finished is None:
+            return None
+        found[name] = finished
+    return found
 
 
 def write_marker(folder: Path, name: str, key: str, finished: Finished) -> None:

@@ -56,7 +56,7 @@ def weights_read(bundle: Bundle, piece: str, positions: int) -> int:
     holds twice counts once.
     """
     model, built = bundle.model, bundle.manifest.built
-    stored = bundle.weights(piece).bytes
+    stored = bundle.weight_bytes(piece)
     if built is not None:
         stored -= built.unread.get(piece, 0)
     if piece == "patch_encoder":

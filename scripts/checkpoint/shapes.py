@@ -8,8 +8,8 @@ from mimo_edge.export.shapes import graph_tensors
 from mimo_edge.mimo_ref.config import AudioTokenizerConfig, LanguageModelConfig
 from mimo_edge.mimo_ref.weights import read_config
 from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.scripts.checkpoint.pair_folder import AUDIO_TOKENIZER, LANGUAGE_MODEL
 from mimo_edge.scripts.checkpoint.presets import PRESETS
-from mimo_edge.scripts.make_checkpoint import AUDIO_TOKENIZER, LANGUAGE_MODEL
 
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
 Configs = tuple[LanguageModelConfig, AudioTokenizerConfig]

@@ -8,16 +8,18 @@ quantised bundle, which need not exist. `fill` makes a bundle of it again.
 import dataclasses
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
-from mimo_edge.engines.components import component_of
+from mimo_edge.engines.components import bare, component_of
 from mimo_edge.engines.quantized_graph import quantize_graph, scales_of
 from mimo_edge.engines.quantized_piece import Plan, is_dynamic, recorded
 from mimo_edge.engines.recipe import Recipe
 from mimo_edge.engines.weight_file import ALIGNMENT, is_external, map_tensor, point_to
 from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.data_files import data_file
 from mimo_edge.runtime.bundle.files import hash_file, write_text
 from mimo_edge.runtime.bundle.manifest import MANIFEST, FileSpec, PieceSpec
 from mimo_edge.scripts.gpu.places import CODES, CONSTANTS, PLACES, Place, scale
@@ -31,7 +33,7 @@ def hollow(bundle: Bundle, folder: Path, recipe: Recipe | None = None) -> None:
     folder.mkdir(parents=True)
     pieces: dict[str, PieceSpec] = {}
     files: dict[str, FileSpec] = {}
-    places: list[Place] = []
+    written: dict[str, dict[str, Place]] = {}  # data file -> what lies in it, by bare names
     constants: dict[str, NDArray] = {}
     for piece, spec in bundle.manifest.pieces.items():
         model = onnx.load(bundle.path(piece), load_external_data=False)
@@ -44,28 +46,33 @@ def hollow(bundle: Bundle, folder: Path, recipe: Recipe | None = None) -> None:
             made = recorded(plan, spec.weights)
             spec = dataclasses.replace(spec, weights=made, dynamic=is_dynamic(plan, recipe))
             quantize_graph(model, plan.weights, plan.forms)
-        found = _places(piece, model)
-        point_to(model, spec.data, {place.name: (place.offset, place.bytes) for place in found})
+        spec = dataclasses.replace(spec, data=data_file(piece))
+        held = written.setdefault(spec.data, {})
+        point_to(model, spec.data, _places(piece, model, held))
         (folder / spec.file).write_bytes(model.SerializeToString(deterministic=True))
         files[spec.file] = hash_file(folder / spec.file)
-        files[spec.data] = FileSpec(UNKNOWN, found[-1].offset + found[-1].bytes)
+        files[spec.data] = FileSpec(UNKNOWN, _end(held))
         pieces[piece] = spec
-        places += found
-    for name in bundle.manifest.files.keys() - files.keys():
+    taken = {n for spec in bundle.manifest.pieces.values() for n in (spec.file, spec.data)}
+    for name in bundle.manifest.files.keys() - taken:
         shutil.copyfile(bundle.folder / name, folder / name)
         files[name] = bundle.manifest.files[name]
     name = bundle.manifest.recipe if recipe is None else recipe.name
     manifest = dataclasses.replace(bundle.manifest, pieces=pieces, files=files, recipe=name)
     write_text(folder / MANIFEST, manifest.to_json())
+    places = [place for held in written.values() for place in held.values()]
     write_text(folder / PLACES, json.dumps([dataclasses.asdict(place) for place in places]))
     np.savez_compressed(folder / CONSTANTS, **constants)  # type: ignore[arg-type]
 
 
-def _places(piece: str, model: onnx.ModelProto) -> list[Place]:
-    """Every tensor that is not in the graph itself, end to end as `write_weights` lays them."""
+def _places(
+    piece: str, model: onnx.ModelProto, held: dict[str, Place]
+) -> dict[str, tuple[int, int]]:
+    """Offset and size of every tensor that is not in the graph itself, as a `WeightFile` lays
+    them: after what is `held` already, of which graphs before this one have some."""
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     scaled = {scales_of(name): name for name in tensors if _kind(tensors[name]) in CODES}
-    places, position = [], 0
+    places, new, position = {}, {}, _end(held)
     for name, tensor in tensors.items():
         kind, shape = _kind(tensor), tuple(tensor.dims)
         if not (is_external(tensor) or kind in CODES or name in scaled):
@@ -75,9 +82,21 @@ def _places(piece: str, model: onnx.ModelProto) -> list[Place]:
         offset = -(-position // ALIGNMENT) * ALIGNMENT
         codes = tensors.get(scaled.get(name, ""))
         spread = None if codes is None else scale(_kind(codes), tuple(codes.dims))
-        places.append(Place(piece, name, kind, shape, offset, size, spread))
-        position = offset + size
+        place = Place(piece, name, kind, shape, offset, size, spread)
+        known = held.get(bare(name))
+        if known is not None and (known.dtype, known.shape) == (kind, shape):
+            place = known
+        else:
+            new[bare(name)] = place
+            position = offset + size
+        places[name] = place.offset, place.bytes
+    held.update(new)
     return places
+
+
+def _end(held: Mapping[str, Place]) -> int:
+    """Where a data file ends that holds these."""
+    return max((place.offset + place.bytes for place in held.values()), default=0)
 
 
 def _kind(tensor: onnx.TensorProto) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from mimo_edge.mimo_ref.config import AudioTokenizerConfig
 from mimo_edge.mimo_ref.model import AudioTokenizer
-from mimo_edge.scripts.make_checkpoint import AUDIO_TOKENIZER
+from mimo_edge.scripts.checkpoint.pair_folder import AUDIO_TOKENIZER
 from mimo_edge.scripts.nano import data, plots
 from mimo_edge.scripts.nano.codes import encode_clips
 from mimo_edge.scripts.nano.evaluate import evaluate

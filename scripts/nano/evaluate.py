@@ -20,7 +20,7 @@ from mimo_edge.parity.word_errors import WordErrors
 from mimo_edge.runtime.bundle.files import write_text
 from mimo_edge.runtime.bundle.manifest import MANIFEST
 from mimo_edge.runtime.tasks import MimoAudio
-from mimo_edge.scripts.make_checkpoint import AUDIO_TOKENIZER, LANGUAGE_MODEL
+from mimo_edge.scripts.checkpoint.pair_folder import AUDIO_TOKENIZER, LANGUAGE_MODEL
 from mimo_edge.scripts.nano import data, grammar
 from mimo_edge.scripts.nano.compare import compare
 from mimo_edge.scripts.nano.data import Clip, Samples, to_float

@@ -8,7 +8,7 @@ import torch
 from mimo_edge.mimo_ref.model import AudioTokenizer, LanguageModel
 from mimo_edge.mimo_ref.weights import upstream_tensors
 from mimo_edge.runtime.bundle.files import hash_file
-from mimo_edge.scripts.make_checkpoint import AUDIO_TOKENIZER, LANGUAGE_MODEL
+from mimo_edge.scripts.checkpoint.pair_folder import AUDIO_TOKENIZER, LANGUAGE_MODEL
 from mimo_edge.scripts.nano.sizes import NANO
 from mimo_edge.scripts.nano.text_tokenizer import write_tokenizer
 from safetensors.torch import save_file

@@ -6,11 +6,12 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from mimo_edge.engines.weight_file import Place, Stored, WeightFile
 from mimo_edge.export import exporter, tracers
 from mimo_edge.export.pieces import Pieces
 from mimo_edge.export.traced import TracedPiece
@@ -57,15 +58,15 @@ def two_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def fail_writing(monkeypatch: pytest.MonkeyPatch, piece: str, error: BaseException) -> None:
     """Raise in the middle of writing a piece's weights."""
-    real = exporter.write_weights
+    real = WeightFile.write
 
-    def write(path, tensors):  # type: ignore[no-untyped-def]
-        if path.name.startswith(piece):
-            path.write_bytes(b"half of it")
+    def write(self: WeightFile, tensors: Iterable[Stored]) -> dict[str, Place]:
+        if self.path.name.startswith(piece):
+            self._file.write(b"half of it")
             raise error
-        return real(path, tensors)
+        return real(self, tensors)
 
-    monkeypatch.setattr(exporter, "write_weights", write)
+    monkeypatch.setattr(WeightFile, "write", write)
 
 
 def interrupt_tracing(monkeypatch: pytest.MonkeyPatch, after: int) -> None:

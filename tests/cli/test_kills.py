@@ -26,6 +26,8 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 EXPORT = """
 import shutil, sys, time
 from pathlib import Path
+import numpy as np
+from mimo_edge.engines.weight_file import Stored
 from mimo_edge.export import exporter, tracers
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.files import hash_file
@@ -33,16 +35,20 @@ from mimo_edge.scripts.cli import main
 
 whole = Bundle.open(sys.argv[1], verify=False)
 
-def piece(sources, folder, name, *_):
-    files = {}
-    for path in (f"{name}.onnx.data", f"{name}.onnx"):
-        content = (whole.folder / path).read_bytes()
-        with (folder / path).open("wb") as file:
-            for start in range(0, len(content), 1 << 19):
-                file.write(content[start : start + (1 << 19)])
-                time.sleep(0.001)
-        files[path] = hash_file(folder / path)
-    return whole.piece(name), files
+def slices(path):
+    content = path.read_bytes()
+    for start in range(0, len(content), 1 << 19):
+        yield np.frombuffer(content[start : start + (1 << 19)], np.uint8)
+        time.sleep(0.001)
+
+def piece(sources, data, name, *_):
+    if not data.spec.bytes:  # the first of those that share it
+        data.write([Stored(name, slices(whole.folder / data.path.name))])
+    graph = data.path.with_name(f"{name}.onnx")
+    with graph.open("wb") as file:
+        for part in slices(whole.folder / graph.name):
+            file.write(part.data)
+    return whole.piece(name), hash_file(graph)
 
 tracers.processes_for = lambda _: 0
 tracers.traced_piece = lambda *_: None

@@ -18,6 +18,7 @@ import onnx
 import onnxruntime as ort
 import tensorrt_rtx as real
 from mimo_edge.engines.lowering import lower
+from mimo_edge.runtime.bundle.data_files import data_file
 from mimo_edge.runtime.bundle.manifest import PIECES
 
 from tests.engines.fake_cuda import FakeCuda
@@ -245,7 +246,7 @@ def fake_plan(
     model = lower(onnx.load(graph, load_external_data=False), capacity)
     path = folder / graph.name
     path.write_bytes(model.SerializeToString())
-    data = graph.with_name(graph.name + ".data")
+    data = graph.with_name(data_file(graph.stem))
     if data.is_file() and not (folder / data.name).exists():
         (folder / data.name).hardlink_to(data)
     plan = {"graph": str(path), "profiles": profiles, "capturable": True}

@@ -16,7 +16,7 @@ from mimo_edge.engines.quantize import quantize_bundle
 from mimo_edge.engines.quantized_graph import ROUNDED, Rounding, matrices, quantize_graph
 from mimo_edge.engines.quantized_piece import Plan, scaled
 from mimo_edge.engines.schemes import SCHEMES, dequantize, quantize
-from mimo_edge.engines.weight_file import is_external, map_tensor
+from mimo_edge.engines.weight_file import WeightFile, is_external, map_tensor
 from mimo_edge.export import exporter
 from mimo_edge.export.sources import Sources
 from mimo_edge.export.traced import traced_piece
@@ -92,7 +92,7 @@ def test_scaling_alone_changes_no_bit(
     """The factors without the codes: norms, biases and layers change, and what comes out does
     not."""
     model = onnx.load(bundle.path(piece), load_external_data=False)
-    data = bundle.path(piece).with_suffix(".onnx.data")
+    data = bundle.folder / bundle.piece(piece).data
     floats = {t.name: map_tensor(t, data) for t in model.graph.initializer if is_external(t)}
     plan = Plan.of(model, everything(tmp_path)).calibrated(
         wild,
@@ -321,6 +321,7 @@ def test_export_and_quantize_write_the_same(
     traced = traced_piece(sources.pieces(torch.float32), piece)
     exported = tmp_path / "exported"
     exported.mkdir()
-    exporter._write_piece(sources, exported, piece, traced, "fp32", chosen, wild, lambda _: None)
+    with WeightFile(exported / f"{piece}.onnx.data") as data:
+        exporter._write_piece(sources, data, piece, traced, "fp32", chosen, wild, lambda _: None)
     for name in (f"{piece}.onnx.data", f"{piece}.onnx"):
         assert (exported / name).read_bytes() == (tmp_path / "new" / name).read_bytes()

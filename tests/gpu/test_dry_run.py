@@ -17,7 +17,7 @@ from mimo_edge.scripts.gpu.__main__ import run
 from mimo_edge.scripts.gpu.fill import fill
 from mimo_edge.scripts.gpu.hollow import hollow
 from mimo_edge.scripts.gpu.join import join, link
-from mimo_edge.scripts.gpu.kit import pack
+from mimo_edge.scripts.gpu.kit import own_metadata, pack
 from mimo_edge.scripts.gpu.places import CODES
 from mimo_edge.scripts.gpu.records import Record, Records, read_records, table
 from mimo_edge.scripts.gpu.runner import LOG, Planned, run_steps
@@ -212,6 +212,18 @@ def test_parts_are_joined(tmp_path: Path) -> None:
         source = ROOT / ("mimo_edge" if name == "__init__.py" else "") / name
         assert (site / "mimo_edge" / name).read_bytes() == source.read_bytes()
     assert (site / "tests" / "gpu").samefile(ROOT / "tests" / "gpu")
+
+
+def test_the_version_goes_along_from_a_clone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clone has what an installer left in it, which is found first when it is worked in."""
+    (tmp_path / "mimo_edge.egg-info").mkdir()
+    about = "Metadata-Version: 2.4\nName: mimo-edge\nVersion: 9.9\n"
+    (tmp_path / "mimo_edge.egg-info" / "PKG-INFO").write_text(about)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own_metadata(tmp_path)
+    assert (tmp_path / "mimo_edge-9.9.dist-info" / "METADATA").read_text() == about
 
 
 def test_a_missing_part(tmp_path: Path) -> None:

@@ -38,8 +38,9 @@ def linked(folder: Path, keep_speech: bool, **changes: object) -> Path:
     raw = json.loads((source / MANIFEST).read_text(encoding="utf-8")) | changes
     if not keep_speech:
         for piece in SPEECH_PIECES:
-            del raw["pieces"][piece], raw["files"][f"{piece}.onnx"]
-            del raw["files"][f"{piece}.onnx.data"]
+            spec = raw["pieces"].pop(piece)
+            for file in (spec["file"], spec["data"]):
+                raw["files"].pop(file, None)  # some share their data
     (folder / MANIFEST).write_text(json.dumps(raw), encoding="utf-8")
     for name in raw["files"]:
         shutil.copyfile(source / name, folder / name)
