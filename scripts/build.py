@@ -37,7 +37,8 @@ EPILOG = f"""targets:
   ort-cuda               nothing to build: checks that ONNX Runtime loads every piece
 
 example:
-  mimo-edge build bundle --target trt-rtx:8.9 --max-seq 4096 --max-batch 2"""
+  mimo-edge build bundle --target trt-rtx:8.9 --max-seq 4096 --max-batch 2
+  mimo-edge build bundle --target ort-cpu --kv-cache int8 --calibration calib.npz"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="fail on every warning of TensorRT that is not known to be harmless",
     )
+    build_ort.add_arguments(parser)
     parser.add_argument("--dry-run", action="store_true", help="say what would be built, and stop")
     parser.add_argument(
         "--print-trtexec",
@@ -90,6 +92,7 @@ def _run(args: argparse.Namespace) -> int:
         bundle.check_whole("build")
         if args.target == ORT_CPU:
             return build_ort.run(bundle, args, progress)
+        build_ort.check_others(args, args.target)
         if args.target == ORT_CUDA:
             return _check_sessions(bundle, args.target, args.dry_run, args.json)
         target = parse(args.target)

@@ -1,19 +1,29 @@
 """From a bundle to one for ONNX Runtime on this machine: graphs lowered, weights packed.
 
-It has the same pieces with the same ports, and the same text tokenizer.
+It has the same pieces with the same ports, but for the dtype of keys and values where these are to
+be int8, and the same text tokenizer.
 """
 
 import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import onnx
 import onnxruntime as ort
+from mimo_edge.engines.calibration import Calibration
 from mimo_edge.engines.ort.attention import lower_attention
 from mimo_edge.engines.ort.graph import constants
+from mimo_edge.engines.ort.int8_cache import (
+    PIECE,
+    Floats,
+    quantize_cache,
+    scales_of,
+    watch_states,
+    with_int8_cache,
+)
 from mimo_edge.engines.ort.norms import lower_norms
 from mimo_edge.engines.ort.packed_states import pack_states
 from mimo_edge.engines.ort.prepack import ENTRY, pack, point_to_packed
@@ -51,32 +61,56 @@ from mimo_edge.runtime.bundle.unfinished import (
 OnProgress = Callable[[str, int, int], None]
 
 
-def lower(model: onnx.ModelProto, bundle: Bundle, piece: str) -> list[Product]:
-    """All steps, in place. Returns the products whose weights are laid out anew."""
+def lower(
+    model: onnx.ModelProto,
+    bundle: Bundle,
+    piece: str,
+    cache: Mapping[str, Floats] | None = None,
+) -> list[Product]:
+    """All steps, in place. Returns the products whose weights are laid out anew.
+
+    `cache` are the scales of the backbone's keys and values, if they are to be int8.
+    """
     lengths = {"backbone": bundle.model.context, "patch_decoder": bundle.model.sub_steps}
     if piece in lengths:  # elsewhere a cache is a ring, or nothing is causal
         lower_attention(model, lengths[piece])
+    scales = cache if piece == PIECE else None
+    if scales is not None:
+        quantize_cache(model, scales)
     found = products(model)
     lower_products(model, found, ROUNDED if bundle.piece(piece).dynamic else EXACT)
     pack_states(model)
+    if scales is not None:
+        watch_states(model)
     lower_norms(model)
     return found
 
 
-def build_bundle(bundle: Bundle, place: Path, on_progress: OnProgress = lambda *_: None) -> Path:
+def build_bundle(
+    bundle: Bundle,
+    place: Path,
+    on_progress: OnProgress = lambda *_: None,
+    *,
+    calibration: Calibration | None = None,
+) -> Path:
     """Write the build of a bundle, and take over what an interrupted one finished.
 
-    Raises InputError for a bundle that is a build itself, ResourceError; finished pieces stay.
+    With a calibration, keys and values are int8 by what it says of them. Raises InputError for a
+    bundle that is a build itself, or whose keys and values cannot be int8, CalibrationError,
+    ResourceError; finished pieces stay.
     """
     if bundle.manifest.built is not None:
         raise InputError(f"{bundle.folder} is built already. Build the bundle that it was made of.")
+    cache = None if calibration is None else scales_of(bundle, calibration)
+    digest = "" if calibration is None else calibration.digest
     total = sum(bundle.weight_bytes(piece) for piece in bundle.manifest.pieces)
     done = 0
-    key = json.dumps([bundle.identity, ort.__version__, processor(), _code_digest()])
+    common = [bundle.identity, ort.__version__, processor(), _code_digest()]
     with own_place(place), partial_folder(place, 2 * bundle.data_bytes(), resume=True) as folder:
         pieces: dict[str, PieceSpec] = {}
         files: dict[str, FileSpec] = {}
         for group in by_data_file(bundle.manifest.pieces):
+            key = json.dumps([*common, digest] if PIECE in group else common)
             finished = read_markers(folder, group, key)
             if finished is None:
                 made: dict[str, tuple[PieceSpec, FileSpec]] = {}
@@ -87,7 +121,7 @@ def build_bundle(bundle: Bundle, place: Path, on_progress: OnProgress = lambda *
                         def heard(count: int, piece: str = piece, before: int = before) -> None:
                             on_progress(f"packing {piece}", before + count, total)
 
-                        made[piece] = _build_piece(bundle, piece, data, heard)
+                        made[piece] = _build_piece(bundle, piece, data, heard, cache)
                 finished = write_markers(folder, key, made, data.spec)
             done += sum(bundle.weight_bytes(piece) for piece in group)
             on_progress(f"packed {', '.join(group)}", done, total)
@@ -99,21 +133,27 @@ def build_bundle(bundle: Bundle, place: Path, on_progress: OnProgress = lambda *
             shutil.copyfile(bundle.folder / name, folder / name)
             files[name] = bundle.manifest.files[name]
         unread = {piece: _unread(folder / spec.file) for piece, spec in pieces.items()}
-        made_for = built_here(bundle, ort.__version__, unread)
+        made_for = built_here(bundle, ort.__version__, unread, digest)
         manifest = dataclasses.replace(bundle.manifest, pieces=pieces, files=files, built=made_for)
+        if cache is not None:
+            manifest = with_int8_cache(manifest)
         write_text(folder / MANIFEST, manifest.to_json())
         finish(folder, place)
     return place
 
 
 def _build_piece(
-    bundle: Bundle, piece: str, written: WeightFile, on_progress: Callable[[int], None]
+    bundle: Bundle,
+    piece: str,
+    written: WeightFile,
+    on_progress: Callable[[int], None],
+    cache: Mapping[str, Floats] | None,
 ) -> tuple[PieceSpec, FileSpec]:
     """Write the weights of a piece, and its graph beside them; returns the graph's file."""
     spec, data = bundle.piece(piece), bundle.folder / bundle.piece(piece).data
     model = onnx.load(bundle.path(piece), load_external_data=False)
     before = constants(model)
-    found = lower(model, bundle, piece)
+    found = lower(model, bundle, piece, cache)
     after = constants(model)
     nodes = {node.input[1]: node for node in model.graph.node if node.op_type == "MatMulNBits"}
     keys: dict[str, str] = {}

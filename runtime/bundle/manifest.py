@@ -139,10 +139,12 @@ class Built:
     processor: str  # as `processor` says it
     source: str  # identity of the bundle that it was made from
     unread: Mapping[str, int]  # piece -> bytes of its weights that no step reads
+    calibration: str = ""  # sha256 of the statistics by which keys and values are int8; "" floats
 
     @classmethod
     def from_raw(cls, raw: Mapping[str, Any]) -> "Built":
         """From JSON. Raises one of MALFORMED."""
+        raw = {"calibration": ""} | dict(raw)  # earlier builds have none
         for field in dataclasses.fields(cls):
             kind = str if field.type is str else dict
             if type(raw[field.name]) is not kind:

@@ -15,8 +15,8 @@ from pathlib import Path
 from mimo_edge.parity.speech_score import UtteranceSet
 from mimo_edge.runtime.bundle.files import write_text
 from mimo_edge.scripts import cli
+from mimo_edge.scripts.checkpoint.pair_folder import AUDIO_TOKENIZER, LANGUAGE_MODEL
 from mimo_edge.scripts.demo import NANO, UTTERANCES
-from mimo_edge.scripts.make_checkpoint import AUDIO_TOKENIZER, LANGUAGE_MODEL
 
 FLOATS, QUANTISED = ("fp32", "fp16"), ("int8", "int4-edge", "fp8")
 CALIBRATED = ("fp8",)
