@@ -159,6 +159,19 @@ def test_differences_are_of_the_same_draws(workshop: Workshop) -> None:
     assert f"| 3 | {own.sum()} of 1200, " in floats and floats.count("+") == 0
 
 
+def test_tasks_together(workshop: Workshop) -> None:
+    """As many draws as all have, each utterance counted once."""
+    for task, edits in (
+        ("asr", [[1, 0]]),
+        ("tts", [[0, 0], [5, 5]]),
+        ("dialogue", [[2, 0], [1, 1]]),
+    ):
+        spoke(workshop, FLOATS, edits, task)
+    lines = list(tables.speech_table([FLOATS], workshop))[2:]
+    assert [line.split(" | ")[1] for line in lines] == ["asr", "tts", "dialogue", "all"]
+    assert " | 1 | 3 of 60, 5.0 %" in lines[-1]
+
+
 def test_more_seeds_of_one_utterance_say_nothing_of_others(workshop: Workshop) -> None:
     """Twenty draws of utterances that differ are as wide as one, of chance they are narrower."""
     rng = np.random.default_rng(1)

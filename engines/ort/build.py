@@ -26,15 +26,16 @@ from mimo_edge.engines.ort.int8_cache import (
 )
 from mimo_edge.engines.ort.norms import lower_norms
 from mimo_edge.engines.ort.packed_states import pack_states
-from mimo_edge.engines.ort.prepack import ENTRY, pack, point_to_packed
+from mimo_edge.engines.ort.prepack import ENTRY, PACKED, pack, point_to_packed
 from mimo_edge.engines.ort.products import (
     EXACT,
     ROUNDED,
     Product,
+    block_products,
+    layers,
     lower_products,
-    products,
-    stored,
 )
+from mimo_edge.engines.ort.rows import row_products, sums_exactly
 from mimo_edge.engines.weight_file import (
     Stored,
     WeightFile,
@@ -60,6 +61,9 @@ from mimo_edge.runtime.bundle.unfinished import (
 # (what is being done, bytes of the bundle's weights done, bytes in all)
 OnProgress = Callable[[str, int, int], None]
 
+# pieces of which each run has many rows: products are bound by arithmetic, not by what they read
+MANY_ROWS = {"tokenizer_encoder", "tokenizer_decoder", "mel_stream", "vocoder_stream"}
+
 
 def lower(
     model: onnx.ModelProto,
@@ -77,13 +81,24 @@ def lower(
     scales = cache if piece == PIECE else None
     if scales is not None:
         quantize_cache(model, scales)
-    found = products(model)
-    lower_products(model, found, ROUNDED if bundle.piece(piece).dynamic else EXACT)
+    found = _products(model, piece, bundle.piece(piece).dynamic)
+    lower_products(model, found)
     pack_states(model)
     if scales is not None:
         watch_states(model)
     lower_norms(model)
     return found
+
+
+def _products(model: onnx.ModelProto, piece: str, dynamic: bool) -> list[Product]:
+    found = layers(model)
+    if not dynamic:
+        return block_products(found, EXACT)
+    if piece not in MANY_ROWS or not sums_exactly(processor()):
+        return block_products(found, ROUNDED)
+    whole = row_products(found)
+    taken = {layer.nodes for product in whole for layer in product.layers}
+    return whole + block_products((one for one in found if one.nodes not in taken), ROUNDED)
 
 
 def build_bundle(
@@ -155,7 +170,7 @@ def _build_piece(
     before = constants(model)
     found = lower(model, bundle, piece, cache)
     after = constants(model)
-    nodes = {node.input[1]: node for node in model.graph.node if node.op_type == "MatMulNBits"}
+    nodes = {node.input[1]: node for node in model.graph.node if node.op_type in PACKED}
     keys: dict[str, str] = {}
     folder = written.path.parent
 
@@ -163,11 +178,12 @@ def _build_piece(
         done = 0
         new: set[str] = set()
         for product in found:
-            parts = stored(product, before, data)
+            parts = product.stored(before, data)
             new.update(parts)
             yield from (Stored(name, arrays) for name, arrays in parts.items())
-            own = {name: after[name] for name in parts}
-            packed = pack(nodes[product.name], own, parts, folder)
+            node = nodes[product.name]
+            own = {name: after[name] for name in node.input if name in after}
+            packed = pack(node, own, parts, folder)
             if packed is not None:
                 keys[product.name] = packed.key
                 yield Stored(_packed(product.name), [packed.data])

@@ -50,13 +50,16 @@ class Draws:
     """A subject's figures of one task, all draws that are there."""
 
     def __init__(self, workshop: Workshop, subject: Subject, task: str, how: str) -> None:
-        self.all: dict[int, Figures] = {}
+        """`task` ALL is every task that is there, one after the other."""
+        self.all: list[Figures] = []
         while True:
-            job = Job(subject, task, how, len(self.all))
-            found = workshop.known(subject, job.what)
-            if found is None:
+            tasks = TASKS if task == ALL else (task,)
+            every = [Job(subject, each, how, len(self.all)) for each in tasks]
+            found = [workshop.known(subject, job.what) for job in every]
+            if None in found:
                 break
-            self.all[job.draw] = found
+            whole = {k: [n for f in found if f for n in f[k]] for k in found[0] or ()}
+            self.all.append(whole)
 
     def sums(self, key: str, draws: int) -> list[int]:
         """Of each utterance, over so many draws: "words", "edits", or these "bounded" by words."""
@@ -92,7 +95,7 @@ def speech_table(subjects: Sequence[Subject], workshop: Workshop) -> Iterator[st
     )
     yield "|---|---|---|---|---|---|---|"
     for subject in subjects:
-        for task in TASKS:
+        for task in (*TASKS, ALL):
             found = Draws(workshop, subject, task, WHOLE)
             if not found.all:
                 continue
