@@ -65,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="fail on every warning of TensorRT that is not known to be harmless",
     )
+    build_ort.add_arguments(parser)
     parser.add_argument("--dry-run", action="store_true", help="say what would be built, and stop")
     parser.add_argument(
         "--print-trtexec",
@@ -76,13 +77,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build, with progress. Returns the exit code."""
-    try:
-        return _run(args)
-    except StillBuilding as interruption:
-        leave(interruption)
-
-
-def _run(args: argparse.Namespace) -> int:
     with StageProgress() as progress:
         bundle = Bundle.open(
             args.bundle, on_progress=partial(progress.report, "checking the bundle")
@@ -90,6 +84,7 @@ def _run(args: argparse.Namespace) -> int:
         bundle.check_whole("build")
         if args.target == ORT_CPU:
             return build_ort.run(bundle, args, progress)
+        build_ort.check_others(args, args.target)
         if args.target == ORT_CUDA:
             return _check_sessions(bundle, args.target, args.dry_run, args.json)
         target = parse(args.target)
@@ -129,7 +124,7 @@ def engines_of(
 ) -> tuple[Path, EngineManifest]:
     """Build what is not there yet, and say how far it is and what TensorRT warned of.
 
-    A program that calls this must let StillBuilding end it: see `leave`.
+    Interrupted while TensorRT cannot be stopped, it ends the process.
     """
     trt = load_module(target)
     if target.product == "trt":
@@ -160,9 +155,13 @@ def engines_of(
                 stage = f"building {piece}, about {times[piece]:.0f} s of {left:.0f} s left"
             progress.report(stage, done, total, "steps")
 
-    folder, manifest = build_engines(
-        bundle, identity, target, trt, limits, home, report, strict=strict
-    )
+    try:
+        folder, manifest = build_engines(
+            bundle, identity, target, trt, limits, home, report, strict=strict
+        )
+    except StillBuilding as interruption:
+        progress.end()
+        _leave(interruption)
     for piece, plan in manifest.plans.items():
         if plan.warnings:
             progress.note(
@@ -172,7 +171,7 @@ def engines_of(
     return folder, manifest
 
 
-def leave(interruption: StillBuilding) -> NoReturn:
+def _leave(interruption: StillBuilding) -> NoReturn:
     """End the process: nothing is being written, and TensorRT's thread cannot be stopped."""
     try:
         print("mimo-edge: interrupted", file=sys.stderr, flush=True)

@@ -74,6 +74,10 @@ class StageProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Of a terminal's line that is overwritten."""
         if self._live:
             print(file=self._stream)
 

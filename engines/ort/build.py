@@ -37,7 +37,7 @@ from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.data_files import by_data_file, data_file
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.bundle.files import hash_file, write_text
-from mimo_edge.runtime.bundle.manifest import MANIFEST, FileSpec, PieceSpec
+from mimo_edge.runtime.bundle.manifest import IN_FILE, MANIFEST, FileSpec, PieceSpec
 from mimo_edge.runtime.bundle.processor import processor
 from mimo_edge.runtime.bundle.unfinished import (
     finish,
@@ -63,17 +63,27 @@ def lower(model: onnx.ModelProto, bundle: Bundle, piece: str) -> list[Product]:
     return found
 
 
-def build_bundle(bundle: Bundle, place: Path, on_progress: OnProgress = lambda *_: None) -> Path:
+def build_bundle(
+    bundle: Bundle,
+    place: Path,
+    on_progress: OnProgress = lambda *_: None,
+    *,
+    packed: str = IN_FILE,
+) -> Path:
     """Write the build of a bundle, and take over what an interrupted one finished.
 
+    `packed` is one of PACKED. In the file it has twice the size, loads in seconds and is mapped; in
+    memory each load packs the weights anew, into as much heap. A build that lies at the place is
+    replaced.
     Raises InputError for a bundle that is a build itself, ResourceError; finished pieces stay.
     """
     if bundle.manifest.built is not None:
         raise InputError(f"{bundle.folder} is built already. Build the bundle that it was made of.")
     total = sum(bundle.weight_bytes(piece) for piece in bundle.manifest.pieces)
     done = 0
-    key = json.dumps([bundle.identity, ort.__version__, processor(), _code_digest()])
-    with own_place(place), partial_folder(place, 2 * bundle.data_bytes(), resume=True) as folder:
+    key = json.dumps([bundle.identity, ort.__version__, processor(), packed, _code_digest()])
+    held = most_bytes(bundle, packed)
+    with own_place(place), partial_folder(place, held, resume=True) as folder:
         pieces: dict[str, PieceSpec] = {}
         files: dict[str, FileSpec] = {}
         for group in by_data_file(bundle.manifest.pieces):
@@ -87,7 +97,7 @@ def build_bundle(bundle: Bundle, place: Path, on_progress: OnProgress = lambda *
                         def heard(count: int, piece: str = piece, before: int = before) -> None:
                             on_progress(f"packing {piece}", before + count, total)
 
-                        made[piece] = _build_piece(bundle, piece, data, heard)
+                        made[piece] = _build_piece(bundle, piece, data, packed, heard)
                 finished = write_markers(folder, key, made, data.spec)
             done += sum(bundle.weight_bytes(piece) for piece in group)
             on_progress(f"packed {', '.join(group)}", done, total)
@@ -99,15 +109,24 @@ def build_bundle(bundle: Bundle, place: Path, on_progress: OnProgress = lambda *
             shutil.copyfile(bundle.folder / name, folder / name)
             files[name] = bundle.manifest.files[name]
         unread = {piece: _unread(folder / spec.file) for piece, spec in pieces.items()}
-        made_for = built_here(bundle, ort.__version__, unread)
+        made_for = built_here(bundle, ort.__version__, unread, packed)
         manifest = dataclasses.replace(bundle.manifest, pieces=pieces, files=files, built=made_for)
         write_text(folder / MANIFEST, manifest.to_json())
         finish(folder, place)
     return place
 
 
+def most_bytes(bundle: Bundle, packed: str) -> int:
+    """What the weights of a build can take on the disk."""
+    return (2 if packed == IN_FILE else 1) * bundle.data_bytes()
+
+
 def _build_piece(
-    bundle: Bundle, piece: str, written: WeightFile, on_progress: Callable[[int], None]
+    bundle: Bundle,
+    piece: str,
+    written: WeightFile,
+    packed: str,
+    on_progress: Callable[[int], None],
 ) -> tuple[PieceSpec, FileSpec]:
     """Write the weights of a piece, and its graph beside them; returns the graph's file."""
     spec, data = bundle.piece(piece), bundle.folder / bundle.piece(piece).data
@@ -126,11 +145,12 @@ def _build_piece(
             parts = stored(product, before, data)
             new.update(parts)
             yield from (Stored(name, arrays) for name, arrays in parts.items())
-            own = {name: after[name] for name in parts}
-            packed = pack(nodes[product.name], own, parts, folder)
-            if packed is not None:
-                keys[product.name] = packed.key
-                yield Stored(_packed(product.name), [packed.data])
+            if packed == IN_FILE:
+                own = {name: after[name] for name in parts}
+                made = pack(nodes[product.name], own, parts, folder)
+                if made is not None:
+                    keys[product.name] = made.key
+                    yield Stored(_packed(product.name), [made.data])
             done += sum(layer.bytes for layer in product.layers)
             on_progress(done)
         for name, tensor in after.items():
@@ -147,8 +167,7 @@ def _build_piece(
             point_to_packed(tensor, keys[tensor.name], places[_packed(tensor.name)])
     path = folder / f"{piece}.onnx"
     path.write_bytes(model.SerializeToString(deterministic=True))
-    made = dataclasses.replace(spec, data=written.path.name, file=path.name)
-    return made, hash_file(path)
+    return dataclasses.replace(spec, data=written.path.name, file=path.name), hash_file(path)
 
 
 def _unread(path: Path) -> int:

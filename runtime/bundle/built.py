@@ -18,9 +18,9 @@ from mimo_edge.runtime.bundle.processor import processor
 ORT_CPU = "ort-cpu"
 
 
-def built_here(bundle: Bundle, onnxruntime: str, unread: Mapping[str, int]) -> Built:
-    """What a build of this bundle is for, here."""
-    return Built(ORT_CPU, onnxruntime, processor(), bundle.identity, unread)
+def built_here(bundle: Bundle, onnxruntime: str, unread: Mapping[str, int], packed: str) -> Built:
+    """What a build of this bundle is for, here. `packed` is one of PACKED."""
+    return Built(ORT_CPU, onnxruntime, processor(), bundle.identity, unread, packed=packed)
 
 
 def place_of(bundle: Bundle, onnxruntime: str, root: Path | None = None) -> Path:
