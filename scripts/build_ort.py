@@ -5,9 +5,9 @@ Other targets read this module too, so ONNX Runtime is imported where it is want
 
 import argparse
 import json
-from functools import partial
 from pathlib import Path
 
+from mimo_edge.engines.work import Work
 from mimo_edge.runtime.backends.opening import onnxruntime_version, open_backend
 from mimo_edge.runtime.bundle.built import ORT_CPU, find_built, place_of
 from mimo_edge.runtime.bundle.bundle import Bundle
@@ -69,16 +69,18 @@ def build_of(
     """The build of a bundle for this machine in one of the forms of PACKED, made if it is not
     there. `root` is a folder of builds, in place of the cache folder: there it is made anew."""
     version = onnxruntime_version()
-    from mimo_edge.engines.ort.build import build_bundle
+    from mimo_edge.engines.ort.build import CHECKING, LOADING, build_bundle, build_costs
 
     found = find_built(bundle, version) if root is None else None
     if found is not None and found.manifest.built and found.manifest.built.packed == packed:
         return found
     place = place_of(bundle, version, root)
-    build_bundle(bundle, place, progress.report, packed=packed)
+    work = Work(build_costs(bundle, packed), progress.work)
+    build_bundle(bundle, place, work, packed=packed)
     # hashed once now, and remembered, rather than at the first start
-    made = Bundle.open(place, on_progress=partial(progress.report, "checking what was written"))
-    progress.report("loading every piece", 0, 0)
+    made = Bundle.open(place, on_progress=lambda done, all: work.reach(CHECKING, done / all))
+    work.reach(LOADING, 0)
     with open_backend(ORT_CPU, made) as backend:
         backend.load(list(made.manifest.pieces))
+    work.end()
     return made

@@ -8,6 +8,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -32,6 +33,7 @@ from mimo_edge.engines.weight_file import (
     map_tensor,
     point_to,
 )
+from mimo_edge.engines.work import COPY, HASH, LAY_OUT, LOAD, PACK, Work
 from mimo_edge.runtime.bundle.built import built_here
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.data_files import by_data_file, data_file
@@ -47,8 +49,7 @@ from mimo_edge.runtime.bundle.unfinished import (
     write_markers,
 )
 
-# (what is being done, bytes of the bundle's weights done, bytes in all)
-OnProgress = Callable[[str, int, int], None]
+CHECKING, LOADING = "checking what was written", "loading every piece"
 
 
 def lower(model: onnx.ModelProto, bundle: Bundle, piece: str) -> list[Product]:
@@ -66,12 +67,13 @@ def lower(model: onnx.ModelProto, bundle: Bundle, piece: str) -> list[Product]:
 def build_bundle(
     bundle: Bundle,
     place: Path,
-    on_progress: OnProgress = lambda *_: None,
+    work: Work | None = None,
     *,
     packed: str = IN_FILE,
 ) -> Path:
     """Write the build of a bundle, and take over what an interrupted one finished.
 
+    `work` has the stages of `build_costs`, of which the pieces are done here.
     `packed` is one of PACKED. In the file it has twice the size, loads in seconds and is mapped; in
     memory each load packs the weights anew, into as much heap. A build that lies at the place is
     replaced.
@@ -79,28 +81,28 @@ def build_bundle(
     """
     if bundle.manifest.built is not None:
         raise InputError(f"{bundle.folder} is built already. Build the bundle that it was made of.")
-    total = sum(bundle.weight_bytes(piece) for piece in bundle.manifest.pieces)
-    done = 0
+    work = work or Work(build_costs(bundle, packed))
     key = json.dumps([bundle.identity, ort.__version__, processor(), packed, _code_digest()])
     held = most_bytes(bundle, packed)
     with own_place(place), partial_folder(place, held, resume=True) as folder:
         pieces: dict[str, PieceSpec] = {}
         files: dict[str, FileSpec] = {}
-        for group in by_data_file(bundle.manifest.pieces):
-            finished = read_markers(folder, group, key)
+        groups = by_data_file(bundle.manifest.pieces)
+        kept = {group[0]: read_markers(folder, group, key) for group in groups}
+        for group in groups:
+            if kept[group[0]] is not None:
+                for piece in group:
+                    work.drop(piece)
+                work.say(f"kept {', '.join(group)}")
+        for group in groups:
+            finished = kept[group[0]]
             if finished is None:
                 made: dict[str, tuple[PieceSpec, FileSpec]] = {}
                 with WeightFile(folder / data_file(group[0])) as data:
                     for piece in group:
-                        before = done + sum(bundle.weight_bytes(each) for each in made)
-
-                        def heard(count: int, piece: str = piece, before: int = before) -> None:
-                            on_progress(f"packing {piece}", before + count, total)
-
+                        heard = partial(work.reach, piece, what=f"packing {piece}")
                         made[piece] = _build_piece(bundle, piece, data, packed, heard)
                 finished = write_markers(folder, key, made, data.spec)
-            done += sum(bundle.weight_bytes(piece) for piece in group)
-            on_progress(f"packed {', '.join(group)}", done, total)
             for piece in group:
                 pieces[piece] = finished[piece][0]
                 files.update(finished[piece][1])
@@ -116,6 +118,30 @@ def build_bundle(
     return place
 
 
+def build_costs(bundle: Bundle, packed: str) -> dict[str, float]:
+    """Of the stages of a build: its pieces, and what is done with it afterwards."""
+    found = {}
+    for piece in bundle.manifest.pieces:
+        found[piece] = _cost(onnx.load(bundle.path(piece), load_external_data=False), packed)
+    found[CHECKING] = HASH * most_bytes(bundle, packed)
+    found[LOADING] = LOAD * bundle.data_bytes()
+    return found
+
+
+def _cost(model: onnx.ModelProto, packed: str) -> float:
+    """Of a stored graph: its products are laid out anew, the rest is copied."""
+    layers = [layer for product in products(model) for layer in product.layers]
+    own = {n for each in layers for n in (each.codes.name, each.scales.name, each.bias)}
+    others = (t for t in constants(model).values() if is_external(t) and t.name not in own)
+    copied = sum(int(e.value) for t in others for e in t.external_data if e.key == "length")
+    return _each(packed) * sum(layer.bytes for layer in layers) + COPY * copied
+
+
+def _each(packed: str) -> float:
+    """Of a byte of codes."""
+    return LAY_OUT + (PACK if packed == IN_FILE else 0.0)
+
+
 def most_bytes(bundle: Bundle, packed: str) -> int:
     """What the weights of a build can take on the disk."""
     return (2 if packed == IN_FILE else 1) * bundle.data_bytes()
@@ -126,12 +152,15 @@ def _build_piece(
     piece: str,
     written: WeightFile,
     packed: str,
-    on_progress: Callable[[int], None],
+    on_progress: Callable[[float], None],
 ) -> tuple[PieceSpec, FileSpec]:
-    """Write the weights of a piece, and its graph beside them; returns the graph's file."""
+    """Write the weights of a piece, and its graph beside them; returns the graph's file.
+
+    `on_progress` is told how much of the work is done, of 1.
+    """
     spec, data = bundle.piece(piece), bundle.folder / bundle.piece(piece).data
     model = onnx.load(bundle.path(piece), load_external_data=False)
-    before = constants(model)
+    before, total = constants(model), _cost(model, packed)
     found = lower(model, bundle, piece)
     after = constants(model)
     nodes = {node.input[1]: node for node in model.graph.node if node.op_type == "MatMulNBits"}
@@ -139,7 +168,7 @@ def _build_piece(
     folder = written.path.parent
 
     def tensors() -> Iterator[Stored]:
-        done = 0
+        done = 0.0
         new: set[str] = set()
         for product in found:
             parts = stored(product, before, data)
@@ -151,14 +180,14 @@ def _build_piece(
                 if made is not None:
                     keys[product.name] = made.key
                     yield Stored(_packed(product.name), [made.data])
-            done += sum(layer.bytes for layer in product.layers)
-            on_progress(done)
+            done += _each(packed) * sum(layer.bytes for layer in product.layers)
+            on_progress(done / total)
         for name, tensor in after.items():
             if is_external(tensor) and name not in new:
                 values = map_tensor(tensor, data)
                 yield Stored(name, [values])
-                done += values.nbytes
-                on_progress(done)
+                done += COPY * values.nbytes
+                on_progress(done / total)
 
     places = written.write(tensors())
     point_to(model, written.path.name, places)

@@ -13,9 +13,10 @@ import onnxruntime as ort
 import pytest
 from mimo_edge.engines import recipe
 from mimo_edge.engines.ort import build as building
-from mimo_edge.engines.ort.build import build_bundle, lower
+from mimo_edge.engines.ort.build import CHECKING, LOADING, build_bundle, build_costs, lower
 from mimo_edge.engines.ort.prepack import ENTRY
 from mimo_edge.engines.quantize import quantize_bundle
+from mimo_edge.engines.work import Work
 from mimo_edge.runtime.backends.opening import open_backend
 from mimo_edge.runtime.backends.ort import OrtBackend
 from mimo_edge.runtime.bundle import built as placing
@@ -254,8 +255,15 @@ def test_an_interrupted_build_goes_on(
         build_bundle(quantized, tmp_path / "built")
     assert not (tmp_path / "built").exists()
     before = list(seen)
-    build_bundle(quantized, tmp_path / "built")
+    heard: list[tuple[str, int, int]] = []
+    costs = build_costs(quantized, "file")
+    work = Work(costs, lambda *said: heard.append(said))
+    build_bundle(quantized, tmp_path / "built", work)
     again = seen[len(before) :]
+    assert heard[0][:2] == (f"kept {before[0]}", 0), "what is kept is no work"
+    assert [done for _, done, _ in heard] == sorted(done for _, done, _ in heard)
+    assert work.total == pytest.approx(sum(costs[p] for p in {*again, CHECKING, LOADING}))
+    assert work.done == pytest.approx(sum(costs[piece] for piece in again), rel=1e-2)
     assert again[0] == "patch_decoder" and not set(again[1:]) & set(before)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["built"]
     assert (tmp_path / "built" / MANIFEST).is_file()
