@@ -16,7 +16,7 @@ TYPES := build/types/mimo_edge
 export PIP_CACHE_DIR ?= $(CURDIR)/build/pip
 FOLDERS := mimo_ref export engines runtime parity scripts
 
-.PHONY: demo test browser clients ray lint system clean
+.PHONY: demo test browser clients lint system clean
 
 demo: $(READY)
 	$(BIN)/mimo-edge demo --out out/demo
@@ -26,23 +26,25 @@ test: $(READY) lint system
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # the server's page, driven in a browser
-browser: $(READY)
-	@command -v chromium >/dev/null || apt-get install -y -qq --no-install-recommends chromium
+browser: $(READY) program-chromium
 	$(BIN)/python -m pytest -m browser
 
-# other people's clients, and Ray Serve: each in an environment of its own, for they bring much
-clients ray:
-	$(PYTHON) -m venv build/$@
-	build/$@/bin/python -m pip install --quiet --editable ".[dev,$@]"
-	build/$@/bin/python -m pytest -m $@
+# other people's clients, and Ray Serve, in an environment of their own, for they bring much
+clients:
+	$(PYTHON) -m venv build/clients
+	build/clients/bin/python -m pip install --quiet --editable ".[cpu,export,server,wyoming,clients,ray]"
+	build/clients/bin/python -m pytest -m "clients or ray" tests/server
 
 # what the tests need beside Python packages: nano's voices are espeak-ng's
-system:
-	@command -v espeak-ng >/dev/null || { \
+system: program-espeak-ng
+
+# a program that has the name of its package
+program-%:
+	@command -v $* >/dev/null || { \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    apt-get update -qq && apt-get install -y -qq --no-install-recommends espeak-ng; \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends $*; \
 	  else \
-	    echo "the tests need espeak-ng; install it, for example: sudo apt-get install espeak-ng" >&2; \
+	    echo "the tests need $*; install it, for example: sudo apt-get install $*" >&2; \
 	    exit 1; \
 	  fi; }
 

@@ -1,5 +1,9 @@
 """What the layers of a model read: statistics of every input channel, and the file that holds them.
 
+So of what the backbone keeps of each position: its values, channel by channel, and its keys by the
+pairs of channels that the rotation turns into one another. A pair's length is the same at every
+position, where its channels are not.
+
 `mimo-edge calibrate` finds them on the real pipeline. They belong to the checkpoint, whatever
 bundle of it ran: a calibration knows the fingerprint of its checkpoints, and no others take it.
 """
@@ -18,7 +22,9 @@ from mimo_edge.runtime.bundle.errors import MALFORMED, CalibrationError
 from mimo_edge.runtime.bundle.files import hash_file, write_bytes
 from numpy.typing import NDArray
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, FORMAT)  # the first says nothing of keys and values
+CACHE = "cache."  # before the names of keys and values: cache.keys_0 [H * D / 2], cache.values_0
 _ABOUT = "about"
 HOW = (
     "mimo-edge calibrate BUNDLE --audio DIR --text FILE -o calib.npz, and give --calibration "
@@ -80,7 +86,8 @@ class About:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Statistics by the names of weights, those of streaming graphs without their prefix."""
+    """Statistics by the names of weights, those of streaming graphs without their prefix, and of
+    keys and values by CACHE and a name."""
 
     about: About
     layers: Mapping[str, Statistics]
@@ -100,7 +107,7 @@ class Calibration:
         try:
             with np.load(path, allow_pickle=False) as file:
                 raw: dict[str, Any] = json.loads(file[_ABOUT].tobytes())
-                if raw.pop("format") != FORMAT:
+                if raw.pop("format") not in READABLE:
                     raise CalibrationError(
                         f"{path} is of another version of mimo-edge. Calibrate again: {HOW}."
                     )
@@ -134,6 +141,15 @@ class Calibration:
                 f"the calibration is of another checkpoint ({self.about.source[:12]}) than {place} "
                 f"({source[:12]}). Calibrate a bundle of this one: {HOW}."
             )
+
+    def of_cache(self, name: str, width: int) -> Statistics:
+        """What goes into the cache `keys_0` or `values_0`. Raises CalibrationError."""
+        if not any(known.startswith(CACHE) for known in self.layers):
+            raise CalibrationError(
+                "the calibration says nothing of keys and values: an earlier version of mimo-edge "
+                f"made it. Calibrate again: {HOW}."
+            )
+        return self.of(f"{CACHE}{name}", width)
 
     def of(self, weight: str, inputs: int) -> Statistics:
         """What a layer reads, by the name of its weight [outputs, inputs]. Raises

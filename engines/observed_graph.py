@@ -2,7 +2,7 @@
 
 Of every tensor that products with weights read, and of every channel of it: the largest absolute
 value, the sum of absolute values, the sum of squares; then the count of positions. Memory is that
-of these numbers, however long the input.
+of these numbers, however long the input. What the backbone puts into its cache is observed alike.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,21 +11,42 @@ from typing import Any
 
 import numpy as np
 import onnx
-from mimo_edge.engines.calibration import Statistics
+from mimo_edge.engines.calibration import CACHE, Statistics
 from mimo_edge.engines.components import bare, matrix
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 STATISTICS = "statistics"  # the output
+_PAST = ("past_keys_", "past_values_")
 
 
 @dataclass(frozen=True)
 class Site:
-    """A tensor [..., width], and the weights of the layers that read it."""
+    """A tensor [..., width], and the weights of the layers that read it, or the cache that it goes
+    into."""
 
     tensor: str
     width: int
     weights: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """States [B, H, T, D] on their way into the cache `name`, as `Calibration` calls it."""
+
+    name: str
+    tensor: str
+    heads: int
+    head_dim: int
+
+    @property
+    def rotated(self) -> bool:
+        """Keys are: their statistics are those of pairs of channels."""
+        return self.name.startswith(f"{CACHE}keys_")
+
+    @property
+    def width(self) -> int:
+        return self.heads * self.head_dim // (2 if self.rotated else 1)
 
 
 def observe(model: onnx.ModelProto) -> list[Site]:
@@ -34,6 +55,10 @@ def observe(model: onnx.ModelProto) -> list[Site]:
     Layers are known by the names of their weights, whether these are floats or quantised.
     """
     sites = sites_of(model.graph)
+    for kept in kept_by(model.graph):
+        flat = f"{kept.name}_observed"
+        model.graph.node.extend(_by_position(kept, flat))
+        sites.append(Site(flat, kept.width, (kept.name,)))
     if not sites:
         return []
     constants = {"observed_rows": np.array([0], np.int64)}
@@ -78,6 +103,37 @@ def _nodes(prefix: str, tensor: str) -> Iterator[onnx.NodeProto]:
     yield node("ReduceSumSquare", [flat, rows], "squares", keepdims=0)
     yield node("Shape", [flat], "length", start=0, end=1)
     yield node("Cast", [f"{prefix}_length"], "count", to=TensorProto.FLOAT)
+
+
+def _by_position(kept: Kept, output: str) -> Iterator[onnx.NodeProto]:
+    """States with a position's channels last [B, T, H, D]; of keys the lengths of the pairs that
+    the rotation turns [B, T, H, D / 2]: channel i and i + D / 2."""
+    wide, turned = f"{output}_float", f"{output}_turned"
+    halves = [f"{output}_{part}" for part in ("first", "second")]
+    last = turned if kept.rotated else output
+    yield helper.make_node("Cast", [kept.tensor], [wide], to=TensorProto.FLOAT)
+    yield helper.make_node("Transpose", [wide], [last], perm=[0, 2, 1, 3])
+    if not kept.rotated:
+        return
+    yield helper.make_node("Split", [turned], halves, axis=-1, num_outputs=2)
+    squares = [f"{half}_square" for half in halves]
+    for half, square in zip(halves, squares, strict=True):
+        yield helper.make_node("Mul", [half, half], [square])
+    yield helper.make_node("Add", squares, [f"{output}_sum"])
+    yield helper.make_node("Sqrt", [f"{output}_sum"], [output])
+
+
+def kept_by(graph: onnx.GraphProto) -> list[Kept]:
+    """What the backbone puts into its cache; nothing of other graphs."""
+    if graph.name != "backbone":
+        return []
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.input}
+    found = []
+    for node in graph.node:
+        if node.op_type == "TensorScatter" and node.input[0].startswith(_PAST):
+            name, shape = node.input[0].removeprefix("past_"), shapes[node.input[0]]
+            found.append(Kept(f"{CACHE}{name}", node.input[1], shape[1], shape[3]))
+    return found
 
 
 def sites_of(graph: onnx.GraphProto) -> list[Site]:

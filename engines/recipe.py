@@ -44,6 +44,7 @@ FOLDER = Path(__file__).parent / "recipes"
 FLOAT = "float"
 ACTIVATIONS = (FLOAT, "dynamic", "int8", "fp8")
 CALIBRATED = ("int8", "fp8")  # activations whose scales are found before
+KV_CACHE = "kv_cache"  # is none of the components
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,18 @@ class Recipe:
         return any(part.activations in CALIBRATED for part in parts) or any(
             weights.method == ACTIVATION_AWARE for weights in used
         )
+
+    @property
+    def slow_on_cpus(self) -> tuple[str, ...]:
+        """The components whose products ONNX Runtime's CPU makes in floats: of whole channels, or
+        of E4M3, it makes float weights first, at each product."""
+        found = []
+        for name, part in self.components.items():
+            weights = part.weights
+            widened = CHANNEL in weights.blocks and part.activations == FLOAT
+            if name not in TABLES and (widened or weights.scheme == "fp8"):
+                found.append(name)
+        return tuple(found)
 
     def rounding(self, matrix: Matrix) -> str | None:
         """What the input of a layer is rounded to, by a scale of calibration; None for nothing."""
@@ -179,6 +192,12 @@ def parse(raw: Mapping[str, Any], path: Path) -> Recipe:
     if name != path.stem:
         raise RecipeError(f"{path} names itself {name!r}; the name must be that of the file")
     given = reader.table(raw, "components")
+    if KV_CACHE in given:
+        raise RecipeError(
+            f"{path}: a component is {KV_CACHE!r}, which a bundle does not store: how keys and "
+            "values are kept is chosen where one is built, mimo-edge build --target ort-cpu "
+            "--kv-cache int8. Leave it out."
+        )
     for component in given:
         reader.choice(component, COMPONENTS, "a component")
     default = reader.table(raw, "default")

@@ -102,6 +102,7 @@ class _Language:
         ports = {p.name: p for p in bundle.piece("backbone").inputs}
         self._caches = [n for n in ports if n.startswith(("past_keys", "past_values"))]
         self._dtype = np.dtype(ports["embeddings"].dtype)
+        self._cache_dtype = np.dtype(bundle.manifest.cache_dtype)
         self._patch_ports = bundle.piece("patch_decoder").inputs if bundle.speaks else ()
 
     def embed(self, names: Sequence[str]) -> Values:
@@ -156,7 +157,7 @@ class _Language:
         with torch.inference_mode():
             embeddings = self._embeddings(self._side.language_model())
         model, room = self._model, embeddings.shape[1]
-        cache = np.zeros((1, model.kv_heads, room, model.head_dim), self._dtype)
+        cache = np.zeros((1, model.kv_heads, room, model.head_dim), self._cache_dtype)
         return {
             "embeddings": embeddings[:, : self._prompt].numpy().astype(self._dtype),
             "past_lengths": np.array([0]),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from mimo_edge.parity.recording import Layout, Sequence
-from mimo_edge.parity.side import Answered, Encoded, Forced
+from mimo_edge.parity.side import Answered, Encoded, Forced, Streamed
 from mimo_edge.runtime.audio import codec
 from mimo_edge.runtime.backends.base import Backend, Floats, Ints
 from mimo_edge.runtime.backends.ort import OrtBackend
@@ -115,11 +115,11 @@ class BundleSide:
     def decode(self, codes: Ints) -> Floats:
         return codec.decode(self._backend, codes)
 
-    def stream(self, codes: Ints) -> Floats:
+    def stream(self, codes: Ints) -> Streamed:
         stream = codec.StreamDecoder(self._backend)
         group = self.layout.group_size
         parts = [stream.push(codes[:, at : at + group]) for at in range(0, codes.shape[1], group)]
-        return np.concatenate((*parts, stream.finish()))
+        return Streamed.of([*parts, stream.finish()])
 
     def measured(self) -> dict[str, Any]:
         return {"bytes": self._backend.bundle.bytes, "peak_bytes": peak_bytes()}

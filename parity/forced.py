@@ -82,7 +82,7 @@ class LedBundle:
         names = [port.name for port in session.get_outputs()]
         cache = (batch, self.model.kv_heads, longest, self.model.head_dim)
         past = {
-            port.name: np.zeros(cache, padded.dtype)
+            port.name: np.zeros(cache, self.backend.bundle.manifest.cache_dtype)
             for port in session.get_inputs()
             if port.name.startswith("past_") and port.name != "past_lengths"
         }

@@ -9,6 +9,7 @@ from mimo_edge.parity.choices import DIFFERENT, EQUAL, NEAR, Agreement, Choice, 
 from mimo_edge.parity.findings import Bisected
 from mimo_edge.parity.recording import Recording, Sequence
 from mimo_edge.parity.stage_figures import Figures
+from mimo_edge.parity.stream_quality import seam_error
 from mimo_edge.parity.thresholds import Thresholds
 from mimo_edge.parity.tolerances import mel_difference, snr
 from mimo_edge.runtime.bundle.errors import InputError
@@ -45,6 +46,7 @@ class SequenceVerdict:
     sequence: Sequence
     along: Along
     parting: Parting | None  # of the free runs
+    in_batch: bool  # whether it was answered in a batch, too
     batched: Parting | None  # of the candidate's own answer in a batch
     stops: tuple[bool, bool]  # candidate, model
     lengths: tuple[int, int]  # patches of the free runs
@@ -195,6 +197,7 @@ class _Judge:
                 sequence,
                 along,
                 self._pair.parting(sequence, mine[free], theirs[free]),
+                batched is not None,
                 None if batched is None else self._pair.parting(sequence, batched, mine[free]),
                 (bool(mine[f"stopped/{name}"]), bool(theirs[f"stopped/{name}"])),
                 (mine[free].shape[1] // group, theirs[free].shape[1] // group),
@@ -214,11 +217,7 @@ class _Judge:
             for s in found
         ]
         self._share("stops_agreement", stops)
-        mine = self.verdict.candidate.arrays
-        self._share(
-            "batch_agreement",
-            (s.batched for s in greedy if f"batched/{s.sequence.name}" in mine),
-        )
+        self._share("batch_agreement", (s.batched for s in greedy if s.in_batch))
 
     def _share(self, check: str, partings: Iterable[Parting | None]) -> None:
         """The share of answers that do not part, or part at a near tie."""
@@ -259,11 +258,23 @@ class _Judge:
         return [(n.removeprefix(f"{kind}/"), mine[n], theirs[n]) for n in names]
 
 
-def seam_snr(recording: Recording) -> dict[str, float]:
-    """How near streamed sound is to the whole, by name, in dB: what the windows cost a side."""
-    found = {}
-    for name, streamed in recording.arrays.items():
-        if name.startswith("streamed/"):
-            label = name.removeprefix("streamed/")
-            found[label] = snr(streamed, recording.arrays[f"sound/{label}"])
+@dataclass(frozen=True)
+class Streaming:
+    """What the windows cost a side: one sound streamed against the whole."""
+
+    name: str
+    snr: float  # dB
+    seam_error: float | None  # dB, see `stream_quality.seam_error`
+
+
+def streaming(recording: Recording) -> list[Streaming]:
+    """Of every sound that was streamed."""
+    found, rate = [], recording.layout.sampling_rate
+    for key, streamed in recording.arrays.items():
+        if key.startswith("streamed/"):
+            name = key.removeprefix("streamed/")
+            whole = recording.arrays[f"sound/{name}"]
+            seams = recording.arrays.get(f"seams/{name}", np.zeros(0, np.int64))
+            error = seam_error(streamed, whole, seams.tolist(), rate)
+            found.append(Streaming(name, snr(streamed, whole), error))
     return found

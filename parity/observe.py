@@ -144,7 +144,7 @@ def _along(side: Side, recording: Recording, given: Arrays, on_progress: Report 
         arrays[f"sound/{name}"] = side.decode(codes)
         streamed = side.stream(codes)
         if streamed is not None:
-            arrays[f"streamed/{name}"] = streamed
+            arrays[f"streamed/{name}"], arrays[f"seams/{name}"] = streamed.wav, streamed.seams
     measured: dict[str, Any] = side.measured()
     measured["seconds_per_patch"] = float(np.median(seconds)) if seconds else None
     measured["answers"] = {

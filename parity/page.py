@@ -4,30 +4,27 @@ Every number on the page stands in a `<data>` element that says where in report.
 """
 
 import html
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mimo_edge.parity import charts
 from mimo_edge.parity.judge import Verdict
+from mimo_edge.parity.page_answers import answers
 from mimo_edge.parity.page_media import mels, sounds
 from mimo_edge.parity.page_parts import (
     STATUS,
+    Numbers,
     floats,
-    pairs,
     section,
-    short,
-    shown,
     status_class,
     table,
     text,
     unit,
-    weights,
 )
+from mimo_edge.parity.page_sides import sides
 
 STYLE = Path(__file__).parent / "page.css"
-PATCHES = "patch of the answer (160 ms each)"
 
 
 class Page:
@@ -35,10 +32,11 @@ class Page:
 
     def __init__(self, data: dict[str, Any], verdicts: Sequence[Verdict]) -> None:
         self._data, self._verdicts = data, verdicts
+        self._numbers = Numbers(data)
 
     def html(self) -> str:
         """The whole file."""
-        body = [self._head(), self._overview(), self._sides()]
+        body = [self._head(), self._overview(), sides(self._data, self._numbers)]
         for index, verdict in enumerate(self._verdicts):
             body.append(self._candidate(index, verdict))
         style = STYLE.read_text(encoding="utf-8")
@@ -85,42 +83,16 @@ class Page:
         limit = "no limit"
         if check["limit"] is not None:
             sign = "≥" if check["better"] == "higher" else "≤"
-            limit = f"{sign} {self._number(path + '.limit')}"
+            limit = f"{sign} {self._numbers.at(path + '.limit')}"
         ties = ""
         if check["near_ties"]:
             word = "near tie" if check["near_ties"] == 1 else "near ties"
-            ties = f", {self._number(path + '.near_ties')} {word}"
+            ties = f", {self._numbers.at(path + '.near_ties')} {word}"
         return (
             f'<span class="{status_class(check["passed"])}">{STATUS[check["passed"]]}</span> '
-            f"{self._number(path + '.value')} {unit(check['unit'])} "
+            f"{self._numbers.at(path + '.value')} {unit(check['unit'])} "
             f'<small title="{html.escape(check["reason"])}">[{limit}]{ties}</small>'
         )
-
-    def _sides(self) -> str:
-        sides = [("against", self._data["against"])]
-        sides += [(f"candidates.{i}", c) for i, c in enumerate(self._data["candidates"])]
-        facts = [
-            ("kind", lambda p, s: text(s["kind"])),
-            ("identity", lambda p, s: f"<code>{text(s['id'][:16])}</code>"),
-            ("precision", lambda p, s: text(s["precision"])),
-            ("weights", lambda p, s: text(weights(s.get("weights")))),
-            ("made with", lambda p, s: text(pairs(s.get("tools")))),
-            ("runs on", lambda p, s: text(f"{s['runs_on']}; {s['machine']}, {s['processor']}")),
-            ("size", lambda p, s: self._maybe(p, s, "bytes", "bytes")),
-            ("peak memory of the process", lambda p, s: self._maybe(p, s, "peak_bytes", "bytes")),
-            ("time", lambda p, s: self._maybe(p, s, "seconds_per_patch", "s a patch, median")),
-            ("streamed against whole", lambda p, s: self._maybe(p, s, "seam_snr", "dB, worst")),
-        ]
-        rows = [
-            f'<tr><th scope="row">{text(name)}</th>'
-            + "".join(f"<td>{value(path, side)}</td>" for path, side in sides)
-            + "</tr>"
-            for name, value in facts
-        ]
-        columns = ["", *(side["name"] for _, side in sides)]
-        heard = ", ".join(clip["name"] for clip in self._data["inputs"]["clips"]) or "none"
-        given = f"<p>Recordings that were heard: {text(heard)}. Seeds and prompts: report.json.</p>"
-        return section("Who was compared", table("The sides", columns, rows) + given)
 
     def _candidate(self, index: int, verdict: Verdict) -> str:
         candidate, path = self._data["candidates"][index], f"candidates.{index}"
@@ -135,7 +107,7 @@ class Page:
             + self._reasons(path, candidate)
             + self._figures(path, candidate)
             + self._codebooks(path, candidate)
-            + self._sequences(path, candidate)
+            + answers(self._data, self._numbers, path, candidate)
             + mels(verdict)
             + sounds(verdict),
         )
@@ -160,7 +132,7 @@ class Page:
             return ""
         items = []
         for i, finding in enumerate(bisected["findings"]):
-            snr = self._number(f"{path}.bisected.findings.{i}.snr")
+            snr = self._numbers.at(f"{path}.bisected.findings.{i}.snr")
             items.append(
                 f"<li>{text(finding['sentence'])} ({snr} dB). Weights there: "
                 f"<code>{text(', '.join(finding['weights']) or 'none')}</code></li>"
@@ -184,21 +156,21 @@ class Page:
         rows = []
         for i, each in enumerate(candidate["figures"]):
             numbers = [
-                self._number(f"{path}.figures.{i}.{name}")
-                for name in ("max_abs", "mean_abs", "snr", "cosine_mean", "cosine_min", "required")
+                self._numbers.at(f"{path}.figures.{i}.{name}")
+                for name in ("required", "mean_abs", "snr", "cosine_mean", "cosine_min")
             ]
             worst = "–"
             if each["worst_at"]:
                 at = ", ".join(map(str, each["worst_at"]))
                 worst = (
-                    f"[{at}] {self._number(f'{path}.figures.{i}.worst_value')} in place of "
-                    f"{self._number(f'{path}.figures.{i}.worst_expected')}"
+                    f"[{at}] {self._numbers.at(f'{path}.figures.{i}.worst_value')} in place of "
+                    f"{self._numbers.at(f'{path}.figures.{i}.worst_expected')}"
                 )
             cells = "".join(f"<td>{n}</td>" for n in (*numbers, worst))
             head = f'<th scope="row">{text(each["stage"])}</th><td>{text(each["of"])}</td>'
             rows.append(f"<tr>{head}{cells}</tr>")
-        columns = ["stage", "of", "largest difference", "mean", "SNR, dB", "cosine, mean"]
-        columns += ["cosine, least", "tolerance that would pass", "worst element"]
+        columns = ["stage", "of", "largest difference: the tolerance that would pass", "mean"]
+        columns += ["SNR, dB", "cosine, mean", "cosine, least", "worst element"]
         return f"<h3>Values of each stage</h3>{table('By stage and input', columns, rows)}"
 
     def _codebooks(self, path: str, candidate: dict[str, Any]) -> str:
@@ -220,99 +192,23 @@ class Page:
             rows = [
                 f'<tr><th scope="row">{k}</th>'
                 + "".join(
-                    f"<td>{self._number(f'{path}.{key}.{k}.{name}')}</td>"
+                    f"<td>{self._numbers.at(f'{path}.{key}.{k}.{name}')}</td>"
                     for name in ("share", "equal", "near_ties", "count")
                 )
-                + "</tr>"
+                + f"<td>{self._margin(f'{path}.{key}.{k}', found[k])}</td></tr>"
                 for k in range(len(found))
             ]
-            listed = table(
-                f"Equal {what}", ["codebook", "share", "equal", "near ties", "judged"], rows
-            )
+            columns = ["codebook", "share", "equal", "near ties", "judged"]
+            columns.append("a near-tie margin that would pass all")
+            listed = table(f"Equal {what}", columns, rows)
             parts.append(
                 f"<h3>{what.capitalize()}</h3><figure>{chart}</figure>"
                 f"<details><summary>As a table</summary>{listed}</details>"
             )
         return "".join(parts)
 
-    def _sequences(self, path: str, candidate: dict[str, Any]) -> str:
-        parts = ["<h3>Along the answers</h3>"]
-        for i, found in enumerate(candidate["sequences"]):
-            here = f"{path}.sequences.{i}"
-            name = found["name"]
-            own = self._data["against"]["answers"].get(name, "")
-            said = candidate["answers"].get(name, "")
-            choices = charts.strip(
-                f"Choices of {name}",
-                [("text", found["text"]), ("speech gate", found["gate"])],
-                PATCHES,
-            )
-            kl = charts.lines(
-                f"Divergence of {name}",
-                [("KL", floats(found["kl"]))],
-                PATCHES,
-                "KL, nats",
-                f"largest {max(floats(found['kl']), default=0):.3g} nats",
-            )
-            entropy = charts.lines(
-                f"Entropy of {name}",
-                [
-                    (candidate["name"], floats(found["entropy"])),
-                    (self._data["against"]["name"], floats(found["entropy_own"])),
-                ],
-                PATCHES,
-                "entropy, nats",
-                "entropy of the text distribution of both sides",
-            )
-            parts.append(
-                f"<article><h4>{text(name)}</h4>"
-                f"<p>{self._parting(here + '.parting', found['parting'])} "
-                f"{self._length(here, found)}</p>"
-                f"<dl><dt>{text(self._data['against']['name'])}</dt><dd>{text(short(own))}</dd>"
-                f"<dt>{text(candidate['name'])}</dt><dd>{text(short(said))}</dd></dl>"
-                f'<div class="charts"><figure>{choices}</figure><figure>{kl}</figure>'
-                f"<figure>{entropy}</figure></div></article>"
-            )
-        return "".join(parts)
-
-    def _parting(self, path: str, parting: dict[str, Any] | None) -> str:
-        if parting is None:
-            return "The free runs are equal."
-        where = parting["where"]
-        if where == "codes":
-            codebook, frame = (self._number(f"{path}.{key}") for key in ("codebook", "frame"))
-            where = f"codebook {codebook}, frame {frame}"
-        margin = "not known"
-        if parting["margin"] is not None:
-            margin = self._number(path + ".margin")
-        ids = [self._number(f"{path}.{key}") for key in ("chosen", "expected")]
-        for place, token in enumerate((parting["said"], parting["wanted"])):
-            if token is not None:
-                ids[place] += f" ({text(repr(token))})"
-        return (
-            f"The free runs part at patch {self._number(path + '.patch')}, {where}: "
-            f"{ids[0]} in place of {ids[1]}; "
-            f"margin {margin}{', a near tie' if parting['near_tie'] else ''}."
-        )
-
-    def _length(self, path: str, found: dict[str, Any]) -> str:
-        ends = {True: "stopped by itself", False: "ended by the limit"}
-        return (
-            f"{self._number(path + '.patches')} patches, {ends[found['stopped']]}; the model's "
-            f"{self._number(path + '.patches_own')}, {ends[found['stopped_own']]}."
-        )
-
-    def _maybe(self, path: str, side: dict[str, Any], key: str, unit: str) -> str:
-        if side.get(key) is None:
-            return "not known"
-        return f"{self._number(f'{path}.{key}')} {unit}"
-
-    def _number(self, path: str) -> str:
-        """The number at a path of the data, in a form for people, with its place."""
-        value: Any = self._data
-        for key in path.split("."):
-            value = value[int(key)] if isinstance(value, list) else value[key]
-        return (
-            f'<data value="{html.escape(json.dumps(value))}" data-path="{path}">'
-            f"{shown(value)}</data>"
-        )
+    def _margin(self, path: str, agreement: dict[str, Any]) -> str:
+        """By how much the model preferred its own code, where that was most."""
+        if agreement["largest_margin"] is None:
+            return "–"
+        return f"above {self._numbers.at(f'{path}.largest_margin')}"

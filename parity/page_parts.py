@@ -1,10 +1,28 @@
 """Pieces of HTML that the page is put together from."""
 
 import html
+import json
 from collections.abc import Sequence
 from typing import Any
 
 STATUS = {True: "✓ pass", False: "✗ fail", None: "– measured"}
+
+
+class Numbers:
+    """The numbers of a report's data, in a form for people, each with its place."""
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        self._data = data
+
+    def at(self, path: str) -> str:
+        """The number at a path: keys and places with dots between."""
+        value: Any = self._data
+        for key in path.split("."):
+            value = value[int(key)] if isinstance(value, list) else value[key]
+        return (
+            f'<data value="{html.escape(json.dumps(value))}" data-path="{path}">'
+            f"{shown(value)}</data>"
+        )
 
 
 def text(content: str) -> str:

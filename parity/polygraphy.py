@@ -15,7 +15,7 @@ from mimo_edge.runtime.bundle.files import write_text
 from numpy.typing import NDArray
 
 # inputs, and what only one of two sides has: Polygraphy compares what both have
-LEFT_OUT = ("wav/", "grid/", "batched/", "margins/", "scores/")
+LEFT_OUT = ("wav/", "grid/", "batched/", "margins/", "scores/", "seams/")
 
 
 def write_run_results(recording: Recording, path: Path) -> None:

@@ -65,10 +65,13 @@ class Comparison:
 def compare(
     led: Led, own: Led, sequences: Sequence[Recorded], empty_id: int, empty_codes: Sequence[int]
 ) -> Comparison:
-    """`led` is the bundle that is judged, `own` the float32 one."""
+    """`led` is the bundle that is judged, `own` the float32 one.
+
+    Of text, the choices that made the answers: what ends one is read too, and nothing follows it.
+    """
     text, text_own = (
         np.concatenate(
-            [states[s.answer - 1 :] for states, s in zip(of.logits, sequences, strict=True)]
+            [states[s.answer - 1 : -1] for states, s in zip(of.logits, sequences, strict=True)]
         )
         for of in (led, own)
     )

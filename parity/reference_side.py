@@ -23,7 +23,7 @@ from mimo_edge.mimo_ref.weights import (
 )
 from mimo_edge.parity.bundle_side import Prompts, machine, peak_bytes
 from mimo_edge.parity.recording import Layout, Sequence
-from mimo_edge.parity.side import Answered, Encoded, Forced
+from mimo_edge.parity.side import Answered, Encoded, Forced, Streamed
 from mimo_edge.parity.widened import Model, widened
 from mimo_edge.runtime.backends.base import Floats, Ints
 from mimo_edge.runtime.chat.presets import Sampling
@@ -145,16 +145,16 @@ class ReferenceSide:
         return self.audio_tokenizer().decode(torch.from_numpy(codes)).numpy()
 
     @torch.inference_mode()
-    def stream(self, codes: Ints) -> Floats:
-        state, group, parts = StreamState(), self.layout.group_size, []
+    def stream(self, codes: Ints) -> Streamed:
+        state, group, parts = StreamState(), self.layout.group_size, list[Floats]()
         tokenizer, given = self.audio_tokenizer(), torch.from_numpy(codes)
         for at in range(0, codes.shape[1], group):
             (wav,) = streaming_decode(tokenizer, [given[:, at : at + group]], state)
             if wav is not None:
-                parts.append(wav)
+                parts.append(wav.numpy())
         (wav,) = streaming_decode(tokenizer, [given[:, :0]], state, last=True)
         assert wav is not None
-        return torch.cat([*parts, wav]).numpy()
+        return Streamed.of([*parts, wav.numpy()])
 
     def measured(self) -> dict[str, Any]:
         files = [f for folder in self._folders for f in folder.glob("*.safetensors")]

@@ -9,7 +9,7 @@ import numpy as np
 from mimo_edge.parity.along import Parting
 from mimo_edge.parity.choices import DIFFERENT, EQUAL, NEAR, Agreement, Choice
 from mimo_edge.parity.findings import Bisected
-from mimo_edge.parity.judge import SequenceVerdict, Verdict, seam_snr
+from mimo_edge.parity.judge import SequenceVerdict, Verdict, streaming
 from mimo_edge.parity.recording import Recording
 from mimo_edge.parity.stage_figures import Figures
 
@@ -53,13 +53,14 @@ def plain(value: Any) -> Any:
 
 
 def _side(recording: Recording) -> dict[str, Any]:
-    seams = seam_snr(recording)
+    streamed = streaming(recording)
     measured = {k: v for k, v in recording.measured.items() if k not in ("answers", "tokens")}
     return {
         **recording.identity,
         **measured,
         "answers": recording.measured.get("answers", {}),
-        "seam_snr": min(seams.values()) if seams else None,
+        "seam_snr": min((each.snr for each in streamed), default=None),
+        "streaming": [dataclasses.asdict(each) for each in streamed],
     }
 
 
@@ -108,6 +109,7 @@ def _sequence(verdict: SequenceVerdict, tokens: Mapping[str, str]) -> dict[str, 
         "entropy": along.entropy,
         "entropy_own": along.entropy_own,
         "parting": _parting(verdict.parting, tokens),
+        "batched": verdict.in_batch,
         "parting_in_batch": _parting(verdict.batched, tokens),
         "stopped": verdict.stops[0],
         "stopped_own": verdict.stops[1],

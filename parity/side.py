@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 from mimo_edge.parity.recording import Layout, Sequence
 from mimo_edge.runtime.backends.base import Floats, Ints
 from mimo_edge.runtime.chat.segments import Grid
@@ -40,6 +41,22 @@ class Answered:
     seconds: float
 
 
+@dataclass(frozen=True, eq=False)
+class Streamed:
+    """Sound [N] that was decoded as a stream; the samples at which one decode gives way to the
+    next."""
+
+    wav: Floats
+    seams: Ints
+
+    @classmethod
+    def of(cls, parts: list[Floats]) -> "Streamed":
+        """In the order in which they came; some may be empty."""
+        ends = np.cumsum([len(part) for part in parts])
+        inside = ends[(ends > 0) & (ends < ends[-1])]
+        return cls(np.concatenate(parts), np.unique(inside).astype(np.int64))
+
+
 class Side(Protocol):
     """Reference or bundle. What it cannot compute is None."""
 
@@ -64,7 +81,7 @@ class Side(Protocol):
     def decode(self, codes: Ints) -> Floats:
         """codes [K, T] -> wav"""
 
-    def stream(self, codes: Ints) -> Floats | None:
+    def stream(self, codes: Ints) -> Streamed | None:
         """As `decode`, in upstream's windows with its default overlaps, a patch at a time."""
 
     def spoken(self, text_ids: list[int]) -> str:

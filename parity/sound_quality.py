@@ -25,6 +25,10 @@ _LEVEL = 10 ** (-30 / 20)  # RMS that quieter speech is brought to
 _WIDTH = 256
 
 
+OPINION_WEIGHTS = ("speechmos", "dnsmos_models/sig_bak_ovr.onnx")  # package, file
+VOICE_WEIGHTS = ("resemblyzer", "pretrained.pt")
+
+
 class Opinion:
     """What listeners would say of speech, from 1 (bad) to 5 (excellent)."""
 
@@ -32,7 +36,7 @@ class Opinion:
     def _session(self) -> ort.InferenceSession:
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        path = _weights("speechmos", "dnsmos_models/sig_bak_ovr.onnx")
+        path = _weights(*OPINION_WEIGHTS)
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def of(self, wav: Floats, rate: int) -> float:
@@ -54,7 +58,7 @@ class Voice:
         import torch
         from torch import nn
 
-        path = _weights("resemblyzer", "pretrained.pt")
+        path = _weights(*VOICE_WEIGHTS)
         stored = torch.load(path, map_location="cpu", weights_only=True)["model_state"]
         layers = {"lstm": nn.LSTM(_MELS, _WIDTH, 3, batch_first=True)}
         network = nn.ModuleDict({**layers, "linear": nn.Linear(_WIDTH, _WIDTH)}).eval()
@@ -79,6 +83,12 @@ class Voice:
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         mean: Floats = vectors.mean(axis=0)
         return mean / np.linalg.norm(mean)
+
+
+def check_installed() -> None:
+    """Raises EnvironmentProblem if the weights of a network are not there."""
+    for package, file in (OPINION_WEIGHTS, VOICE_WEIGHTS):
+        _weights(package, file)
 
 
 def _mel(wav: Floats) -> Floats:

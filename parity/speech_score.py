@@ -23,6 +23,7 @@ from mimo_edge.runtime.options import Options
 from mimo_edge.runtime.tasks import MimoAudio
 
 UTTERANCES = "utterances.json"
+TASKS = ("asr", "tts", "dialogue")
 LONGEST = 96  # patches of an answer: 15 seconds of speech. What is longer has gone astray
 
 
@@ -116,38 +117,45 @@ class Verdict:
 
 
 class Judge:
-    """Puts a bundle to its tasks. Sampling is that of the presets, utterance i draws by seed i.
+    """Puts a bundle to its tasks. Sampling is that of the presets, utterance i draws by seed
+    `first` + i.
 
     With `streaming`, speech is decoded as a stream of that setting, else whole.
     """
 
-    def __init__(self, model: MimoAudio, streaming: Streaming | None = None) -> None:
-        self.model, self.streaming = model, streaming
+    def __init__(
+        self, model: MimoAudio, streaming: Streaming | None = None, first: int = 0
+    ) -> None:
+        self.model, self.streaming, self.first = model, streaming, first
 
     def asr(self, utterances: Iterable[Utterance], n_q: int | None = None) -> Iterator[Verdict]:
         """Transcribe. With n_q, what the codec makes of the first n_q codebooks of each."""
-        for seed, utterance in enumerate(utterances):
+        for seed, utterance in enumerate(utterances, self.first):
             audio = utterance.audio if n_q is None else self.reconstruct(utterance.audio, n_q)
             yield self._verdict("asr", self.transcribe(audio, seed), utterance.text)
 
     def tts(self, texts: Iterable[str]) -> Iterator[Verdict]:
         """Speak, and listen to it."""
-        for seed, text in enumerate(texts):
+        for seed, text in enumerate(texts, self.first):
             options = Options(seed=seed, max_new=LONGEST)
             yield self._heard_back("tts", self.model.tts(text, options=options), text)
 
     def dialogue(self, utterances: Iterable[Utterance]) -> Iterator[Verdict]:
         """Ask aloud, and listen to the spoken answer."""
-        for seed, utterance in enumerate(utterances):
+        for seed, utterance in enumerate(utterances, self.first):
             options = Options(seed=seed, max_new=LONGEST)
             generation = self.model.dialogue(utterance.audio, options=options)
             yield self._heard_back("dialogue", generation, utterance.text)
 
     def all(self, utterances: UtteranceSet) -> Iterator[Verdict]:
         """Every utterance of a set."""
-        yield from self.asr(utterances.asr)
-        yield from self.tts(utterances.tts)
-        yield from self.dialogue(utterances.dialogue)
+        for task in TASKS:
+            yield from self.task(task, utterances)
+
+    def task(self, task: str, utterances: UtteranceSet) -> Iterator[Verdict]:
+        """Every utterance of a set for one of TASKS."""
+        judged: Iterator[Verdict] = getattr(self, task)(getattr(utterances, task))
+        return judged
 
     def transcribe(self, audio: Audio, seed: int = 0) -> str:
         """What is said."""

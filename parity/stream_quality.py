@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from mimo_edge.parity.side import Streamed
 from mimo_edge.parity.tolerances import snr
 from mimo_edge.parity.word_errors import WordErrors
 from mimo_edge.runtime.audio import codec
@@ -74,8 +75,8 @@ def stream(setting: Setting, backend: AudioPieces, codes: Ints) -> tuple[Floats,
         parts.append(decoder.finish())
     finally:
         decoder.close()
-    ends = np.cumsum([len(part) for part in parts])
-    return np.concatenate(parts), sorted({int(end) for end in ends[:-1]} - {0, int(ends[-1])})
+    streamed = Streamed.of(parts)
+    return streamed.wav, streamed.seams.tolist()
 
 
 def seam_error(wav: Floats, whole: Floats, seams: Sequence[int], rate: int) -> float | None:

@@ -4,6 +4,7 @@ known."""
 from collections.abc import Mapping
 
 from mimo_edge.parity.judge import Check
+from mimo_edge.parity.sound_checks import Heard
 from mimo_edge.parity.speech_score import Judge, UtteranceSet, totals
 from mimo_edge.parity.tolerances import SPEECH_DEVIATIONS, SPEECH_POINTS, speech_edits
 from mimo_edge.parity.word_errors import WordErrors
@@ -21,14 +22,17 @@ REASON = (
 )
 
 
-def word_errors(backend: Backend, utterances: UtteranceSet) -> dict[str, WordErrors]:
-    """Task -> word errors; utterance i draws by seed i. A bundle that only listens is given no
-    texts to read and nothing to answer."""
+def word_errors(
+    backend: Backend, utterances: UtteranceSet, heard: Heard | None = None
+) -> dict[str, WordErrors]:
+    """Task -> word errors; utterance i draws by seed i. What is spoken is heard by `heard`, too. A
+    bundle that only listens is given no texts to read and nothing to answer."""
     if not backend.bundle.speaks:
         utterances = UtteranceSet(asr=utterances.asr)
     model = MimoAudio(backend)
     try:
-        return totals(Judge(model).all(utterances))
+        verdicts = Judge(model).all(utterances)
+        return totals(verdicts if heard is None else heard.listen(verdicts, model.sampling_rate))
     finally:
         model.scheduler.close()
 

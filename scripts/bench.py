@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from mimo_edge.engines.plan.devices import CPU, this_machine
 from mimo_edge.runtime.audio import codec
 from mimo_edge.runtime.backends.base import Backend
 from mimo_edge.runtime.backends.opening import open_backend
@@ -18,6 +19,7 @@ from mimo_edge.runtime.generation.loop import generate
 from mimo_edge.runtime.generation.request import Request
 from mimo_edge.scripts.backend_arguments import add_backend_arguments, opening
 from mimo_edge.scripts.benchmark import table
+from mimo_edge.scripts.benchmark.foretold import Foretold, foretold
 from mimo_edge.scripts.benchmark.held import held
 from mimo_edge.scripts.benchmark.report import Growth, Report
 from mimo_edge.scripts.benchmark.speech import speak
@@ -28,7 +30,7 @@ from mimo_edge.scripts.benchmark.stages import (
     patch_stages,
     weights_read,
 )
-from mimo_edge.scripts.machine import read_rate
+from mimo_edge.scripts.machine import cores, memory_bytes, product_rate, read_rate
 from mimo_edge.scripts.progress import StageProgress
 
 PROMPT = 64  # patches
@@ -87,6 +89,7 @@ def _measured(
         loaded = time.perf_counter() - begin
         most = held()
         stages = _stages(backend, args.rows, args.runs, rate, on_progress)
+        told = _foretold(bundle, backend, args, rate, stages)
         most = most.most(held())
         on_progress("generating")
         share = _overhead(backend, args.runs)
@@ -106,7 +109,7 @@ def _measured(
         on_progress("the reference")
         reference = _reference(args.reference, args.runs, rate)
     gb = rate / 1e9
-    return Report(described, gb, loaded, most, share, stages, growth, answer, reference)
+    return Report(described, gb, loaded, most, share, stages, told, growth, answer, reference)
 
 
 def _stages(
@@ -151,6 +154,16 @@ def _stages(
         on_progress("patches")
         stages += patch_stages(backend.new_rows, bundle, rows, PROMPT, runs, rate)
     return stages
+
+
+def _foretold(
+    bundle: Bundle, backend: Backend, args: argparse.Namespace, rate: float, stages: list[Stage]
+) -> list[Foretold]:
+    """Of a bundle as it was made: a build does not say how many numbers its weights were."""
+    if args.backend != CPU or bundle.manifest.built is not None or not bundle.speaks:
+        return []
+    machine = this_machine(rate, product_rate(), memory_bytes(), cores())
+    return foretold(bundle, backend.bundle, machine, args.rows, PROMPT, stages[-3:])
 
 
 def _grown(bundle: Bundle, asked: bool) -> list[tuple[int, int]]:

@@ -37,7 +37,8 @@ EPILOG = f"""targets:
   ort-cuda               nothing to build: checks that ONNX Runtime loads every piece
 
 example:
-  mimo-edge build bundle --target trt-rtx:8.9 --max-seq 4096 --max-batch 2"""
+  mimo-edge build bundle --target trt-rtx:8.9 --max-seq 4096 --max-batch 2
+  mimo-edge build bundle --target ort-cpu --kv-cache int8 --calibration calib.npz"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,9 +1,10 @@
-"""`mimo-edge calibrate`: what the layers of a model read, found on the real pipeline."""
+"""`mimo-edge calibrate`: what the layers of a model read and keep, found on the real pipeline."""
 
 import argparse
 from functools import partial
 from pathlib import Path
 
+from mimo_edge.engines.calibration import CACHE
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.scripts.calibrating import LONGEST, Work, calibrate, lines, recordings
@@ -76,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
         for counts in (about.spoken, about.texts)
     )
     positions = " and ".join(f"{count} {kind}" for kind, count in about.positions.items())
-    print(f"{args.output}: {len(found.layers)} layers over {positions} positions")
+    layers = sum(not name.startswith(CACHE) for name in found.layers)
+    print(f"{args.output}: {layers} layers over {positions} positions")
     print(f"recordings: {spoken} ({sum(about.recordings.values()):.1f} s); texts: {written}")
     return 0

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import onnx
-from mimo_edge.engines.calibration import About, Calibration, Statistics, check
-from mimo_edge.engines.observed_graph import sites_of
+from mimo_edge.engines.calibration import FORMAT, About, Calibration, Statistics, check
+from mimo_edge.engines.observed_graph import kept_by, sites_of
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import CalibrationError, InputError, MimoError
 from mimo_edge.runtime.bundle.files import hash_file, read_text
@@ -81,7 +81,7 @@ class Work:
     def digest(self, bundle: Bundle, longest: int) -> str:
         """Over all that decides what comes out."""
         sounds = [[self._name(path), hash_file(path).sha256] for path in self.audio]
-        about = [bundle.identity, self.seed, longest, sounds, list(self.texts)]
+        about = [FORMAT, bundle.identity, self.seed, longest, sounds, list(self.texts)]
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
     def do(self, item: int, observed: Observed) -> Done:
@@ -163,12 +163,14 @@ def _done(work: Work, item: int, observed: Observed) -> Done:
 
 
 def _check_whole(bundle: Bundle, found: Calibration) -> None:
-    """Raises CalibrationError for a layer that read nothing, or only zeros."""
+    """Raises CalibrationError for a layer that read nothing, or only zeros, or a cache alike."""
     for piece in bundle.manifest.pieces:
         model = onnx.load(bundle.path(piece), load_external_data=False)
         for site in sites_of(model.graph):
             for weight in site.weights:
                 check(found.of(weight, site.width), weight, "all that was read")
+        for kept in kept_by(model.graph):
+            check(found.of(kept.name, kept.width), kept.name, "all that was read")
 
 
 def _kept(state: Path, work: str) -> Calibration | None:

@@ -19,10 +19,13 @@ from mimo_edge.runtime.bundle.folders import check_output
 from mimo_edge.runtime.bundle.pack import PACK
 from mimo_edge.scripts import build_ort
 from mimo_edge.scripts.build import engines_of
+from mimo_edge.scripts.build_ort import BuildForm
 from mimo_edge.scripts.progress import StageProgress, size
 
 EPILOG = """targets: those of `mimo-edge build`. For TensorRT the engines are built first, or taken
-from where `mimo-edge build` left them; what is built stays there if this is interrupted.
+from where `mimo-edge build` left them; what is built stays there if this is interrupted. For
+ort-cpu, --packed and --kv-cache do the same; without them, what is packed is the build that is
+there, in whatever form, or the bundle as it is, which runs on any processor.
 
 examples:
   mimo-edge pack bundle --target ort-cpu -o device
@@ -44,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engines", metavar="DIR", type=Path, help="where engines are built, or lie already"
     )
-    build_ort.add_arguments(parser, "that of the build which is there, or the bundle as it is")
+    build_ort.add_arguments(parser)
     parser.add_argument("--force", action="store_true", help="replace DEVICE if it exists")
     parser.add_argument("--json", action="store_true")
 
@@ -64,12 +67,13 @@ def run(args: argparse.Namespace) -> int:
         # files are hashed as they are copied; what is built of them is built before
         bundle = Bundle.open(
             args.bundle,
-            verify=target not in ORT_TARGETS or args.packed is not None,
+            verify=target not in ORT_TARGETS or build_ort.asked(args),
             on_progress=partial(progress.report, "checking the bundle"),
         )
         check_output(args.output, [bundle.folder], args.force)
         if target == ORT_CPU:
-            bundle = _built(bundle, args.packed, progress)
+            form = BuildForm.of(args) if build_ort.asked(args) else None
+            bundle = _built(bundle, form, progress)
         engines = None if target in ORT_TARGETS else _engines(args, bundle, progress)
         if engines is not None and target == "trt":
             gpu = ", ".join(engines.manifest.identity.capabilities)
@@ -94,20 +98,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _built(bundle: Bundle, packed: str | None, progress: StageProgress) -> Bundle:
+def _built(bundle: Bundle, form: BuildForm | None, progress: StageProgress) -> Bundle:
     """The build of the bundle for this machine: in the form that is asked for, made if need be, or,
     where none is, the one that is there. The bundle itself, if none is there either."""
     built = bundle.manifest.built
     if built is not None:
-        if packed not in (None, built.packed):
+        if form is not None and not form.is_of(built):
             raise InputError(
-                f"{bundle.folder} is built already, with weights packed in {built.packed}. Pack "
-                "the bundle that it was made of, or leave --packed out."
+                f"{bundle.folder} is built already, and not with {form}. Pack the bundle that it "
+                "was made of, or leave out what is said of the form."
             )
         return bundle
-    if packed is not None:
+    if form is not None:
         bundle.check_whole("build")
-        return build_ort.build_of(bundle, packed, progress)
+        return build_ort.build_of(bundle, form, progress)
     try:
         found = find_built(bundle, onnxruntime_version())
     except EnvironmentProblem:  # nothing can have been built here

@@ -12,8 +12,9 @@ from mimo_edge.engines.plan import devices
 from mimo_edge.engines.plan.on_device import Load, OnDevice, on_device
 from mimo_edge.engines.plan.prediction import PROMPT
 from mimo_edge.engines.plan.workload import Workload, of_bundle, of_shapes
+from mimo_edge.runtime.bundle.built import KV_CACHES
 from mimo_edge.runtime.bundle.bundle import Bundle
-from mimo_edge.runtime.bundle.dtypes import PRECISIONS
+from mimo_edge.runtime.bundle.dtypes import DTYPES, PRECISIONS
 from mimo_edge.runtime.bundle.errors import EnvironmentProblem, InputError
 from mimo_edge.runtime.bundle.manifest import AUDIO_SECONDS
 from mimo_edge.runtime.bundle.requirements import install
@@ -67,6 +68,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rows", metavar="N", type=int, default=1, help="answers at once")
     parser.add_argument(
+        "--kv-cache",
+        choices=tuple(KV_CACHES),
+        help=f"of {devices.CPU}: what keys and values are kept in once it is built (default: as "
+        "the bundle has them)",
+    )
+    parser.add_argument(
         "--audio-seconds",
         metavar="S",
         type=float,
@@ -87,6 +94,8 @@ def run(args: argparse.Namespace) -> int:
     def plan(device: devices.Device) -> OnDevice:
         cpu = device.backend == devices.CPU
         workload = workload_for(None, cpu)
+        if cpu and args.kv_cache is not None:
+            workload = workload.keeping(DTYPES[KV_CACHES[args.kv_cache]].bytes)
         later = SMALLER.index(workload.recipe) + 1 if workload.recipe in SMALLER else 0
         names = SMALLER[later:] if args.bundle is None else ()
         return on_device(workload, device, load, lambda: (workload_for(n, cpu) for n in names))

@@ -56,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
         parts, dtype = _parts(args.subject, args.dtype)
         shares = weigh(chosen, parts, dtype)
     if args.json:
-        print(json.dumps(asdict(chosen) | {"shares": [asdict(s) for s in shares or ()]}))
+        more = {"slow_on_cpus": chosen.slow_on_cpus, "shares": [asdict(s) for s in shares or ()]}
+        print(json.dumps(asdict(chosen) | more))
     else:
         print("\n".join(_table(chosen, shares)))
     return 0
@@ -85,10 +86,19 @@ def _table(chosen: recipe.Recipe, shares: list[Share] | None) -> Iterator[str]:
         yield f"inputs in floats: {', '.join(chosen.float_inputs)}"
     if chosen.calibrated:
         yield f"needs a calibration: {HOW}"
+    if slow := chosen.slow_on_cpus:
+        yield f"slow on ONNX Runtime's CPU, which widens these at every product: {', '.join(slow)}"
+        yield f"    there take {' or '.join(_fast_on_cpus())} (docs/quantization.md)"
     if shares:
         yield f"{'all':83} {sum(s.numbers for s in shares) / 1e6:7.1f} M " + (
             f"{size(sum(s.bytes for s in shares)):>9}"
         )
+
+
+def _fast_on_cpus() -> Iterator[str]:
+    """The presets that multiply integers throughout."""
+    presets = (recipe.load(name) for name in recipe.names())
+    return (preset.name for preset in presets if preset.quantizes and not preset.slow_on_cpus)
 
 
 def _stored(share: Share) -> str:

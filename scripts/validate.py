@@ -15,6 +15,8 @@ from mimo_edge.parity.observe import follow, lead
 from mimo_edge.parity.recording import Recording, is_recording
 from mimo_edge.parity.report_files import check_folder, table, write_report
 from mimo_edge.parity.side import Side
+from mimo_edge.parity.sound_checks import Heard, sound_checks
+from mimo_edge.parity.sound_quality import check_installed
 from mimo_edge.parity.speech_score import UtteranceSet
 from mimo_edge.parity.thresholds import Thresholds
 from mimo_edge.parity.word_checks import word_checks, word_errors
@@ -60,6 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         type=Path,
         help="the model's own, by `mimo-edge score --record` (default: counted, if it is a bundle)",
+    )
+    parser.add_argument(
+        "--sound",
+        action="store_true",
+        help="with --words: also how what it speaks sounds to two networks (extra `quality`), "
+        "judged by the model's own if that is a bundle",
     )
     add_backend_arguments(parser)
     parser.add_argument(
@@ -113,6 +121,8 @@ def _run(args: argparse.Namespace) -> int:
         _check_bisect(args)
     if args.sensitivity is not None:
         _check_sensitivity(args)
+    if args.sound:
+        _check_sound(args)
     thresholds = Thresholds.open(args.thresholds)
     with StageProgress() as progress:
         pairs = _record_all(args, progress.report)
@@ -191,24 +201,33 @@ def _side(args: argparse.Namespace, path: Path) -> Iterator[Side]:
 
 
 def _add_words(args: argparse.Namespace, verdicts: list[Verdict], on_progress: Report) -> None:
-    """Checks of what bundles say and hear."""
+    """Checks of what bundles say and hear, and of how it sounds."""
     utterances = UtteranceSet.open(args.words)
     own: Score | None = None
+    own_heard: Heard | None = None
     if args.own_words is not None:
         own = read_score(args.own_words)
         check_same_set(own, {task: errors.words for task, errors in utterances.said().items()})
-    elif (args.against / MANIFEST).is_file():
-        own = _count_words(args, args.against, utterances)
+    if (args.against / MANIFEST).is_file() and (own is None or args.sound):
+        counted, own_heard = _speech(args, args.against, utterances)
+        own = own or counted
     for number, (path, verdict) in enumerate(zip(args.candidates, verdicts, strict=True)):
         on_progress("counting words", number, len(verdicts), "builds")
         if (path / MANIFEST).is_file():
-            verdict.checks.extend(word_checks(_count_words(args, path, utterances), own))
+            score, heard = _speech(args, path, utterances)
+            verdict.checks.extend(word_checks(score, own))
+            if heard is not None:
+                verdict.checks.extend(sound_checks(heard, own_heard))
 
 
-def _count_words(args: argparse.Namespace, path: Path, utterances: UtteranceSet) -> Score:
+def _speech(
+    args: argparse.Namespace, path: Path, utterances: UtteranceSet
+) -> tuple[Score, Heard | None]:
+    """What a bundle gets wrong, and how it sounds if that is asked for."""
+    heard = Heard() if args.sound else None
     bundle = Bundle.open(path, verify=False)
     with open_backend(args.backend, bundle, **opening(args)) as backend:
-        return word_errors(backend, utterances)
+        return word_errors(backend, utterances, heard), heard
 
 
 def _check_bisect(args: argparse.Namespace) -> None:
@@ -237,6 +256,12 @@ def _bisected(
     with OrtBackend(bundle, threads=args.threads) as backend:
         bisection = Bisection(side, backend, verdict.own, allowed, args.bisect_memory << 20)
         return replace(verdict, bisected=bisection.run())
+
+
+def _check_sound(args: argparse.Namespace) -> None:
+    if args.words is None:
+        raise InputError("--sound hears what is spoken for --words DIR; give that, too")
+    check_installed()
 
 
 def _check_sensitivity(args: argparse.Namespace) -> None:

@@ -3,7 +3,11 @@
 from pathlib import Path
 
 import pytest
-from mimo_edge.scripts.benchmark.stages import weights_read
+from mimo_edge.scripts.benchmark.foretold import Foretold
+from mimo_edge.scripts.benchmark.held import Held
+from mimo_edge.scripts.benchmark.report import Report
+from mimo_edge.scripts.benchmark.stages import Stage, weights_read
+from mimo_edge.scripts.benchmark.table import text
 from mimo_edge.scripts.cli import main
 
 from tests.bundles import SPEC, hollow
@@ -27,3 +31,12 @@ def test_nothing_to_measure(
 ) -> None:
     assert main(["bench", str(tmp_path / "none"), option, "0"]) == 2
     assert f"{option} 0 is too small: give 1 or more" in capsys.readouterr().err
+
+
+def test_what_is_foretold_is_shown_beside_what_was_measured() -> None:
+    told = Foretold("patch, 1 rows", 12.0, 10.0)
+    assert told.off == pytest.approx(0.2)
+    stage = Stage("patch, 1 rows", 10.0, 11.0, 9.0, 100.0, 5.0)
+    held = Held(0, 0)
+    shown = text(Report("here", 30.0, 1.0, held, 0.1, [stage], [told], [], None, []))
+    assert "patch, 1 rows 12.00 ms 10.00 ms +20 %" in " ".join(shown.split())

@@ -42,10 +42,11 @@ def led(logits: np.ndarray, scores: np.ndarray) -> Led:
 
 
 def test_gate_and_codes_are_judged_apart() -> None:
-    """Empty id 0, answer from position 1 on: position 0 foretells it, and is judged too."""
-    sequence = Recorded(np.zeros(3, np.int64), np.zeros((3, 2, 1), np.int64), 1)
-    own = np.array([[5, 0, 0], [0, 5, 4], [5, 0, 1]], np.float32)
-    other = np.array([[5, 0, 0], [0, 4, 5], [0, 0, 1]], np.float32)
+    """Empty id 0, answer from position 1 on: position 0 foretells it, and is judged too; the last
+    one foretells nothing that was ever said."""
+    sequence = Recorded(np.zeros(4, np.int64), np.zeros((4, 2, 1), np.int64), 1)
+    own = np.array([[5, 0, 0], [0, 5, 4], [5, 0, 1], [5, 0, 0]], np.float32)
+    other = np.array([[5, 0, 0], [0, 4, 5], [0, 0, 1], [0, 5, 0]], np.float32)
     scores = np.array([[[0, 1, 9]]], np.float32)  # code 2 is the empty one: it is never drawn
     turned = np.array([[[1, 0, 8]]], np.float32)
     found = compare(led(other, turned), led(own, scores), [sequence], 0, (2, 2))
@@ -56,9 +57,9 @@ def test_gate_and_codes_are_judged_apart() -> None:
 
 
 def test_choices_before_the_answer_are_not_judged() -> None:
-    sequence = Recorded(np.zeros(3, np.int64), np.zeros((3, 2, 1), np.int64), 3)
-    own = np.eye(3, dtype=np.float32)
-    other = np.ones((3, 3), np.float32)
+    sequence = Recorded(np.zeros(4, np.int64), np.zeros((4, 2, 1), np.int64), 3)
+    own = np.eye(4, 3, dtype=np.float32)
+    other = np.ones((4, 3), np.float32)
     other[2] = own[2]
     empty = np.zeros((0, 1, 3), np.float32)
     found = compare(led(other, empty), led(own, empty), [sequence], 0, (2, 2))

@@ -1,31 +1,42 @@
 """From a bundle to one for ONNX Runtime on this machine: graphs lowered, weights packed.
 
-It has the same pieces with the same ports, and the same text tokenizer.
+It has the same pieces with the same ports, but for the dtype of keys and values where these are to
+be int8, and the same text tokenizer.
 """
 
 import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 import onnx
 import onnxruntime as ort
+from mimo_edge.engines.calibration import Calibration
 from mimo_edge.engines.ort.attention import lower_attention
 from mimo_edge.engines.ort.graph import constants
+from mimo_edge.engines.ort.int8_cache import (
+    PIECE,
+    Floats,
+    quantize_cache,
+    scales_of,
+    watch_states,
+    with_int8_cache,
+)
 from mimo_edge.engines.ort.norms import lower_norms
 from mimo_edge.engines.ort.packed_states import pack_states
-from mimo_edge.engines.ort.prepack import ENTRY, pack, point_to_packed
+from mimo_edge.engines.ort.prepack import ENTRY, PACKED, pack, point_to_packed
 from mimo_edge.engines.ort.products import (
     EXACT,
     ROUNDED,
     Product,
+    block_products,
+    layers,
     lower_products,
-    products,
-    stored,
 )
+from mimo_edge.engines.ort.rows import row_products, sums_exactly
 from mimo_edge.engines.weight_file import (
     Stored,
     WeightFile,
@@ -51,17 +62,44 @@ from mimo_edge.runtime.bundle.unfinished import (
 
 CHECKING, LOADING = "checking what was written", "loading every piece"
 
+# pieces of which each run has many rows: products are bound by arithmetic, not by what they read
+MANY_ROWS = {"tokenizer_encoder", "tokenizer_decoder", "mel_stream", "vocoder_stream"}
 
-def lower(model: onnx.ModelProto, bundle: Bundle, piece: str) -> list[Product]:
-    """All steps, in place. Returns the products whose weights are laid out anew."""
+
+def lower(
+    model: onnx.ModelProto,
+    bundle: Bundle,
+    piece: str,
+    cache: Mapping[str, Floats] | None = None,
+) -> list[Product]:
+    """All steps, in place. Returns the products whose weights are laid out anew.
+
+    `cache` are the scales of the backbone's keys and values, if they are to be int8.
+    """
     lengths = {"backbone": bundle.model.context, "patch_decoder": bundle.model.sub_steps}
     if piece in lengths:  # elsewhere a cache is a ring, or nothing is causal
         lower_attention(model, lengths[piece])
-    found = products(model)
-    lower_products(model, found, ROUNDED if bundle.piece(piece).dynamic else EXACT)
+    scales = cache if piece == PIECE else None
+    if scales is not None:
+        quantize_cache(model, scales)
+    found = _products(model, piece, bundle.piece(piece).dynamic)
+    lower_products(model, found)
     pack_states(model)
+    if scales is not None:
+        watch_states(model)
     lower_norms(model)
     return found
+
+
+def _products(model: onnx.ModelProto, piece: str, dynamic: bool) -> list[Product]:
+    found = layers(model)
+    if not dynamic:
+        return block_products(found, EXACT)
+    if piece not in MANY_ROWS or not sums_exactly(processor()):
+        return block_products(found, ROUNDED)
+    whole = row_products(found)
+    taken = {layer.nodes for product in whole for layer in product.layers}
+    return whole + block_products((one for one in found if one.nodes not in taken), ROUNDED)
 
 
 def build_bundle(
@@ -70,25 +108,30 @@ def build_bundle(
     work: Work | None = None,
     *,
     packed: str = IN_FILE,
+    calibration: Calibration | None = None,
 ) -> Path:
     """Write the build of a bundle, and take over what an interrupted one finished.
 
     `work` has the stages of `build_costs`, of which the pieces are done here.
     `packed` is one of PACKED. In the file it has twice the size, loads in seconds and is mapped; in
-    memory each load packs the weights anew, into as much heap. A build that lies at the place is
-    replaced.
-    Raises InputError for a bundle that is a build itself, ResourceError; finished pieces stay.
+    memory each load packs the weights anew, into as much heap. With a calibration, keys and values
+    are int8 by what it says of them. A build that lies at the place is replaced.
+    Raises InputError for a bundle that is a build itself, or whose keys and values cannot be int8,
+    CalibrationError, ResourceError; finished pieces stay.
     """
     if bundle.manifest.built is not None:
         raise InputError(f"{bundle.folder} is built already. Build the bundle that it was made of.")
+    cache = None if calibration is None else scales_of(bundle, calibration)
+    digest = "" if calibration is None else calibration.digest
     work = work or Work(build_costs(bundle, packed))
-    key = json.dumps([bundle.identity, ort.__version__, processor(), packed, _code_digest()])
+    common = [bundle.identity, ort.__version__, processor(), packed, _code_digest()]
     held = most_bytes(bundle, packed)
     with own_place(place), partial_folder(place, held, resume=True) as folder:
         pieces: dict[str, PieceSpec] = {}
         files: dict[str, FileSpec] = {}
         groups = by_data_file(bundle.manifest.pieces)
-        kept = {group[0]: read_markers(folder, group, key) for group in groups}
+        keys = {g[0]: json.dumps([*common, digest] if PIECE in g else common) for g in groups}
+        kept = {group[0]: read_markers(folder, group, keys[group[0]]) for group in groups}
         for group in groups:
             if kept[group[0]] is not None:
                 for piece in group:
@@ -101,8 +144,8 @@ def build_bundle(
                 with WeightFile(folder / data_file(group[0])) as data:
                     for piece in group:
                         heard = partial(work.reach, piece, what=f"packing {piece}")
-                        made[piece] = _build_piece(bundle, piece, data, packed, heard)
-                finished = write_markers(folder, key, made, data.spec)
+                        made[piece] = _build_piece(bundle, piece, data, packed, heard, cache)
+                finished = write_markers(folder, keys[group[0]], made, data.spec)
             for piece in group:
                 pieces[piece] = finished[piece][0]
                 files.update(finished[piece][1])
@@ -111,8 +154,10 @@ def build_bundle(
             shutil.copyfile(bundle.folder / name, folder / name)
             files[name] = bundle.manifest.files[name]
         unread = {piece: _unread(folder / spec.file) for piece, spec in pieces.items()}
-        made_for = built_here(bundle, ort.__version__, unread, packed)
+        made_for = built_here(bundle, ort.__version__, unread, packed, digest)
         manifest = dataclasses.replace(bundle.manifest, pieces=pieces, files=files, built=made_for)
+        if cache is not None:
+            manifest = with_int8_cache(manifest)
         write_text(folder / MANIFEST, manifest.to_json())
         finish(folder, place)
     return place
@@ -130,11 +175,11 @@ def build_costs(bundle: Bundle, packed: str) -> dict[str, float]:
 
 def _cost(model: onnx.ModelProto, packed: str) -> float:
     """Of a stored graph: its products are laid out anew, the rest is copied."""
-    layers = [layer for product in products(model) for layer in product.layers]
-    own = {n for each in layers for n in (each.codes.name, each.scales.name, each.bias)}
+    found = layers(model)
+    own = {name for one in found for name in (one.codes.name, one.scales.name, one.bias)}
     others = (t for t in constants(model).values() if is_external(t) and t.name not in own)
     copied = sum(int(e.value) for t in others for e in t.external_data if e.key == "length")
-    return _each(packed) * sum(layer.bytes for layer in layers) + COPY * copied
+    return _each(packed) * sum(layer.bytes for layer in found) + COPY * copied
 
 
 def _each(packed: str) -> float:
@@ -143,8 +188,10 @@ def _each(packed: str) -> float:
 
 
 def most_bytes(bundle: Bundle, packed: str) -> int:
-    """What the weights of a build can take on the disk."""
-    return (2 if packed == IN_FILE else 1) * bundle.data_bytes()
+    """What the weights of a build can take on the disk. Codes of MANY_ROWS can become int8."""
+    wider = bundle.data_bytes(*(MANY_ROWS & bundle.manifest.pieces.keys()))
+    once = bundle.data_bytes() + wider
+    return 2 * once if packed == IN_FILE else once
 
 
 def _build_piece(
@@ -153,6 +200,7 @@ def _build_piece(
     written: WeightFile,
     packed: str,
     on_progress: Callable[[float], None],
+    cache: Mapping[str, Floats] | None,
 ) -> tuple[PieceSpec, FileSpec]:
     """Write the weights of a piece, and its graph beside them; returns the graph's file.
 
@@ -161,9 +209,9 @@ def _build_piece(
     spec, data = bundle.piece(piece), bundle.folder / bundle.piece(piece).data
     model = onnx.load(bundle.path(piece), load_external_data=False)
     before, total = constants(model), _cost(model, packed)
-    found = lower(model, bundle, piece)
+    found = lower(model, bundle, piece, cache)
     after = constants(model)
-    nodes = {node.input[1]: node for node in model.graph.node if node.op_type == "MatMulNBits"}
+    nodes = {node.input[1]: node for node in model.graph.node if node.op_type in PACKED}
     keys: dict[str, str] = {}
     folder = written.path.parent
 
@@ -171,12 +219,13 @@ def _build_piece(
         done = 0.0
         new: set[str] = set()
         for product in found:
-            parts = stored(product, before, data)
+            parts = product.stored(before, data)
             new.update(parts)
             yield from (Stored(name, arrays) for name, arrays in parts.items())
             if packed == IN_FILE:
-                own = {name: after[name] for name in parts}
-                made = pack(nodes[product.name], own, parts, folder)
+                node = nodes[product.name]
+                own = {name: after[name] for name in node.input if name in after}
+                made = pack(node, own, parts, folder)
                 if made is not None:
                     keys[product.name] = made.key
                     yield Stored(_packed(product.name), [made.data])

@@ -1,4 +1,4 @@
-"""Packed weights, written once: ONNX Runtime arranges the weights of MatMulNBits for the processor.
+"""Packed weights, written once: ONNX Runtime arranges the weights of products for the processor.
 
 Left to itself it does so at every load, into memory of its own. A model file may say where the
 result lies on the disk instead; then it is mapped. ONNX Runtime still packs each weight as it
@@ -20,6 +20,7 @@ from mimo_edge.engines.weight_file import Place, Stored, WeightFile, point_to
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+PACKED = ("MatMulNBits", "MatMulIntegerToFloat")  # the operators
 ENTRY = "prepacked_0"  # of an initializer's external data: key|offset;length;...
 _KEEP = "session.save_external_prepacked_constant_initializers"
 _FILE = "session.optimized_model_external_initializers_file_name"
@@ -40,8 +41,8 @@ def pack(
     parts: Mapping[str, Sequence[NDArray]],
     folder: Path,
 ) -> Packed | None:
-    """The packed form of a node's weight. Its constants are given with their data; what is written
-    on the way goes to `folder` and is removed.
+    """The packed form of a node's weight. `tensors` are its constants, `parts` the data of those
+    that have none; what is written on the way goes to `folder` and is removed.
 
     None if ONNX Runtime has no such form here.
     """
@@ -50,7 +51,8 @@ def pack(
     try:
         model = _model(node, tensors)
         with WeightFile(given) as file:
-            places = file.write(Stored(name, list(p)) for name, p in parts.items())
+            external = (name for name in tensors if name in parts)
+            places = file.write(Stored(name, list(parts[name])) for name in external)
         point_to(model, given.name, places)
         onnx.save(model, single)
         options = ort.SessionOptions()
@@ -81,13 +83,19 @@ def point_to_packed(tensor: TensorProto, key: str, place: Place) -> None:
 
 def _model(node: onnx.NodeProto, tensors: Mapping[str, TensorProto]) -> onnx.ModelProto:
     """The node alone."""
-    sizes = {a.name: a.i for a in node.attribute}
-    kind, value = tensors[node.input[2]].data_type, helper.make_tensor_value_info
+    value = helper.make_tensor_value_info
+    if node.op_type == "MatMulNBits":
+        sizes = {a.name: a.i for a in node.attribute}
+        inputs, outputs, kind = sizes["K"], sizes["N"], tensors[node.input[2]].data_type
+        read = kind
+    else:
+        inputs, outputs = tensors[node.input[1]].dims
+        read, kind = TensorProto.UINT8, TensorProto.FLOAT
     graph = helper.make_graph(
         [node],
         "pack",
-        [value(node.input[0], kind, ["rows", sizes["K"]])],
-        [value(node.output[0], kind, ["rows", sizes["N"]])],
+        [value(node.input[0], read, ["rows", inputs])],
+        [value(node.output[0], kind, ["rows", outputs])],
         list(tensors.values()),
     )
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid(node.domain, 1)]

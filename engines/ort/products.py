@@ -8,7 +8,8 @@ loads, and products that read the same input become one: the input is rounded to
 cores meet once. Their weights are stored one below the other.
 """
 
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import gcd
 from pathlib import Path
@@ -64,37 +65,119 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Product:
-    """Layers that read the same input, as one node."""
+class Product(ABC):
+    """Layers that read the same input, as one: their outputs lie one behind the other."""
 
     layers: tuple[Layer, ...]
 
     @property
     def name(self) -> str:
+        """Of the new weight."""
         return self.layers[0].codes.name
+
+    @property
+    def inputs(self) -> int:
+        """K"""
+        return self.layers[0].inputs
 
     @property
     def outputs(self) -> int:
         """N"""
         return sum(layer.outputs for layer in self.layers)
 
-    def codes(self, data: Path) -> Iterator[NDArray[np.uint8]]:
+    @property
+    def source(self) -> str:
+        return self.layers[0].source
+
+    @property
+    def output(self) -> str:
+        """What the new nodes give: a layer's output, or all of them."""
+        return self.layers[0].output if len(self.layers) == 1 else f"{self.name}_outputs"
+
+    @abstractmethod
+    def rewritten(
+        self, held: Mapping[str, TensorProto]
+    ) -> tuple[list[onnx.NodeProto], list[TensorProto]]:
+        """The new nodes, and their constants, of which large ones have no data yet. `held` are
+        the constants of the graph before."""
+
+    @abstractmethod
+    def stored(self, held: Mapping[str, TensorProto], data: Path) -> dict[str, list[NDArray]]:
+        """The data of the constants that have none, in memory order, by name. Those of before lie
+        in the file `data`."""
+
+    def split(self) -> tuple[list[onnx.NodeProto], list[TensorProto]]:
+        """What gives each layer its output, where there are several."""
+        if len(self.layers) == 1:
+            return [], []
+        sizes = [layer.outputs for layer in self.layers]
+        tensor = helper.make_tensor(f"{self.name}_sizes", TensorProto.INT64, [len(sizes)], sizes)
+        outputs = [layer.output for layer in self.layers]
+        name = f"{self.name}_split"
+        node = helper.make_node("Split", [self.output, tensor.name], outputs, name=name, axis=-1)
+        return [node], [tensor]
+
+
+@dataclass(frozen=True)
+class BlockProduct(Product):
+    """As MatMulNBits. The layers are stored alike."""
+
+    level: int  # EXACT or ROUNDED
+
+    def rewritten(
+        self, held: Mapping[str, TensorProto]
+    ) -> tuple[list[onnx.NodeProto], list[TensorProto]]:
+        name, first = self.name, self.layers[0]
+        blocks = first.inputs // first.block
+        shape = [self.outputs, blocks, first.block * first.bits // 8]
+        kind, scales = first.scales.data_type, f"{name}_scales"
+        tensors = [
+            TensorProto(name=name, data_type=TensorProto.UINT8, dims=shape),
+            TensorProto(name=scales, data_type=kind, dims=[self.outputs, blocks]),
+        ]
+        inputs = [self.source, name, scales]
+        if first.bias is not None:
+            kind = held[first.bias].data_type
+            tensors.append(TensorProto(name=f"{name}_bias", data_type=kind, dims=[self.outputs]))
+            inputs += ["", "", f"{name}_bias"]
+        node = helper.make_node(
+            "MatMulNBits",
+            inputs,
+            [self.output],
+            name=f"{name}_product",
+            domain=DOMAIN,
+            K=first.inputs,
+            N=self.outputs,
+            bits=first.bits,
+            block_size=first.block,
+            accuracy_level=self.level,
+        )
+        nodes, sizes = self.split()
+        return [node, *nodes], [*tensors, *sizes]
+
+    def stored(self, held: Mapping[str, TensorProto], data: Path) -> dict[str, list[NDArray]]:
+        scales = [_scales(layer, map_tensor(layer.scales, data)) for layer in self.layers]
+        found: dict[str, list[NDArray]] = {
+            self.name: list(self._codes(data)),
+            f"{self.name}_scales": [np.concatenate(scales)],  # [N, K / block]
+        }
+        biases = [layer.bias for layer in self.layers if layer.bias is not None]
+        if biases:
+            found[f"{self.name}_bias"] = [map_tensor(held[bias], data) for bias in biases]
+        return found
+
+    def _codes(self, data: Path) -> Iterator[NDArray[np.uint8]]:
         """[N, K / block, block * bits / 8] in memory order, in slices of outputs."""
         for layer in self.layers:
             yield from _codes(layer, map_tensor(layer.codes, data))
 
-    def scales(self, data: Path) -> NDArray[np.floating]:
-        """[N, K / block]"""
-        found = [_scales(layer, map_tensor(layer.scales, data)) for layer in self.layers]
-        return np.concatenate(found)
 
-
-def products(model: onnx.ModelProto) -> list[Product]:
-    """What can become MatMulNBits, in the order of the graph."""
+def layers(model: onnx.ModelProto) -> list[Layer]:
+    """Products with quantised weights, in the order of the graph."""
     held, readers = constants(model), users(model)
     dequantized = {node.output[0]: node for node in model.graph.node if _is_weight(node, held)}
     results = {value.name for value in model.graph.output}
-    groups: dict[tuple[str, int, int, bool], list[Layer]] = {}
+    found = []
     for index, node in enumerate(model.graph.node):
         if node.op_type != "MatMul" or node.input[1] not in dequantized:
             continue
@@ -109,89 +192,32 @@ def products(model: onnx.ModelProto) -> list[Product]:
             if after.op_type == "Add" and [list(held[name].dims) for name in others] == [width]:
                 bias, output, nodes = others[0], after.output[0], (index, following[0])
         codes, scales = (held[name] for name in weight.input)
-        layer = Layer(codes, scales, bias, node.input[0], output, nodes)
+        found.append(Layer(codes, scales, bias, node.input[0], output, nodes))
+    return found
+
+
+def block_products(found: Iterable[Layer], level: int) -> list[Product]:
+    """What of these can become MatMulNBits."""
+    groups: dict[tuple[str, int, int, bool], list[Layer]] = {}
+    for layer in found:
         if layer.block:
-            key = layer.source, layer.bits, layer.block, bias is None
+            key = layer.source, layer.bits, layer.block, layer.bias is None
             groups.setdefault(key, []).append(layer)
-    return [Product(tuple(layers)) for layers in groups.values()]
+    return [BlockProduct(tuple(alike), level) for alike in groups.values()]
 
 
-def lower_products(model: onnx.ModelProto, found: list[Product], level: int) -> None:
+def lower_products(model: onnx.ModelProto, found: list[Product]) -> None:
     """Put the new nodes in the place of the old ones. Weights get names and shapes, no data."""
     held = constants(model)
     at: dict[int, list[onnx.NodeProto]] = {}
     gone: set[int] = set()
-    new: list[TensorProto] = []
+    new: dict[str, TensorProto] = {}  # some constants serve several
     for product in found:
         places = [place for layer in product.layers for place in layer.nodes]
         gone.update(places)
-        at[min(places)], tensors = _rewritten(product, held, level)
-        new += tensors
-    rewrite(model, at, gone, new)
-
-
-def stored(
-    product: Product, held: Mapping[str, TensorProto], data: Path
-) -> dict[str, list[NDArray]]:
-    """The data of the new constants of a product, in memory order, by name.
-
-    `held` are the constants of the graph before, whose data lie in the file `data`.
-    """
-    found: dict[str, list[NDArray]] = {
-        product.name: list(product.codes(data)),
-        f"{product.name}_scales": [product.scales(data)],
-    }
-    biases = [layer.bias for layer in product.layers if layer.bias is not None]
-    if biases:
-        found[f"{product.name}_bias"] = [map_tensor(held[bias], data) for bias in biases]
-    return found
-
-
-def _rewritten(
-    product: Product, held: dict[str, TensorProto], level: int
-) -> tuple[list[onnx.NodeProto], list[TensorProto]]:
-    layers, name = product.layers, product.name
-    first = layers[0]
-    blocks = first.inputs // first.block
-    shape = [product.outputs, blocks, first.block * first.bits // 8]
-    tensors = [
-        TensorProto(name=name, data_type=TensorProto.UINT8, dims=shape),
-        TensorProto(
-            name=f"{name}_scales", data_type=first.scales.data_type, dims=[product.outputs, blocks]
-        ),
-    ]
-    inputs = [first.source, name, f"{name}_scales"]
-    if first.bias is not None:
-        kind = held[first.bias].data_type
-        tensors.append(TensorProto(name=f"{name}_bias", data_type=kind, dims=[product.outputs]))
-        inputs += ["", "", f"{name}_bias"]
-    one = len(layers) == 1
-    output = first.output if one else f"{name}_outputs"
-    node = helper.make_node(
-        "MatMulNBits",
-        inputs,
-        [output],
-        name=f"{name}_product",
-        domain=DOMAIN,
-        K=first.inputs,
-        N=product.outputs,
-        bits=first.bits,
-        block_size=first.block,
-        accuracy_level=level,
-    )
-    if one:
-        return [node], tensors
-    sizes = helper.make_tensor(
-        f"{name}_sizes", TensorProto.INT64, [len(layers)], [layer.outputs for layer in layers]
-    )
-    split = helper.make_node(
-        "Split",
-        [output, sizes.name],
-        [layer.output for layer in layers],
-        name=f"{name}_split",
-        axis=-1,
-    )
-    return [node, split], [*tensors, sizes]
+        at[min(places)], tensors = product.rewritten(held)
+        new |= {tensor.name: tensor for tensor in tensors}
+    rewrite(model, at, gone, list(new.values()))
 
 
 def _is_weight(node: onnx.NodeProto, held: dict[str, TensorProto]) -> bool:

@@ -7,7 +7,7 @@ It comes from a bundle's graphs, or from names and shapes and a recipe alone; no
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mimo_edge.engines.components import EXACT, TABLES, component_of
 from mimo_edge.engines.recipe import FLOAT, Recipe, compute_of
@@ -102,6 +102,10 @@ class Workload:
     def bytes_of(self, *pieces: str, without: Iterable[str] = ()) -> int:
         """Bytes of the weights of pieces as they are stored."""
         return sum(held.bytes for held in self.of(*pieces, without=without))
+
+    def keeping(self, cache_bytes: int) -> "Workload":
+        """The same with so many bytes for each number in the cache."""
+        return replace(self, sizes=replace(self.sizes, cache_bytes=cache_bytes))
 
     def components(self) -> dict[str, int]:
         """Component -> bytes in all pieces that make up a whole decode, in the order of pieces."""

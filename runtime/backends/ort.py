@@ -12,10 +12,9 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
 import onnxruntime as ort
-from mimo_edge.runtime.backends.base import Floats, Ints, Providers
-from mimo_edge.runtime.backends.finite import check_finite
+from mimo_edge.runtime.backends.audio_calls import AudioCalls
+from mimo_edge.runtime.backends.base import Feed, Providers
 from mimo_edge.runtime.backends.ort_codec import OrtCodecStates
 from mimo_edge.runtime.backends.ort_graphs import CudaGraphs
 from mimo_edge.runtime.backends.ort_libraries import load_cuda_libraries
@@ -45,7 +44,7 @@ _NO_MEMORY = re.compile("bad.?alloc|failed to allocate|out of memory", re.IGNORE
 _NO_THREADS = re.compile("pthread|thread constructor|resource temporarily", re.IGNORECASE)
 
 
-class OrtBackend:
+class OrtBackend(AudioCalls):
     """Runs a bundle on ONNX Runtime. `device` is cpu or cuda; for `threads` see `ort_threads`.
 
     `device` says where states live, and which provider is asked for. `providers` names others in
@@ -164,11 +163,10 @@ class OrtBackend:
         for name in pieces:
             self.session(name)
 
-    def run(self, name: str, feed: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-        """A piece's only output, or its first."""
+    def run(self, name: str, feed: Feed) -> NDArray[Any]:
         return self.outputs(name, feed)[0]
 
-    def outputs(self, name: str, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    def outputs(self, name: str, feed: Feed) -> list[NDArray[Any]]:
         """All outputs of a piece."""
         session = self.session(name)
         with _telling(f"run {name}"):
@@ -180,18 +178,6 @@ class OrtBackend:
         session = self.session(name)
         with _telling(f"run {name}"):
             session.run_with_iobinding(binding, options or self.graphs.plain_run(name))
-
-    def mel(self, wav: Floats) -> Floats:
-        return check_finite(self.run("mel", {"wav": wav}), "mel")
-
-    def encode(self, mel: Floats) -> Ints:
-        lengths = np.array([len(mel)], np.int64)
-        codes = self.run("tokenizer_encoder", {"mel": mel[None], "lengths": lengths})[0]
-        return check_finite(codes, "tokenizer_encoder")
-
-    def decode(self, codes: Ints, lengths: Ints) -> Floats:
-        wav = self.run("tokenizer_decoder", {"codes": codes, "lengths": lengths})
-        return check_finite(wav, "tokenizer_decoder")
 
     def new_rows(self, rows: int) -> OrtRowStates:
         return OrtRowStates(self, rows)

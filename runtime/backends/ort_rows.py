@@ -58,6 +58,7 @@ class OrtRowStates:
         self._backend, self._model = backend, backend.bundle.model
         spec = backend.bundle.piece("backbone")
         self._dtype = np.dtype(_port(spec.inputs, "embeddings").dtype)
+        self._cache_dtype = np.dtype(backend.bundle.manifest.cache_dtype)  # int8 in some builds
         self._names = [p.name for p in spec.inputs if p.name.startswith(("past_k", "past_v"))]
         self.capacity = self._model.context
         self._capacity = min(capacity, self.capacity)
@@ -175,7 +176,7 @@ class OrtRowStates:
 
     def _new_caches(self, width: int, capacity: int) -> list[Buffer]:
         shape = (width, self._model.kv_heads, capacity, self._model.head_dim)
-        return [self._buffer(shape, self._dtype) for _ in self._names]
+        return [self._buffer(shape, self._cache_dtype) for _ in self._names]
 
     def _bind_step(self, first: int, count: int) -> _Step:
         model, buffer = self._model, self._buffer

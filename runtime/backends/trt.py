@@ -11,7 +11,8 @@ from typing import Any, Self
 from weakref import WeakSet
 
 import numpy as np
-from mimo_edge.runtime.backends.base import Floats, Ints
+from mimo_edge.runtime.backends.audio_calls import AudioCalls
+from mimo_edge.runtime.backends.base import Feed, Floats, Ints
 from mimo_edge.runtime.backends.cuda import CudaDevice
 from mimo_edge.runtime.backends.finite import check_finite
 from mimo_edge.runtime.backends.trt_codec import TrtCodecStates
@@ -32,7 +33,7 @@ from numpy.typing import NDArray
 AUDIO_PIECES = ("mel", "tokenizer_encoder", "tokenizer_decoder")
 
 
-class TrtBackend:
+class TrtBackend(AudioCalls):
     """Runs a bundle's engines, of those that `trust` allows. `trt` and `device` are replaced in
     tests."""
 
@@ -87,20 +88,13 @@ class TrtBackend:
             if piece in AUDIO_PIECES:
                 self._audio_context(piece)
 
-    def mel(self, wav: Floats) -> Floats:
-        return check_finite(self._run("mel", {"wav": wav}), "mel")
-
-    def encode(self, mel: Floats) -> Ints:
-        lengths = np.array([len(mel)], np.int64)
-        codes = self._run("tokenizer_encoder", {"mel": mel[None], "lengths": lengths})[0]
-        return check_finite(codes, "tokenizer_encoder")
-
     def decode(self, codes: Ints, lengths: Ints) -> Floats:
+        """Row by row, each at its own length."""
         samples = self.bundle.model.samples_per_frame
         wavs = np.zeros((len(codes), codes.shape[2] * samples), np.float32)
         for row, length in enumerate(lengths):
             feed = {"codes": codes[row : row + 1, :, :length], "lengths": lengths[row : row + 1]}
-            wavs[row, : length * samples] = self._run("tokenizer_decoder", feed)[0]
+            wavs[row, : length * samples] = self.run("tokenizer_decoder", feed)[0]
         return check_finite(wavs, "tokenizer_decoder")
 
     def new_codec_rows(self, rows: int) -> TrtCodecStates:
@@ -177,17 +171,17 @@ class TrtBackend:
         if memory in self._rows:  # not after the backend was closed
             self._idle.append(memory)
 
-    def _run(self, piece: str, feed: dict[str, NDArray[Any]]) -> NDArray[Any]:
-        """One call of an audio piece: upload, run, download its only output."""
-        context, spec = self._audio_context(piece), self.bundle.piece(piece)
+    def run(self, name: str, feed: Feed) -> NDArray[Any]:
+        """Of an audio piece: upload, run, download its only output."""
+        context, spec = self._audio_context(name), self.bundle.piece(name)
         for port in spec.inputs:
-            address, array = self._buffers[piece, port.name], feed[port.name]
+            address, array = self._buffers[name, port.name], feed[port.name]
             context.bind(port.name, address, array.shape)
             self.device.upload(address, fitted(port, array, array.shape))
         (output,) = spec.outputs
         context.enqueue()
         result = np.zeros(context.shape(output.name), output.dtype)
-        self.device.download(result, self._buffers[piece, output.name])
+        self.device.download(result, self._buffers[name, output.name])
         return result
 
     def _audio_context(self, piece: str) -> Context:

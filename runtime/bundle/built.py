@@ -16,11 +16,18 @@ from mimo_edge.runtime.bundle.manifest import MANIFEST, Built
 from mimo_edge.runtime.bundle.processor import processor
 
 ORT_CPU = "ort-cpu"
+# what a build keeps keys and values in, as `--kv-cache` calls it -> the dtype
+KV_CACHES = {"float": "float32", "int8": "int8"}
+FLOAT, INT8 = KV_CACHES
 
 
-def built_here(bundle: Bundle, onnxruntime: str, unread: Mapping[str, int], packed: str) -> Built:
-    """What a build of this bundle is for, here. `packed` is one of PACKED."""
-    return Built(ORT_CPU, onnxruntime, processor(), bundle.identity, unread, packed=packed)
+def built_here(
+    bundle: Bundle, onnxruntime: str, unread: Mapping[str, int], packed: str, calibration: str
+) -> Built:
+    """What a build of this bundle is for, here. `packed` is one of PACKED, `calibration` the digest
+    of that by which its keys and values are int8, "" for floats."""
+    source = bundle.identity
+    return Built(ORT_CPU, onnxruntime, processor(), source, unread, packed, calibration)
 
 
 def place_of(bundle: Bundle, onnxruntime: str, root: Path | None = None) -> Path:

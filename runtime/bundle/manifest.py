@@ -143,11 +143,13 @@ class Built:
     source: str  # identity of the bundle that it was made from
     unread: Mapping[str, int]  # piece -> bytes of its weights that no step reads
     packed: str = IN_FILE  # of PACKED
+    calibration: str = ""  # sha256 of the statistics by which keys and values are int8; "" floats
 
     @classmethod
     def from_raw(cls, raw: Mapping[str, Any]) -> "Built":
         """From JSON. Raises one of MALFORMED."""
-        values = {"packed": IN_FILE} | dict(raw)  # earlier builds do not say it
+        # earlier builds do not say it
+        values = {"packed": IN_FILE, "calibration": ""} | dict(raw)
         for field in dataclasses.fields(cls):
             kind = str if field.type is str else dict
             if type(values[field.name]) is not kind:

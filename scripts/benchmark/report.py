@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from mimo_edge.scripts.benchmark.foretold import Foretold
 from mimo_edge.scripts.benchmark.held import Held
 from mimo_edge.scripts.benchmark.speech import Answer
 from mimo_edge.scripts.benchmark.stages import Stage
@@ -30,6 +31,7 @@ class Report:
     most_held: Held
     overhead_share: float  # of a generated patch, what is not the backend's
     stages: list[Stage]
+    foretold: list[Foretold]  # by `plan`, where it knows this machine
     growth: list[Growth]
     answer: Answer | None
     reference: list[Stage]
@@ -39,4 +41,6 @@ class Report:
         raw = dataclasses.asdict(self)
         for stage, entry in zip(self.stages, raw["stages"], strict=True):
             entry["gb_per_s"] = stage.gb_per_s
+        for told, entry in zip(self.foretold, raw["foretold"], strict=True):
+            entry["off"] = told.off
         return raw

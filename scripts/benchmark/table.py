@@ -23,6 +23,13 @@ def text(report: Report) -> str:
     if report.reference and report.stages:
         ratio = report.reference[-1].median_ms / report.stages[-1].median_ms
         lines.append(f"a patch is {ratio:.1f} times faster than the reference in bfloat16")
+    if report.foretold:
+        lines += ["", f"{'by mimo-edge plan':24} {'foretold':>10} {'median':>10} {'off by':>8}"]
+        for told in report.foretold:
+            lines.append(
+                f"{told.stage:24} {told.foretold_ms:7.2f} ms {told.measured_ms:7.2f} ms "
+                f"{100 * told.off:+6.0f} %"
+            )
     if report.growth:
         first = report.growth[0].median_ms
         lines += ["", f"{'rows':>4} {'patches held':>12} {'median':>10} {'p95':>10} {'of one':>7}"]

@@ -11,11 +11,12 @@ the real size without weights, in fp16 and as a recipe stores them (`hollow`): 7
 weights are random and made there (`fill`): 20 GB in fp16 and 5.7 GB as int4-edge, with a thread for
 each core. Nothing is traced or quantised there, so neither onnx nor a certain torch is needed.
 
-**Size**: of onnxruntime-gpu 1.31.1 the wheel is 256 MB, 231 of them one library with code for six
-kinds of GPU; with `--architecture 90` (H100, H200) it packs to 90 MB. The other wheels are 15 MB,
-the bundles 92 MB before they are packed. Estimated from that, not from a whole kit: about 310 MB,
-five or six parts of 60 MiB; with `--architecture` about 170 MB, three. That a driver takes the
-library so cut is untried: where transfers allow it, send the whole. `kit` prints each part's size.
+**Size**, of a kit that was packed for Python 3.12: 233 MiB in four parts of at most 60, 502 MB
+unpacked. Of that onnxruntime-gpu 1.31.1 is a wheel of 244 MiB, 284 MB of it one library with code
+for six kinds of GPU; `--architecture 90` (H100, H200) leaves 142 MB of it out, code that packs no
+further: about 100 MiB then, two parts. That a driver takes the library so cut is untried: where
+transfers allow it, send the whole. Packing takes one core 8 minutes and 1.7 GB of memory, joining
+8 s. `kit` prints each part's size.
 
 **Time**: at most 8 minutes in all, in order of value (`steps.SECONDS`; a step that is done early
 leaves its time to the rest):

@@ -49,7 +49,7 @@ def make_kit(
                 f"this onnxruntime-gpu has no code for architecture {architecture}, only for "
                 f"{', '.join(map(str, sorted(found)))}"
             )
-    _own_metadata(kit / "site")
+    own_metadata(kit / "site")
     for name, path in bundles.items():
         shutil.copytree(path, kit / "bundles" / name)
     opened = Bundle.open(real, verify=False)
@@ -101,11 +101,14 @@ class _Parts:
         self._held = BytesIO()
 
 
-def _own_metadata(site: Path) -> None:
-    """What says the version and the extras of this package; the package itself is the tree."""
+def own_metadata(site: Path) -> None:
+    """What says the version and the extras of this package; the package itself is the tree.
+
+    From a clone, the clone's own .egg-info may be found first: it has the same in another file.
+    """
     distribution = importlib.metadata.distribution("mimo-edge")
     folder = site / f"mimo_edge-{distribution.version}.dist-info"
     folder.mkdir()
-    text = distribution.read_text("METADATA")
+    text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO")
     assert text is not None
     (folder / "METADATA").write_text(text, encoding="utf-8")

@@ -16,6 +16,7 @@ from mimo_edge.scripts.gpu.records import TABLE, Records, read_records, table
 
 LEAST = 5.0  # seconds; with less left a step is not begun
 LOG = "log.txt"
+DONE = "[done]"  # how a step ended, as a record of it
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,9 @@ def run_steps(
             ended = "not begun: no time is left"
         else:
             ended = _run(command(planned.step), allowed, out / LOG)
-        well = well and ended == "done"
-        Records(out, planned.step).add(f"[{ended}]", time.monotonic() - began, "s")
+        record = f"[{ended}]"
+        well = well and record == DONE
+        Records(out, planned.step).add(record, time.monotonic() - began, "s")
         write_text(out / TABLE, table(read_records(out)))
         say(f"{planned.step}: {ended} after {time.monotonic() - began:.1f} s")
     return well

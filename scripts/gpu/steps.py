@@ -13,12 +13,13 @@ from mimo_edge.runtime.backends.ort import OrtBackend
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.scripts import cli
 from mimo_edge.scripts.gpu.placement import RECORDED, record_placements
-from mimo_edge.scripts.gpu.records import Records
-from mimo_edge.scripts.gpu.runner import Planned, python
+from mimo_edge.scripts.gpu.records import Records, read_records
+from mimo_edge.scripts.gpu.runner import DONE, Planned, python
 from mimo_edge.scripts.gpu.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent  # of the tree, which `site` links to
 SCORE, UTTERANCES = ROOT / "assets" / "nano" / "score.json", ROOT / "assets" / "utterances"
+FILL = "fill-"  # and a model: the name of that step
 OUTCOME = re.compile(r"^(PASSED|FAILED|ERROR|SKIPPED)\s+(.*)$", re.MULTILINE)
 # seconds of each; of a model there are two steps, `fill` and `measure`
 SECONDS = {"placement": 40, "goldens": 60, "score": 90, "baseline": 50}
@@ -109,8 +110,12 @@ def _fill(settings: Settings, records: Records, model: str) -> bool:
 
 
 def _measure(settings: Settings, records: Records, model: str) -> bool:
+    """Also what was filled in part, which costs as much as the whole; but that is written down."""
     from mimo_edge.scripts.gpu.measure import Measure
 
+    filling = {record.what for record in read_records(settings.out) if record.step == FILL + model}
+    if DONE not in filling:
+        records.add("weights", "not all were drawn: the others are zeros")
     return Measure(settings.work / model, settings, records).all()
 
 

@@ -10,7 +10,7 @@ from mimo_edge.runtime.bundle.errors import EnvironmentProblem
 # beside what PyTorch brings (numpy among it): what the runtime, its tests and the baseline import
 PACKAGES = (
     *("onnxruntime-gpu", "flatbuffers", "protobuf", "packaging"),
-    *("cuda-bindings", "cuda-pathfinder"),
+    *("cuda-bindings", "cuda-pathfinder", "typing-extensions"),
     *("soundfile", "cffi", "pycparser", "tokenizers", "safetensors"),
     *("pytest", "iniconfig", "pluggy", "pygments"),
 )

@@ -21,7 +21,7 @@ import mlx.core as mx
 import numpy as np
 from mimo_edge.parity.bundle_side import machine, peak_bytes
 from mimo_edge.parity.recording import Layout, Sequence
-from mimo_edge.parity.side import Answered, Encoded, Forced
+from mimo_edge.parity.side import Answered, Encoded, Forced, Streamed
 from mimo_edge.runtime.backends.base import Floats, Ints
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.chat.presets import PRESETS, Sampling
@@ -164,7 +164,7 @@ class MlxSide:
     def decode(self, codes: Ints) -> Floats:
         return _numpy(self._codec.decode(mx.array(codes)), np.float32)
 
-    def stream(self, codes: Ints) -> Floats | None:
+    def stream(self, codes: Ints) -> Streamed | None:
         return None  # the port does not stream
 
     def measured(self) -> dict[str, Any]:

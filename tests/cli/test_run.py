@@ -295,3 +295,8 @@ def test_bench(mimo_edge: Run, bundle: Path) -> None:
     done = mimo_edge("bench", bundle, "--runs", 2, "--rows", 2, "--json")
     raw = json.loads(done.out)
     assert done.code == 0 and len(raw["stages"]) == 7 and 0 < raw["overhead_share"] < 1
+    patch = raw["stages"][-3:]
+    assert [told["stage"] for told in raw["foretold"]] == [stage["stage"] for stage in patch]
+    for told, stage in zip(raw["foretold"], patch, strict=True):
+        assert told["measured_ms"] == stage["median_ms"] and told["foretold_ms"] > 0
+        assert told["off"] == pytest.approx(told["foretold_ms"] / told["measured_ms"] - 1)

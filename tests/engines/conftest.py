@@ -27,6 +27,7 @@ from mimo_edge.runtime.bundle.manifest import PIECES
 from tests.bundles import exported
 from tests.engines.fake_cuda import FakeCuda
 from tests.engines.fake_tensorrt import FakeClassicTensorRT, FakeTensorRT, fake_plan
+from tests.engines.wild import wild
 from tests.golden import Golden
 
 LIMITS = Limits(max_seq=320, max_batch=2)
@@ -114,7 +115,9 @@ def quantised(
             if name in OWN_RECIPES:
                 given = str(folder / f"{name}.toml")
                 Path(given).write_text(OWN_RECIPES[name], encoding="utf-8")
-            quantize_bundle(source, recipe.load(given), folder / "bundle")
+            chosen = recipe.load(given)
+            known = wild(source) if chosen.calibrated else None
+            quantize_bundle(source, chosen, folder / "bundle", calibration=known)
             made[name, dtype] = Bundle.open(folder / "bundle")
         return made[name, dtype]
 

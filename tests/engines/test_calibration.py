@@ -10,7 +10,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from mimo_edge.engines import recipe
-from mimo_edge.engines.calibration import About, Calibration, Statistics
+from mimo_edge.engines.calibration import CACHE, About, Calibration, Statistics
 from mimo_edge.engines.observed_graph import STATISTICS, observe, read, sites_of
 from mimo_edge.engines.quantize import quantize_bundle
 from mimo_edge.runtime.audio.write import write_audio
@@ -110,7 +110,8 @@ def test_every_layer_is_observed_and_what_was_read_is_counted(
             for weight in site.weights:
                 assert calibration.of(weight, site.width).count > 0
                 layers.add(weight.removeprefix("stream."))
-    assert set(calibration.layers) == layers
+    caches = {f"{CACHE}{k}_{n}" for k in ("keys", "values") for n in range(bundle.model.layers)}
+    assert set(calibration.layers) == layers | caches
     about = calibration.about
     assert about.source == bundle.manifest.source and about.seed == 5
     assert about.texts == {"Latin": 1, "Han": 1} and sum(about.spoken.values()) == 1

@@ -202,6 +202,11 @@ def test_command(golden: Golden, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", bundle, *words]) == 0
     out = capsys.readouterr().out
     assert "orin-nano" in out and "1 row of 64 patches" in out
+    words = (bundle, "--device", "l4", "--device", "ddr5-desktop", "--positions", "64")
+    floats, int8 = (list(planned(capsys, *words, *kept)) for kept in ((), ("--kv-cache", "int8")))
+    for one, other, ratio in zip(floats, int8, (1, 4), strict=True):  # only the CPU can
+        assert one["need"]["cache"] == ratio * other["need"]["cache"] > 0
+    assert int8[1]["seconds"]["step"] < floats[1]["seconds"]["step"]
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from tests.engines.feeds import CAPACITY, feed_of
 from tests.engines.targets import LIMITS, ONE
 
 QUANTISED = ("int8", "int4", "int4-edge", "fp8-weights")
+CALIBRATED = ("int8-w8a8", "int4-awq", "fp8")
 LANGUAGE = ("patch_encoder", "backbone", "patch_decoder")
 TABLES = {"patch_encoder", "patch_decoder"}  # pieces that look rows up
 HALF, BFLOAT16 = TensorProto.FLOAT16, TensorProto.BFLOAT16
@@ -81,7 +82,7 @@ def widened(bundle: Bundle, piece: str, model: onnx.ModelProto) -> onnx.ModelPro
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [(name, name) for name in ("fp32", "fp16", "bf16")]
-    + [(name, "fp16") for name in QUANTISED]
+    + [(name, "fp16") for name in QUANTISED + CALIBRATED]
     + [("int4-edge", "bf16")],
 )
 def test_what_is_lowered_computes_what_is_stored(
@@ -99,7 +100,7 @@ def test_what_is_lowered_computes_what_is_stored(
         expected, found = (outputs(graph, bundle.folder) for graph in graphs)
         for one, other in zip(expected, found, strict=True):
             np.testing.assert_array_equal(one, other)
-    wanted = {"backbone"} | (TABLES if name in QUANTISED else set())
+    wanted = {"backbone"} | (TABLES if name in QUANTISED + CALIBRATED else set())
     wanted |= {"tokenizer_decoder", "mel_stream"} if dtype == "bf16" else set()
     assert changed == wanted
 
@@ -185,6 +186,9 @@ def check_builds(bundle: Bundle, name: str, pieces: Iterable[str]) -> None:
         ("int8", LANGUAGE),
         ("int4", ("patch_encoder", "backbone")),  # the rest is as in int8
         ("fp8-weights", LANGUAGE),
+        ("int4-awq", ("patch_encoder", "backbone")),
+        ("int8-w8a8", LANGUAGE),  # the codec is as in int8
+        ("fp8", LANGUAGE),
     ],
 )
 def test_every_recipe_builds_for_every_gpu(

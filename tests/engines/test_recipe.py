@@ -73,7 +73,7 @@ def test_a_block_that_does_not_divide_is_refused_with_those_that_do(tmp_path: Pa
     ("text", "said"),
     [
         ("[components.bakbone]\n", r"a component is 'bakbone'; choose one of .*backbone"),
-        ("[components.kv_cache]\n", "a component is 'kv_cache'"),
+        ("[components.kv_cache]\n", "'kv_cache', which .* build --target ort-cpu --kv-c"),
         ("[componets.backbone]\n", "a key of the recipe is 'componets'"),
         ('[default]\ncompute = "int8"\n', r"compute of .* is 'int8'; choose one of fp32, fp16"),
         ('[default]\nweights = { scheme = "int3" }\n', "'int3'; choose one of float, int4, int8"),

@@ -1,6 +1,5 @@
 """Scaling by what layers read: it changes nothing by itself, and outliers lose less by it."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +9,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from mimo_edge.engines import recipe
-from mimo_edge.engines.calibration import About, Calibration, Statistics
-from mimo_edge.engines.observed_graph import sites_of
+from mimo_edge.engines.calibration import Calibration
 from mimo_edge.engines.quantize import quantize_bundle
 from mimo_edge.engines.quantized_graph import ROUNDED, Rounding, matrices, quantize_graph
 from mimo_edge.engines.quantized_piece import Plan, scaled
@@ -20,8 +18,6 @@ from mimo_edge.engines.weight_file import WeightFile, is_external, map_tensor
 from mimo_edge.export import exporter
 from mimo_edge.export.sources import Sources
 from mimo_edge.export.traced import traced_piece
-from mimo_edge.parity.forced import LedBundle, Recorded
-from mimo_edge.parity.precision import compare
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import CalibrationError
 from mimo_edge.runtime.bundle.manifest import PIECES
@@ -29,7 +25,9 @@ from mimo_edge.runtime.options import Options
 from mimo_edge.runtime.tasks import MimoAudio
 
 from tests.bundles import exported
+from tests.engines.outliers import divergence, observed, plant, texts
 from tests.engines.test_quantize import feed_of
+from tests.engines.wild import wild
 from tests.golden import Golden
 
 RECIPE = """
@@ -46,22 +44,9 @@ def bundle(golden: Golden) -> Bundle:
     return Bundle.open(exported(golden, golden.lm_names[0]))
 
 
-def layers(bundle: Bundle) -> Iterator[tuple[str, int]]:
-    for piece in bundle.manifest.pieces:
-        graph = onnx.load(bundle.path(piece), load_external_data=False).graph
-        for site in sites_of(graph):
-            for weight in site.weights:
-                yield weight.removeprefix("stream."), site.width
-
-
 @pytest.fixture(scope="module")
-def wild(bundle: Bundle) -> Calibration:
-    """Statistics in which channels differ a thousandfold."""
-    found = {}
-    for name, width in layers(bundle):
-        size = np.exp(np.random.default_rng(width).normal(0, 2, width))  # as its neighbours read
-        found[name] = Statistics(3 * size, 80 * size, 100 * size**2, 100)
-    return Calibration(About(bundle.manifest.source, "fp32", 0), found)
+def known(bundle: Bundle) -> Calibration:
+    return wild(bundle)
 
 
 def made(
@@ -87,7 +72,7 @@ def everything(tmp_path: Path) -> recipe.Recipe:
 
 @pytest.mark.parametrize("piece", [p for p in PIECES if p != "mel"])
 def test_scaling_alone_changes_no_bit(
-    bundle: Bundle, wild: Calibration, tmp_path: Path, piece: str
+    bundle: Bundle, known: Calibration, tmp_path: Path, piece: str
 ) -> None:
     """The factors without the codes: norms, biases and layers change, and what comes out does
     not."""
@@ -95,7 +80,7 @@ def test_scaling_alone_changes_no_bit(
     data = bundle.folder / bundle.piece(piece).data
     floats = {t.name: map_tensor(t, data) for t in model.graph.initializer if is_external(t)}
     plan = Plan.of(model, everything(tmp_path)).calibrated(
-        wild,
+        known,
         lambda name: lambda start, stop: np.ascontiguousarray(floats[name][:, start:stop].T),
         bundle.model.head_dim,
     )
@@ -151,7 +136,7 @@ def test_scaling_alone_changes_no_bit(
     ],
 )
 def test_nothing_is_scaled_beside_a_layer_in_floats(
-    bundle: Bundle, wild: Calibration, tmp_path: Path, spared: str, kept: tuple[str, ...]
+    bundle: Bundle, known: Calibration, tmp_path: Path, spared: str, kept: tuple[str, ...]
 ) -> None:
     """It reads the same tensor, or makes it, and is written as it is."""
     chosen = replace(everything(tmp_path), exceptions=((spared, recipe.Weights()),))
@@ -159,7 +144,7 @@ def test_nothing_is_scaled_beside_a_layer_in_floats(
     data = bundle.path("backbone").with_suffix(".onnx.data")
     floats = {t.name: map_tensor(t, data) for t in model.graph.initializer if is_external(t)}
     plan = Plan.of(model, chosen).calibrated(
-        wild,
+        known,
         lambda name: lambda start, stop: np.ascontiguousarray(floats[name][:, start:stop].T),
         bundle.model.head_dim,
     )
@@ -171,93 +156,52 @@ def test_nothing_is_scaled_beside_a_layer_in_floats(
 @pytest.fixture(scope="module")
 def outliers(
     golden: Golden, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Bundle, Calibration, list[Recorded]]:
-    """A model of which a few channels are 30 times as large where layers read; what its layers
-    read; and some sequences."""
+) -> tuple[Bundle, Calibration]:
+    """A model of which two channels in each norm are 30 times as large, and what it read."""
     source = exported(golden, golden.lm_names[0])
-    folder = tmp_path_factory.mktemp("outliers")
-    for path in source.iterdir():
-        if path.is_file():
-            (folder / path.name).write_bytes(path.read_bytes())
-    bundle, rng = Bundle.open(folder, verify=False), np.random.default_rng(0)
-    model = onnx.load(bundle.path("backbone"), load_external_data=False)
-    with (folder / "backbone.onnx.data").open("r+b") as file:
-        for tensor in model.graph.initializer:
-            if ".layers." in tensor.name and tensor.name.endswith("layernorm.weight"):
-                values = np.array(map_tensor(tensor, folder / "backbone.onnx.data"))
-                values[rng.choice(len(values), 2, replace=False)] *= 30
-                offset = next(int(e.value) for e in tensor.external_data if e.key == "offset")
-                file.seek(offset)
-                file.write(values.tobytes())
-    bundle = Bundle.open(folder, verify=False)
-    spec, sequences = bundle.model, []
-    for _ in range(4):
-        codes = np.tile(np.array(spec.empty_codes)[:, None], (40, 1, spec.group_size))
-        text = rng.integers(1, spec.vocab_size, 40)
-        sequences.append(Recorded(text, codes.reshape(40, spec.n_q, spec.group_size), 1))
-    led = LedBundle(bundle, 1)
-    embeddings = np.concatenate([led.embed(s) for s in sequences])
-    return bundle, _observed(bundle, embeddings), sequences
+    bundle = plant(source, tmp_path_factory.mktemp("outliers"), 2, 30)
+    return bundle, observed(bundle, texts(bundle.model, 4, 40, seed=1))
 
 
-def _observed(bundle: Bundle, embeddings: np.ndarray) -> Calibration:
-    """What the layers of the backbone read of some embeddings."""
-    from mimo_edge.scripts.observing import ObservingBackend
-
-    with ObservingBackend(bundle, 1) as backend:
-        rows = backend.new_rows(1)
-        feed = {"embeddings": embeddings[None]}
-        spec = bundle.model
-        feed |= {"past_lengths": np.zeros(1, np.int64)}
-        feed |= {"new_lengths": np.array([len(embeddings)])}
-        cache = (1, spec.kv_heads, len(embeddings), spec.head_dim)
-        for port in bundle.piece("backbone").inputs:
-            if port.name.startswith(("past_k", "past_v")):
-                feed[port.name] = np.zeros(cache, np.float32)
-        backend.outputs("backbone", feed)
-        rows.close()
-        return Calibration(About(bundle.manifest.source, "fp32", 0), backend.take())
-
-
-def divergence(bundle: Bundle, other: Bundle, sequences: list[Recorded]) -> float:
-    """KL of the text choices."""
-    empty = 0  # no sequence holds it: all is text
-    led, own = (LedBundle(b, 1).along(sequences, empty) for b in (other, bundle))
-    return compare(led, own, sequences, empty, bundle.model.empty_codes).text.kl
+def lost(
+    outliers: tuple[Bundle, Calibration],
+    methods: tuple[str, ...],
+    tmp_path: Path,
+    *form: str,
+) -> dict[str, float]:
+    """KL of the text choices by method, on sequences that were not observed."""
+    bundle, calibration = outliers
+    folders = []
+    for method in methods:
+        chosen, folder = made(tmp_path, "backbone", method, *form), tmp_path / method
+        known = calibration if chosen.calibrated else None
+        quantize_bundle(bundle, chosen, folder, calibration=known)
+        folders.append(folder)
+    found = divergence(bundle, folders, texts(bundle.model, 4, 40, seed=2))
+    return dict(zip(methods, found, strict=True))
 
 
 def test_it_beats_plain_rounding_where_channels_stick_out(
-    outliers: tuple[Bundle, Calibration, list[Recorded]], tmp_path: Path
+    outliers: tuple[Bundle, Calibration], tmp_path: Path
 ) -> None:
-    bundle, calibration, sequences = outliers
-    found = {}
-    for method in ("nearest", "search", "awq"):
-        chosen, folder = made(tmp_path, "backbone", method), tmp_path / method
-        known = calibration if chosen.calibrated else None
-        quantize_bundle(bundle, chosen, folder, calibration=known)
-        found[method] = divergence(bundle, Bundle.open(folder), sequences)
+    found = lost(outliers, ("nearest", "search", "awq"), tmp_path)
     assert found["awq"] < 0.6 * min(found["nearest"], found["search"]), found
 
 
 def test_rounded_activations_gain_by_it_too(
-    outliers: tuple[Bundle, Calibration, list[Recorded]], tmp_path: Path
+    outliers: tuple[Bundle, Calibration], tmp_path: Path
 ) -> None:
-    bundle, calibration, sequences = outliers
-    found = {}
-    for method in ("nearest", "awq"):
-        chosen, folder = made(tmp_path, "backbone", method, "int8", "int8"), tmp_path / method
-        quantize_bundle(bundle, chosen, folder, calibration=calibration)
-        found[method] = divergence(bundle, Bundle.open(folder), sequences)
+    found = lost(outliers, ("nearest", "awq"), tmp_path, "int8", "int8")
     assert found["awq"] < 0.5 * found["nearest"], found
 
 
 @pytest.mark.parametrize(("scheme", "within"), [("int8", 0.05), ("fp8", 0.15)])
 def test_inputs_are_rounded_by_what_was_read(
-    outliers: tuple[Bundle, Calibration, list[Recorded]], tmp_path: Path, scheme: str, within: float
+    outliers: tuple[Bundle, Calibration], tmp_path: Path, scheme: str, within: float
 ) -> None:
     """Every layer reads codes, whose scale just holds the largest number seen; one rounding serves
     all layers that read it."""
-    bundle, calibration, _ = outliers
+    bundle, calibration = outliers
     chosen = made(tmp_path, "backbone", "nearest", scheme, scheme)
     quantize_bundle(bundle, chosen, tmp_path / "new", calibration=calibration)
     graph = onnx.load(tmp_path / "new" / "backbone.onnx", load_external_data=False).graph
@@ -311,17 +255,17 @@ def test_the_search_heeds_what_comes_in() -> None:
 
 
 def test_export_and_quantize_write_the_same(
-    golden: Golden, bundle: Bundle, wild: Calibration, tmp_path: Path
+    golden: Golden, bundle: Bundle, known: Calibration, tmp_path: Path
 ) -> None:
     """Codes, scales and scaled norms of the piece that has every kind of layer."""
     chosen, piece, lm = everything(tmp_path), "patch_encoder", golden.lm_names[0]
-    quantize_bundle(bundle, chosen, tmp_path / "new", calibration=wild)
+    quantize_bundle(bundle, chosen, tmp_path / "new", calibration=known)
     text = golden.folder / "text_tokenizer"
     sources = Sources.open(golden.folder / lm, golden.folder / "audio_tokenizer", text)
     traced = traced_piece(sources.pieces(torch.float32), piece)
     exported = tmp_path / "exported"
     exported.mkdir()
     with WeightFile(exported / f"{piece}.onnx.data") as data:
-        exporter._write_piece(sources, data, piece, traced, "fp32", chosen, wild, lambda _: None)
+        exporter._write_piece(sources, data, piece, traced, "fp32", chosen, known, lambda _: None)
     for name in (f"{piece}.onnx.data", f"{piece}.onnx"):
         assert (exported / name).read_bytes() == (tmp_path / "new" / name).read_bytes()

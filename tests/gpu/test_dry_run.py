@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +13,18 @@ from mimo_edge.engines.recipe import load
 from mimo_edge.runtime.backends.ort import PROVIDERS
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import InputError
-from mimo_edge.scripts.gpu import placement
+from mimo_edge.scripts.gpu import measure, placement
 from mimo_edge.scripts.gpu.__main__ import run
 from mimo_edge.scripts.gpu.fill import fill
 from mimo_edge.scripts.gpu.hollow import hollow
 from mimo_edge.scripts.gpu.join import join, link
-from mimo_edge.scripts.gpu.kit import pack
+from mimo_edge.scripts.gpu.kit import own_metadata, pack
 from mimo_edge.scripts.gpu.places import CODES
 from mimo_edge.scripts.gpu.records import Record, Records, read_records, table
 from mimo_edge.scripts.gpu.runner import LOG, Planned, run_steps
 from mimo_edge.scripts.gpu.settings import Settings
 from mimo_edge.scripts.gpu.slim import CONTAINER, ENTRY, slim
+from mimo_edge.scripts.gpu.steps import run_step
 
 from tests.bundles import exported, exported_nano
 from tests.golden import Golden
@@ -140,6 +142,20 @@ def test_steps_that_fail_stop_nothing(tmp_path: Path) -> None:
     assert "so\n" in (tmp_path / LOG).read_text()
 
 
+@pytest.mark.parametrize(("ended", "told"), [("[done]", False), ("[cut after its 25 s]", True)])
+def test_weights_that_were_not_all_drawn_are_told(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: str, told: bool
+) -> None:
+    """What is half filled is measured all the same: it costs as much."""
+    monkeypatch.setattr(measure.Measure, "__init__", lambda *_: None)
+    monkeypatch.setattr(measure.Measure, "all", lambda _: True)
+    Records(tmp_path, "fill-int4").add(ended, 25.0, "s")
+    Records(tmp_path, "fill-other").add("[done]", 25.0, "s")
+    assert run_step("measure-int4", replace(settings, out=tmp_path))
+    found = [record.value for record in read_records(tmp_path) if record.step == "measure-int4"]
+    assert ["zeros" in str(value) for value in found] == [True] * told
+
+
 def test_a_cut_line_is_left_out(tmp_path: Path) -> None:
     Records(tmp_path, "one").add("what", 1.5, "ms")
     with (tmp_path / "records.jsonl").open("a") as file:
@@ -212,6 +228,18 @@ def test_parts_are_joined(tmp_path: Path) -> None:
         source = ROOT / ("mimo_edge" if name == "__init__.py" else "") / name
         assert (site / "mimo_edge" / name).read_bytes() == source.read_bytes()
     assert (site / "tests" / "gpu").samefile(ROOT / "tests" / "gpu")
+
+
+def test_the_version_goes_along_from_a_clone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clone has what an installer left in it, which is found first when it is worked in."""
+    (tmp_path / "mimo_edge.egg-info").mkdir()
+    about = "Metadata-Version: 2.4\nName: mimo-edge\nVersion: 9.9\n"
+    (tmp_path / "mimo_edge.egg-info" / "PKG-INFO").write_text(about)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own_metadata(tmp_path)
+    assert (tmp_path / "mimo_edge-9.9.dist-info" / "METADATA").read_text() == about
 
 
 def test_a_missing_part(tmp_path: Path) -> None:

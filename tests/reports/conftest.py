@@ -1,16 +1,18 @@
 """A tiny model's reference, what it computes on one clip and one text, and its bundle."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from mimo_edge.parity.bisect import Bisection
 from mimo_edge.parity.bundle_side import BundleSide, precision
-from mimo_edge.parity.findings import Bisected
+from mimo_edge.parity.findings import Bisected, Finding, Layer
 from mimo_edge.parity.judge import Verdict, judge
 from mimo_edge.parity.observe import Inputs, follow, lead
 from mimo_edge.parity.recording import Recording
 from mimo_edge.parity.reference_side import ReferenceSide
+from mimo_edge.parity.report_files import write_report
 from mimo_edge.parity.thresholds import Thresholds
 from mimo_edge.runtime.backends.ort import OrtBackend
 from mimo_edge.runtime.bundle.bundle import Bundle
@@ -73,3 +75,24 @@ def bisect_bundle(reference: ReferenceSide, own: Recording, thresholds: Threshol
 @pytest.fixture(scope="session")
 def clean(judge_bundle: JudgeBundle, bundle: Path) -> Iterator[Verdict]:
     yield judge_bundle(bundle)
+
+
+@pytest.fixture(scope="session")
+def parted(clean: Verdict, own: Recording, thresholds: Thresholds) -> Verdict:
+    """A build whose free run says something else at patch 2, and whose layers were looked at."""
+    arrays = dict(clean.candidate.arrays)
+    free = f"free/{own.sequences[0].name}"
+    arrays[free] = arrays[free].copy()
+    group = own.layout.group_size
+    arrays[free][0, 2 * group : 3 * group] += 1
+    found = Finding("backbone, prefill", "b", "a", 20.0, 85.0, 10.0, ("w.weight",))
+    bisected = Bisected((found,), (Layer("backbone, prefill", "a", float("inf"), 85.0),))
+    candidate = replace(clean.candidate, arrays=arrays)
+    return replace(judge(candidate, own, thresholds), bisected=bisected)
+
+
+@pytest.fixture(scope="session")
+def folder(clean: Verdict, parted: Verdict, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made") / "report"
+    write_report(folder, [clean, parted])
+    return folder

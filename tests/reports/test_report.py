@@ -6,15 +6,20 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 from mimo_edge.parity import report_files
-from mimo_edge.parity.findings import Bisected, Finding, Layer
-from mimo_edge.parity.judge import Verdict, judge
+from mimo_edge.parity.judge import Verdict, judge, streaming
+from mimo_edge.parity.page import Page
 from mimo_edge.parity.recording import Recording
+from mimo_edge.parity.report_data import plain, report
 from mimo_edge.parity.report_files import write_report
+from mimo_edge.parity.side import Streamed
+from mimo_edge.parity.sound_checks import Heard, sound_checks
 from mimo_edge.parity.thresholds import Thresholds
 from mimo_edge.parity.word_checks import word_checks
 from mimo_edge.parity.word_errors import WordErrors
@@ -62,27 +67,6 @@ def at(data: Any, path: str) -> Any:
     for key in path.split("."):
         data = data[int(key)] if isinstance(data, list) else data[key]
     return data
-
-
-@pytest.fixture(scope="session")
-def parted(clean: Verdict, own: Recording, thresholds: Thresholds) -> Verdict:
-    """A build whose free run says something else at patch 2, and whose layers were looked at."""
-    arrays = dict(clean.candidate.arrays)
-    free = f"free/{own.sequences[0].name}"
-    arrays[free] = arrays[free].copy()
-    group = own.layout.group_size
-    arrays[free][0, 2 * group : 3 * group] += 1
-    found = Finding("backbone, prefill", "b", "a", 20.0, 85.0, 10.0, ("w.weight",))
-    bisected = Bisected((found,), (Layer("backbone, prefill", "a", float("inf"), 85.0),))
-    candidate = replace(clean.candidate, arrays=arrays)
-    return replace(judge(candidate, own, thresholds), bisected=bisected)
-
-
-@pytest.fixture(scope="session")
-def folder(clean: Verdict, parted: Verdict, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("made") / "report"
-    write_report(folder, [clean, parted])
-    return folder
 
 
 def test_a_free_run_that_parts_is_shown_with_what_both_would_have_said(
@@ -190,6 +174,71 @@ def test_the_command_line(
     out = capsys.readouterr()
     assert "the first stage that fails: mel" in out.out and "parity failed" in out.err
     assert main([*again, "--bisect"]) == 2
+
+
+def test_seams_are_where_one_decode_gives_way_to_the_next(
+    clean: Verdict, own: Recording, folder: Path
+) -> None:
+    parts = [np.zeros(n, np.float32) for n in (0, 3, 0, 4, 2)]
+    assert Streamed.of(parts).seams.tolist() == [3, 7]
+    data = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    (mine, *_), (theirs, *_) = data["candidates"][0]["streaming"], data["against"]["streaming"]
+    name = own.clips[0]
+    assert mine["name"] == theirs["name"] == name
+    assert float(mine["snr"]) == pytest.approx(float(theirs["snr"]), rel=0.01)
+    whole = own.arrays[f"sound/{name}"]
+    wav = whole + 0.001
+    seam = len(wav) // 2
+    wav[seam] += 1.0
+    arrays = {f"sound/{name}": whole, f"streamed/{name}": wav}
+    arrays[f"seams/{name}"] = np.array([seam])
+    (found,) = streaming(replace(clean.candidate, arrays=arrays))
+    assert found.seam_error is not None and found.seam_error > 20
+
+
+def test_what_a_batch_changes_is_told(
+    clean: Verdict, own: Recording, thresholds: Thresholds
+) -> None:
+    arrays = dict(clean.candidate.arrays)
+    name = f"batched/{own.sequences[0].name}"
+    arrays[name] = arrays[name].copy()
+    arrays[name][0, : own.layout.group_size] += 1
+    parted = judge(replace(clean.candidate, arrays=arrays), own, thresholds)
+    data = plain(report([clean, parted], "today", "1"))
+    same, other = Page(data, [clean, parted]).html().split("<section>")[-2:]
+    assert "In a batch it says the same as alone." in same
+    assert "In a batch it parts from its own answer at patch" in other
+    assert "In a batch it parts" not in same
+
+
+class _Network:
+    """In the place of both: the first sample is the mark, and the voice's direction."""
+
+    def __init__(self, voice: bool) -> None:
+        self._voice = voice
+
+    def of(self, wav: np.ndarray, rate: int) -> Any:
+        turn = float(wav[0])
+        return np.array([np.cos(turn), np.sin(turn)]) if self._voice else turn
+
+
+def _heard(*firsts: float) -> Heard:
+    heard = Heard(_Network(False), _Network(True))  # type: ignore[arg-type]
+    said = [SimpleNamespace(wav=np.array([first])) for first in firsts]
+    silent = SimpleNamespace(wav=None)
+    assert [*heard.listen([silent, *said], 24000)] == [silent, *said]  # type: ignore[list-item]
+    return heard
+
+
+def test_sound_is_judged_by_the_models_own() -> None:
+    own = _heard(3.0, 3.2, 3.1)
+    assert [check.passed for check in sound_checks(own, own)] == [True, True]
+    opinion, voice = sound_checks(_heard(2.5, 2.5), own)
+    assert (opinion.value, opinion.passed) == (2.5, False) and opinion.limit == pytest.approx(2.9)
+    assert voice.value == pytest.approx(np.cos(0.6)) and not voice.passed and voice.count == 2
+    (measured,) = sound_checks(own, None)
+    assert measured.passed is None and measured.value == pytest.approx(3.1)
+    assert sound_checks(Heard(), own) == [], "it only listens"
 
 
 @pytest.mark.parametrize(

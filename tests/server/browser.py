@@ -17,11 +17,13 @@ PHONE, DESK = (390, 844), (1100, 800)
 
 
 class Page:
-    """One page. Whatever it logs, or fails at, or may not load, is kept in `complaints`."""
+    """One page. Whatever it logs, or fails at, or may not load, is kept in `complaints`; what it
+    asks for in `requested`."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket, self._number = socket, 0
         self.complaints: list[str] = []
+        self.requested: list[str] = []
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
@@ -40,6 +42,8 @@ class Page:
             self.complaints.append(json.dumps(params["exceptionDetails"])[:500])
         elif method == "Log.entryAdded" and params["entry"]["level"] == "error":
             self.complaints.append(f"{params['entry']['text']} {params['entry'].get('url')}")
+        elif method == "Network.requestWillBeSent":
+            self.requested.append(params["request"]["url"])
 
     def open(self, url: str) -> None:
         self.call("Page.navigate", url=url)
@@ -83,10 +87,10 @@ class Page:
             f"(document.querySelector('{selector}'))"
         )
 
-    def look(self, *, dark: bool = False, size: tuple[int, int] = DESK) -> None:
-        """The window, and which theme the user likes."""
+    def look(self, *, dark: bool = False, size: tuple[int, int] = DESK, medium: str = "") -> None:
+        """The window, which theme the user likes, and "print" for what paper would show."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
+        self.call("Emulation.setEmulatedMedia", media=medium, features=[scheme])
         width, height = size
         self.call(
             "Emulation.setDeviceMetricsOverride",
@@ -105,7 +109,7 @@ class Page:
 
 
 @contextmanager
-def browsing(profile: Path, microphone: Path) -> Iterator[Page]:
+def browsing(profile: Path, microphone: Path | None = None) -> Iterator[Page]:
     """A browser whose microphone is a recording (WAV), and which may use it unasked."""
     program = next(filter(None, map(shutil.which, NAMES)), None)
     assert program is not None, "the tests of the page need chromium: apt-get install chromium"
@@ -118,7 +122,7 @@ def browsing(profile: Path, microphone: Path) -> Iterator[Page]:
         "--disable-background-networking",
         "--use-fake-ui-for-media-stream",
         "--use-fake-device-for-media-stream",
-        f"--use-file-for-fake-audio-capture={microphone}",
+        *([f"--use-file-for-fake-audio-capture={microphone}"] if microphone else []),
         "--remote-debugging-port=0",
         f"--user-data-dir={profile}",
         "about:blank",

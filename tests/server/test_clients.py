@@ -1,4 +1,4 @@
-"""Other people's clients, unchanged. `make clients` installs them; run with -m clients."""
+"""Other people's clients, unchanged. `make clients` installs them and runs this."""
 
 import asyncio
 from collections.abc import Iterator

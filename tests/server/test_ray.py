@@ -1,4 +1,4 @@
-"""Two replicas on Ray Serve, one of which is killed. `pip install "ray[serve]"`, then -m ray."""
+"""Two replicas on Ray Serve, one of which is killed. `make clients` installs it and runs this."""
 
 import base64
 import json

@@ -1,0 +1,1 @@
+"""What the recipes cost: the tables of docs/quantization.md (`python -m`)."""
