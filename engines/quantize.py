@@ -31,6 +31,7 @@ from mimo_edge.engines.weight_file import (
     map_tensor,
     point_to,
 )
+from mimo_edge.engines.work import OnWork, Work, writing
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.data_files import by_data_file, data_file
 from mimo_edge.runtime.bundle.errors import RecipeError
@@ -50,9 +51,6 @@ from mimo_edge.runtime.bundle.unfinished import (
 )
 from numpy.typing import NDArray
 
-# (what is being done, bytes of the float bundle done, bytes in all)
-OnProgress = Callable[[str, int, int], None]
-
 
 def quantize_bundle(
     bundle: Bundle,
@@ -62,7 +60,7 @@ def quantize_bundle(
     calibration: Calibration | None = None,
     resume: bool = False,
     force: bool = False,
-    on_progress: OnProgress = lambda *_: None,
+    on_progress: OnWork = lambda *_: None,
 ) -> None:
     """Write the bundle that a recipe makes of a float one. Raises RecipeError, CalibrationError,
     InputError, ResourceError; leaves nothing behind on failure, or with `resume` what the next can
@@ -74,15 +72,8 @@ def quantize_bundle(
         calibration.check_source(bundle.manifest.source, bundle.folder)
     place = check_output(output, [bundle.folder], force)
     plans = {piece: Plan.of(_read_graph(bundle, piece), recipe) for piece in bundle.manifest.pieces}
-    sizes = {piece: bundle.weight_bytes(piece) for piece in plans}
-    total, groups = sum(sizes.values()), by_data_file(plans)
-    done = 0
-
-    def heard(stage: str, count: int) -> None:
-        nonlocal done
-        done = min(total, done + count)
-        on_progress(stage, done, total)
-
+    work = Work({piece: _cost(plan) for piece, plan in plans.items()}, on_progress)
+    groups = by_data_file(plans)
     made_by = [dataclasses.asdict(recipe), calibration and calibration.digest]
     key = json.dumps([bundle.identity, made_by, _version()])
     held = sum(plans[group[0]].bytes for group in groups)  # the others have a part of the same
@@ -90,22 +81,26 @@ def quantize_bundle(
         check_output(output, [bundle.folder], force)  # another may have ended since
         pieces: dict[str, PieceSpec] = {}
         files: dict[str, FileSpec] = {}
+        kept = {g[0]: read_markers(folder, g, key) if resume else None for g in groups}
         for group in groups:
-            finished = read_markers(folder, group, key) if resume else None
+            if kept[group[0]] is not None:
+                for piece in group:
+                    work.drop(piece)
+                work.say(f"kept {', '.join(group)}")
+        for group in groups:
+            finished = kept[group[0]]
             if finished is None:
                 made = {}
                 with WeightFile(folder / data_file(group[0])) as data:
                     for piece in group:
                         plan = plans[piece]
                         doing = "quantising" if plan.forms else "copying"
-                        on_write = partial(heard, f"{doing} {piece}")
+                        on_write = partial(work.reach, piece, what=f"{doing} {piece}")
                         if calibration is not None and plan.forms:
-                            heard(f"scaling {piece}", 0)
+                            work.say(f"scaling {piece}")
                             plan = _calibrated(bundle, piece, plan, calibration)
                         made[piece] = _quantize_piece(bundle, recipe, piece, plan, data, on_write)
                 finished = write_markers(folder, key, made, data.spec)
-            else:
-                heard(f"kept {', '.join(group)}", sum(sizes[piece] for piece in group))
             for piece in group:
                 pieces[piece] = finished[piece][0]
                 files.update(finished[piece][1])
@@ -122,7 +117,7 @@ def quantize_bundle(
         )
         write_text(folder / MANIFEST, manifest.to_json())
         finish(folder, place)
-    on_progress("done", total, total)
+    work.end()
 
 
 def check_recipe(bundle: Bundle, recipe: Recipe) -> None:
@@ -163,31 +158,35 @@ def _quantize_piece(
     piece: str,
     plan: Plan,
     written: WeightFile,
-    on_write: Callable[[int], None],
+    on_write: Callable[[float], None],
 ) -> tuple[PieceSpec, FileSpec]:
-    """Write the weights of a piece, and its graph beside them; returns the graph's file."""
+    """Write the weights of a piece, and its graph beside them; returns the graph's file.
+
+    `on_write` is told how much of the work is done, of 1.
+    """
     spec, data = bundle.piece(piece), _data_file(bundle, piece)
     floats = {tensor.name: tensor for tensor in plan.model.graph.initializer}
     external = [name for name, tensor in floats.items() if is_external(tensor)]
     model = onnx.ModelProto()
     model.CopyFrom(plan.model)
     quantize_graph(model, plan.weights, plan.forms, plan.rounding)
+    total, done = _cost(plan), 0.0
+
+    def heard(each: float, count: int) -> None:
+        nonlocal done
+        done += each * count
+        on_write(done / total)
 
     def tensors() -> Iterator[Stored]:
         for name in external:
             values = map_tensor(floats[name], data)
-            form = plan.forms.get(name)
-            if form is None:
+            each = _number_cost(plan, floats[name])
+            if plan.forms.get(name) is None:
                 yield Stored(name, [scaled(plan, name, values)])
-                on_write(values.nbytes)
+                heard(each, values.size)
             else:
-                read = _reader(values, plan.weights[name].table)
-                width = values.dtype.itemsize
-
-                def heard(count: int, width: int = width) -> None:
-                    on_write(count * width)
-
-                yield from quantized(plan, name, read, values.dtype, heard)
+                read, on_code = _reader(values, plan.weights[name].table), partial(heard, each)
+                yield from quantized(plan, name, read, values.dtype, on_code)
 
     point_to(model, written.path.name, written.write(tensors()))
     path = written.path.with_name(f"{piece}.onnx")
@@ -201,6 +200,18 @@ def _quantize_piece(
         dynamic=is_dynamic(plan, recipe),
     )
     return made, hash_file(path)
+
+
+def _cost(plan: Plan) -> float:
+    """Of writing a piece."""
+    tensors = [tensor for tensor in plan.model.graph.initializer if is_external(tensor)]
+    return sum(_number_cost(plan, tensor) * int(np.prod(tensor.dims)) for tensor in tensors)
+
+
+def _number_cost(plan: Plan, tensor: onnx.TensorProto) -> float:
+    form, width = plan.forms.get(tensor.name), onnx.helper.tensor_dtype_to_np_dtype
+    as_it_lies = form is None or plan.weights[tensor.name].table
+    return writing(form, width(tensor.data_type).itemsize, as_it_lies)
 
 
 def _calibrated(bundle: Bundle, piece: str, plan: Plan, calibration: Calibration) -> Plan:

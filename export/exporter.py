@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial as bind
 from pathlib import Path
 
 import ml_dtypes
@@ -22,10 +23,13 @@ from mimo_edge.engines.quantized_graph import quantize_graph
 from mimo_edge.engines.quantized_piece import Plan, is_dynamic, quantized, recorded, scaled
 from mimo_edge.engines.recipe import Recipe, check_calibration, check_export, load
 from mimo_edge.engines.weight_file import Stored, WeightFile, point_to
+from mimo_edge.engines.work import OnWork, Work, writing
+from mimo_edge.export.costs import HASHING, export_costs, tracing, writing_of
 from mimo_edge.export.piece import Port
 from mimo_edge.export.sources import Sources
 from mimo_edge.export.traced import TracedPiece
 from mimo_edge.export.tracers import together, traced_pieces
+from mimo_edge.export.tracing_share import TracingShare
 from mimo_edge.export.weights import Region, WeightReader
 from mimo_edge.runtime.bundle.data_files import by_data_file, data_file
 from mimo_edge.runtime.bundle.dtypes import PRECISIONS
@@ -71,9 +75,6 @@ CODE = (
     "runtime/bundle/stream_sizes.py",
 )
 
-# (what is being done, steps done, steps in all); steps are bytes of weights
-OnProgress = Callable[[str, int, int], None]
-
 
 def export_bundle(
     sources: Sources,
@@ -85,7 +86,7 @@ def export_bundle(
     resume: bool = False,
     force: bool = False,
     speech: bool = False,
-    on_progress: OnProgress = lambda *_: None,
+    on_progress: OnWork = lambda *_: None,
 ) -> None:
     """Write a bundle, computed in `dtype_name` and stored as a recipe says, if one is given.
 
@@ -102,42 +103,42 @@ def export_bundle(
     speech = sources.exports_speech(speech)
     read = [p.parent for path in sources.files() for p in (path, path.resolve())]
     output = check_output(output, read, force)
-    total = sources.weight_bytes(dtype, speech)
     held = sources.stored_bytes(dtype_name, recipe, speech)
     with own_place(output), partial_folder(output, held, resume) as partial:
         check_output(output, read, force)  # another export may have ended since
-        source = sources.fingerprint(lambda *bytes: on_progress("hashing the checkpoints", *bytes))
+        pieces = sources.pieces(dtype)
+        names = pieces.names(speech)
+        costs = export_costs(sources, recipe, dtype_name, names)
+        work = Work(costs, on_progress)
+        source = sources.fingerprint(lambda done, all: work.reach(HASHING, done / all))
         if calibration is not None:
             calibration.check_source(source, sources.tensors[0].folder)
         made_by = [dataclasses.asdict(recipe), calibration and calibration.digest]
         key = json.dumps([source, dtype_name, made_by, tool_versions(), _code_digest()])
-        pieces, done = sources.pieces(dtype), 0
-        names = pieces.names(speech)
         finished: dict[str, Finished] = {}
-
-        def say(what: str) -> None:
-            on_progress(what, done, max(total, done))
-
         groups = by_data_file(names)
         for group in groups if resume else ():
             kept = read_markers(partial, group, key)
             if kept is not None:
                 finished |= kept
-                files = {file: spec for _, held in kept.values() for file, spec in held.items()}
-                done += sum(spec.bytes for spec in files.values())
-                say(f"kept {', '.join(group)}")
+                for name in group:
+                    work.drop(tracing(name))
+                    work.drop(writing_of(name))
+                work.say(f"kept {', '.join(group)}")
         left = [name for name in names if name not in finished]
-        with traced_pieces(pieces, left, lambda name: say(f"tracing {name}")) as traced:
+        share = TracingShare({name: costs[tracing(name)] for name in left})
+        for name in left:
+            work.watch(tracing(name), bind(share.part, name))
+
+        def begun(name: str) -> None:
+            work.say(tracing(name))
+
+        with traced_pieces(pieces, left, begun, share.hear) as traced:
             for ready in together(traced, groups):
                 made: dict[str, tuple[PieceSpec, FileSpec]] = {}
                 with WeightFile(partial / data_file(next(iter(ready)))) as data:
                     for name, piece in ready.items():
-
-                        def on_write(count: int, name: str = name) -> None:
-                            nonlocal done
-                            done += count
-                            say(f"writing {name}")
-
+                        on_write = bind(work.reach, writing_of(name))
                         made[name] = _write_piece(
                             sources, data, name, piece, dtype_name, recipe, calibration, on_write
                         )
@@ -163,7 +164,7 @@ def export_bundle(
         )
         write_text(partial / MANIFEST, manifest.to_json())
         finish(partial, output)
-    on_progress("done", total, total)
+    work.end()
 
 
 def tool_versions() -> dict[str, str]:
@@ -186,9 +187,12 @@ def _write_piece(
     dtype_name: str,
     recipe: Recipe,
     calibration: Calibration | None,
-    on_write: Callable[[int], None],
+    on_write: Callable[[float], None],
 ) -> tuple[PieceSpec, FileSpec]:
-    """Its weights, stored as the recipe says, and its graph beside them; the graph's file."""
+    """Its weights, stored as the recipe says, and its graph beside them; the graph's file.
+
+    `on_write` is told how much of the work is done, of 1.
+    """
     proto = onnx.ModelProto.FromString(traced.graph)
     reader = WeightReader(sources.tensors, traced)
     region_of = {region.name: region for region in traced.regions}
@@ -221,24 +225,41 @@ def _write_piece(
 
 
 def _stored(
-    reader: WeightReader, regions: list[Region], plan: Plan, on_write: Callable[[int], None]
+    reader: WeightReader, regions: list[Region], plan: Plan, on_write: Callable[[float], None]
 ) -> Iterator[Stored]:
     """The data of every tensor, quantised where the plan says so."""
+    each = {region.name: _cost(region, plan) for region in regions}  # of a number
+    total = sum(each[region.name] * region.numbers for region in regions)
+    done = 0.0
+
+    def heard(name: str, numbers: float) -> None:
+        nonlocal done
+        done += each[name] * numbers
+        on_write(done / total)
+
     for region in regions:
-        form = plan.forms.get(region.name)
-        if region.name in plan.scaling.factors and form is None:
-            (whole,) = reader.parts(region, on_write)  # a vector
-            floats = whole.view(SCALE_DTYPES[region.dtype])
-            yield Stored(region.name, [scaled(plan, region.name, floats)])
-        elif form is None:
-            yield Stored(region.name, reader.parts(region, on_write))
+        if plan.forms.get(region.name) is None:
+            width = region.dtype.itemsize
+
+            def copied(count: int, name: str = region.name, width: int = width) -> None:
+                heard(name, count / width)
+
+            parts = reader.parts(region, copied)
+            if region.name in plan.scaling.factors:
+                (whole,) = parts  # a vector
+                floats = whole.view(SCALE_DTYPES[region.dtype])
+                parts = iter([scaled(plan, region.name, floats)])
+            yield Stored(region.name, parts)
         else:
-            width, scales = region.dtype.itemsize, SCALE_DTYPES[region.dtype]
+            read, on_code = reader.reader(region), bind(heard, region.name)
+            yield from quantized(plan, region.name, read, SCALE_DTYPES[region.dtype], on_code)
 
-            def heard(count: int, width: int = width) -> None:
-                on_write(count * width)
 
-            yield from quantized(plan, region.name, reader.reader(region), scales, heard)
+def _cost(region: Region, plan: Plan) -> float:
+    """Of each number of a tensor that is written."""
+    weight = plan.weights.get(region.name)
+    as_it_lies = not region.transposed if weight is None else weight.table
+    return writing(plan.forms.get(region.name), region.dtype.itemsize, as_it_lies)
 
 
 def _ports(ports: tuple[Port, ...]) -> tuple[TensorSpec, ...]:

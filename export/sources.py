@@ -89,16 +89,6 @@ class Sources:
         empty = self.text_tokenizer.special.empty
         return Pieces(self.language_model, self.audio_tokenizer, empty, dtype)
 
-    def weight_bytes(self, dtype: torch.dtype, speech: bool = True) -> int:
-        """Bytes of weights that the bundle will hold, give or take the small float32 islands."""
-        with torch.device("meta"):
-            lm, audio = LanguageModel(self.language_model, 0), AudioTokenizer(self.audio_tokenizer)
-        pieces = [*lm.pieces(), *audio.pieces()]
-        if not speech:
-            pieces = [p for p in pieces if p not in (lm.patch_decoder, audio.decoder)]
-        tensors = [tensor for piece in pieces for tensor in piece.state_dict().values()]
-        return sum(t.numel() for t in tensors) * dtype.itemsize
-
     def stored_bytes(self, dtype_name: str, recipe: Recipe, speech: bool = True) -> int:
         """Bytes of weights as a recipe stores them. Raises RecipeError if it does not fit."""
         parts = as_parts(graph_tensors(self.language_model, self.audio_tokenizer, speech))

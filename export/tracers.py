@@ -36,6 +36,7 @@ ORDER = (
 PROGRAM = "from mimo_edge.export.tracer import main; main()"
 
 OnBegin = Callable[[str], None]
+Hear = Callable[[str, bool], None]  # of a piece: begun, or traced
 Traced = tuple[str, TracedPiece]
 
 
@@ -47,17 +48,23 @@ def processes_for(count: int) -> int:
 
 
 @contextmanager
-def traced_pieces(pieces: Pieces, names: Sequence[str], on_begin: OnBegin) -> Iterator[Any]:
+def traced_pieces(
+    pieces: Pieces,
+    names: Sequence[str],
+    on_begin: OnBegin,
+    hear: Hear = lambda *_: None,
+) -> Iterator[Any]:
     """An iterator of the pieces with their names, each as soon as it is traced.
 
-    `on_begin` hears when one is begun. What a tracer raises, the iterator raises. When the block is
-    left, no tracer runs any more.
+    `on_begin` is told of one that is begun when the iterator is asked for the next; `hear` at once,
+    in the thread of its tracer, and when it is traced. What a tracer raises, the iterator raises.
+    When the block is left, no tracer runs any more.
     """
     count = processes_for(len(names))
     if not count:
-        yield _traced_here(pieces, names, on_begin)
+        yield _traced_here(pieces, names, on_begin, hear)
         return
-    tracers = [_Tracer(pieces) for _ in range(count)]
+    tracers = [_Tracer(pieces, hear) for _ in range(count)]
     try:
         yield _traced_there(tracers, names, on_begin)
     finally:
@@ -77,10 +84,15 @@ def together(
             yield {each: waiting.pop(each) for each in group}
 
 
-def _traced_here(pieces: Pieces, names: Sequence[str], on_begin: OnBegin) -> Iterator[Traced]:
+def _traced_here(
+    pieces: Pieces, names: Sequence[str], on_begin: OnBegin, hear: Hear
+) -> Iterator[Traced]:
     for name in names:
+        hear(name, False)
         on_begin(name)
-        yield name, traced_piece(pieces, name)
+        piece = traced_piece(pieces, name)
+        hear(name, True)
+        yield name, piece
 
 
 def _traced_there(
@@ -103,7 +115,7 @@ def _traced_there(
 class _Tracer:
     """A process that traces one piece after the other."""
 
-    def __init__(self, pieces: Pieces) -> None:
+    def __init__(self, pieces: Pieces, hear: Hear) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", PROGRAM],
             stdin=subprocess.PIPE,
@@ -111,7 +123,7 @@ class _Tracer:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             process_group=0,  # Ctrl-C is for this process, which ends its tracers
         )
-        self._pieces = pieces
+        self._pieces, self._hear = pieces, hear
         self._thread: Thread | None = None
 
     def begin(self, left: deque[str], said: "SimpleQueue[tuple[str, Any]]") -> None:
@@ -137,11 +149,13 @@ class _Tracer:
                 name = left.popleft()
             except IndexError:  # the other took the last one
                 return
+            self._hear(name, False)
             said.put((name, None))
             answer = self._answer(name)
             said.put((name, answer))
             if isinstance(answer, BaseException):
                 return
+            self._hear(name, True)
 
     def _answer(self, name: str) -> TracedPiece | BaseException:
         assert self._process.stdin is not None and self._process.stdout is not None

@@ -39,6 +39,10 @@ class Region:
     bytes: int
     transposed: bool
 
+    @property
+    def numbers(self) -> int:
+        return self.bytes // self.dtype.itemsize
+
 
 def plan_regions(model: ir.Model, transposed: set[str]) -> list[Region]:
     """Lay the initializers that have no data end to end."""

@@ -78,13 +78,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build, with progress. Returns the exit code."""
-    try:
-        return _run(args)
-    except StillBuilding as interruption:
-        leave(interruption)
-
-
-def _run(args: argparse.Namespace) -> int:
     with StageProgress() as progress:
         bundle = Bundle.open(
             args.bundle, on_progress=partial(progress.report, "checking the bundle")
@@ -132,7 +125,7 @@ def engines_of(
 ) -> tuple[Path, EngineManifest]:
     """Build what is not there yet, and say how far it is and what TensorRT warned of.
 
-    A program that calls this must let StillBuilding end it: see `leave`.
+    Interrupted while TensorRT cannot be stopped, it ends the process.
     """
     trt = load_module(target)
     if target.product == "trt":
@@ -163,9 +156,13 @@ def engines_of(
                 stage = f"building {piece}, about {times[piece]:.0f} s of {left:.0f} s left"
             progress.report(stage, done, total, "steps")
 
-    folder, manifest = build_engines(
-        bundle, identity, target, trt, limits, home, report, strict=strict
-    )
+    try:
+        folder, manifest = build_engines(
+            bundle, identity, target, trt, limits, home, report, strict=strict
+        )
+    except StillBuilding as interruption:
+        progress.end()
+        _leave(interruption)
     for piece, plan in manifest.plans.items():
         if plan.warnings:
             progress.note(
@@ -175,7 +172,7 @@ def engines_of(
     return folder, manifest
 
 
-def leave(interruption: StillBuilding) -> NoReturn:
+def _leave(interruption: StillBuilding) -> NoReturn:
     """End the process: nothing is being written, and TensorRT's thread cannot be stopped."""
     try:
         print("mimo-edge: interrupted", file=sys.stderr, flush=True)

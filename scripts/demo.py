@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     with StageProgress() as progress:
         sources = Sources.open(lm, audio_tokenizer, lm)
         bundle = args.out / BUNDLE
-        export_bundle(sources, bundle, "fp32", force=True, on_progress=progress.report)
+        export_bundle(sources, bundle, "fp32", force=True, on_progress=progress.work)
     with MimoAudio.open(bundle) as model:
         wav = load_audio(CLIP, rate=model.sampling_rate)
         print("2. the torch-free runtime against the PyTorch reference")

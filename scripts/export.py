@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
             resume=args.resume,
             force=args.force,
             speech=args.with_speech,
-            on_progress=progress.report,
+            on_progress=progress.work,
         )
     print(f"{args.output}: bundle with {size(weights)} of weights by recipe {chosen.name}")
     return 0

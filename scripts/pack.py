@@ -7,24 +7,29 @@ from pathlib import Path
 
 from mimo_edge.engines import recipe
 from mimo_edge.engines.build import engine_home
-from mimo_edge.engines.builder import StillBuilding
 from mimo_edge.engines.pack import ORT_TARGETS, Engines, folder_bytes, pack_bundle, spelled
 from mimo_edge.engines.profiles import Limits
 from mimo_edge.engines.runnable import check_runnable
 from mimo_edge.engines.target import parse
+from mimo_edge.runtime.backends.opening import onnxruntime_version
 from mimo_edge.runtime.bundle.built import ORT_CPU, find_built
 from mimo_edge.runtime.bundle.bundle import Bundle
-from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.bundle.errors import EnvironmentProblem, InputError
 from mimo_edge.runtime.bundle.folders import check_output
 from mimo_edge.runtime.bundle.pack import PACK
-from mimo_edge.scripts.build import engines_of, leave
+from mimo_edge.scripts import build_ort
+from mimo_edge.scripts.build import engines_of
+from mimo_edge.scripts.build_ort import BuildForm
 from mimo_edge.scripts.progress import StageProgress, size
 
 EPILOG = """targets: those of `mimo-edge build`. For TensorRT the engines are built first, or taken
-from where `mimo-edge build` left them; what is built stays there if this is interrupted.
+from where `mimo-edge build` left them; what is built stays there if this is interrupted. For
+ort-cpu, --packed and --kv-cache do the same; without them, what is packed is the build that is
+there, in whatever form, or the bundle as it is, which runs on any processor.
 
 examples:
   mimo-edge pack bundle --target ort-cpu -o device
+  mimo-edge pack bundle --target ort-cpu --packed memory -o device
   mimo-edge pack bundle --target trt-rtx:8.9 --max-seq 2048 -o device
   mimo-edge run tts device "Hello there." -o hello.wav --backend trt-rtx --trust-engines"""
 
@@ -42,19 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engines", metavar="DIR", type=Path, help="where engines are built, or lie already"
     )
+    build_ort.add_arguments(parser)
     parser.add_argument("--force", action="store_true", help="replace DEVICE if it exists")
     parser.add_argument("--json", action="store_true")
 
 
 def run(args: argparse.Namespace) -> int:
     """Pack, with progress. Returns the exit code."""
-    try:
-        return _run(args)
-    except StillBuilding as interruption:
-        leave(interruption)
-
-
-def _run(args: argparse.Namespace) -> int:
     target = spelled(args.target)
     if target in ORT_TARGETS:
         for flag in ("max_seq", "max_batch", "engines"):
@@ -62,16 +61,19 @@ def _run(args: argparse.Namespace) -> int:
                 raise InputError(
                     f"--{flag.replace('_', '-')} is of engines, and {target} has none: leave it out"
                 )
+    if target != ORT_CPU:
+        build_ort.check_others(args, target)
     with StageProgress() as progress:
-        # files are hashed as they are copied; engines are built from them before
+        # files are hashed as they are copied; what is built of them is built before
         bundle = Bundle.open(
             args.bundle,
-            verify=target not in ORT_TARGETS,
+            verify=target not in ORT_TARGETS or build_ort.asked(args),
             on_progress=partial(progress.report, "checking the bundle"),
         )
         check_output(args.output, [bundle.folder], args.force)
-        if target == ORT_CPU and bundle.manifest.built is None:
-            bundle = _built(bundle, progress)
+        if target == ORT_CPU:
+            form = BuildForm.of(args) if build_ort.asked(args) else None
+            bundle = _built(bundle, form, progress)
         engines = None if target in ORT_TARGETS else _engines(args, bundle, progress)
         if engines is not None and target == "trt":
             gpu = ", ".join(engines.manifest.identity.capabilities)
@@ -96,14 +98,24 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _built(bundle: Bundle, progress: StageProgress) -> Bundle:
-    """The build of the bundle for this machine, which starts faster and is faster, if there is
-    one."""
-    try:
-        import onnxruntime
-    except ImportError:  # nothing can have been built here
+def _built(bundle: Bundle, form: BuildForm | None, progress: StageProgress) -> Bundle:
+    """The build of the bundle for this machine: in the form that is asked for, made if need be, or,
+    where none is, the one that is there. The bundle itself, if none is there either."""
+    built = bundle.manifest.built
+    if built is not None:
+        if form is not None and not form.is_of(built):
+            raise InputError(
+                f"{bundle.folder} is built already, and not with {form}. Pack the bundle that it "
+                "was made of, or leave out what is said of the form."
+            )
         return bundle
-    found = find_built(bundle, onnxruntime.__version__)
+    if form is not None:
+        bundle.check_whole("build")
+        return build_ort.build_of(bundle, form, progress)
+    try:
+        found = find_built(bundle, onnxruntime_version())
+    except EnvironmentProblem:  # nothing can have been built here
+        return bundle
     if found is None:
         progress.note(
             f"packing the bundle as it is. What `mimo-edge build {bundle.folder} --target "

@@ -62,8 +62,10 @@ class StageProgress:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
         self._live = self._stream.isatty()
-        self._start = self._said = self._began = time.monotonic()
+        self._start = self._said = time.monotonic()
         self._stage = ""
+        self._measure: tuple[str, int, str] | None = None  # what `done` counts
+        self._began, self._from = self._start, 0  # when that was first heard of, and how far it was
 
     def __enter__(self) -> "StageProgress":
         return self
@@ -74,6 +76,10 @@ class StageProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Of a terminal's line that is overwritten."""
         if self._live:
             print(file=self._stream)
 
@@ -84,23 +90,32 @@ class StageProgress:
     def report(self, stage: str, done: int, total: int, unit: str = "") -> None:
         """`done` of `total` bytes, or of `unit`, inside `stage`; called as often as one likes.
 
-        Bytes are those of all stages together, other units those of this one.
+        Bytes are those of all stages together, other units those of this one. Time left is reckoned
+        at the rate since the first report of the same total, and by what was done since.
         """
+        self._report(stage, done, total, f" of {f'{total} {unit}' if unit else size(total)}", unit)
+
+    def work(self, stage: str, done: int, total: int) -> None:
+        """The same for what is counted by its cost, of all stages together: only the ratio of the
+        two says something."""
+        self._report(stage, done, total)
+
+    def _report(self, stage: str, done: int, total: int, of: str = "", unit: str = "") -> None:
         now = time.monotonic()
+        measure = stage if unit else "", total, of
+        if measure != self._measure:
+            self._measure, self._began, self._from = measure, now, done
         every = 0.5 if self._live else 10.0
         if stage == self._stage and now - self._said < every:
             return
         if self._live and stage != self._stage and self._stage:
             print(file=self._stream)
-        if stage != self._stage:
-            self._began = now
         self._stage, self._said = stage, now
-        passed = now - self._start
-        text = f"[{passed:6.1f} s] {stage}"
+        text = f"[{now - self._start:6.1f} s] {stage}"
         if total and done:
-            text += f"  {100 * done // total}% of {f'{total} {unit}' if unit else size(total)}"
-            spent = now - self._began if unit else passed
-            left = spent * (total - done) / done
-            text += f", about {left:.0f} s left" if done < total else ""
+            text += f"  {100 * done // total}%{of}"
+            if self._from < done < total:
+                left = (now - self._began) * (total - done) / (done - self._from)
+                text += f", about {left:.0f} s left"
         self._stream.write(f"\r{text:<78}" if self._live else f"{text}\n")
         self._stream.flush()

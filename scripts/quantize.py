@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
             calibration=calibration,
             resume=args.resume,
             force=args.force,
-            on_progress=progress.report,
+            on_progress=progress.work,
         )
     before, after = (
         sum(path.stat().st_size for path in folder.iterdir() if path.is_file())

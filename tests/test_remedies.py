@@ -107,6 +107,20 @@ def test_no_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert not found[1].works and found[1].remedy
 
 
+def test_engines_are_built_without_onnxruntime(tmp_path: Path) -> None:
+    """A Jetson has none; only its own target asks for it."""
+    hollow(tmp_path / "bundle")
+    program = """if True:
+        import sys
+        sys.modules["onnxruntime"] = None
+        from mimo_edge.scripts.cli import main
+        words = ["build", sys.argv[1], "--dry-run", "--target"]
+        print(main([*words, "trt-rtx:8.9"]), main([*words, "ort-cpu"]), file=sys.stderr)"""
+    command = [sys.executable, "-c", program, str(tmp_path / "bundle")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert said.splitlines()[-1] == "0 3" and "no ONNX Runtime is installed" in said
+
+
 def test_two_onnxruntimes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The files are those of whichever was installed last, and pip is content."""
     both = {"onnxruntime": ["onnxruntime", "onnxruntime-gpu", "onnxruntime"]}

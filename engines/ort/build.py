@@ -9,6 +9,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -43,12 +44,13 @@ from mimo_edge.engines.weight_file import (
     map_tensor,
     point_to,
 )
+from mimo_edge.engines.work import COPY, HASH, LAY_OUT, LOAD, PACK, Work
 from mimo_edge.runtime.bundle.built import built_here
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.data_files import by_data_file, data_file
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.bundle.files import hash_file, write_text
-from mimo_edge.runtime.bundle.manifest import MANIFEST, FileSpec, PieceSpec
+from mimo_edge.runtime.bundle.manifest import IN_FILE, MANIFEST, FileSpec, PieceSpec
 from mimo_edge.runtime.bundle.processor import processor
 from mimo_edge.runtime.bundle.unfinished import (
     finish,
@@ -58,8 +60,7 @@ from mimo_edge.runtime.bundle.unfinished import (
     write_markers,
 )
 
-# (what is being done, bytes of the bundle's weights done, bytes in all)
-OnProgress = Callable[[str, int, int], None]
+CHECKING, LOADING = "checking what was written", "loading every piece"
 
 # pieces of which each run has many rows: products are bound by arithmetic, not by what they read
 MANY_ROWS = {"tokenizer_encoder", "tokenizer_decoder", "mel_stream", "vocoder_stream"}
@@ -104,42 +105,47 @@ def _products(model: onnx.ModelProto, piece: str, dynamic: bool) -> list[Product
 def build_bundle(
     bundle: Bundle,
     place: Path,
-    on_progress: OnProgress = lambda *_: None,
+    work: Work | None = None,
     *,
+    packed: str = IN_FILE,
     calibration: Calibration | None = None,
 ) -> Path:
     """Write the build of a bundle, and take over what an interrupted one finished.
 
-    With a calibration, keys and values are int8 by what it says of them. Raises InputError for a
-    bundle that is a build itself, or whose keys and values cannot be int8, CalibrationError,
-    ResourceError; finished pieces stay.
+    `work` has the stages of `build_costs`, of which the pieces are done here.
+    `packed` is one of PACKED. In the file it has twice the size, loads in seconds and is mapped; in
+    memory each load packs the weights anew, into as much heap. With a calibration, keys and values
+    are int8 by what it says of them. A build that lies at the place is replaced.
+    Raises InputError for a bundle that is a build itself, or whose keys and values cannot be int8,
+    CalibrationError, ResourceError; finished pieces stay.
     """
     if bundle.manifest.built is not None:
         raise InputError(f"{bundle.folder} is built already. Build the bundle that it was made of.")
     cache = None if calibration is None else scales_of(bundle, calibration)
     digest = "" if calibration is None else calibration.digest
-    total = sum(bundle.weight_bytes(piece) for piece in bundle.manifest.pieces)
-    done = 0
-    common = [bundle.identity, ort.__version__, processor(), _code_digest()]
-    with own_place(place), partial_folder(place, 2 * bundle.data_bytes(), resume=True) as folder:
+    work = work or Work(build_costs(bundle, packed))
+    common = [bundle.identity, ort.__version__, processor(), packed, _code_digest()]
+    held = most_bytes(bundle, packed)
+    with own_place(place), partial_folder(place, held, resume=True) as folder:
         pieces: dict[str, PieceSpec] = {}
         files: dict[str, FileSpec] = {}
-        for group in by_data_file(bundle.manifest.pieces):
-            key = json.dumps([*common, digest] if PIECE in group else common)
-            finished = read_markers(folder, group, key)
+        groups = by_data_file(bundle.manifest.pieces)
+        keys = {g[0]: json.dumps([*common, digest] if PIECE in g else common) for g in groups}
+        kept = {group[0]: read_markers(folder, group, keys[group[0]]) for group in groups}
+        for group in groups:
+            if kept[group[0]] is not None:
+                for piece in group:
+                    work.drop(piece)
+                work.say(f"kept {', '.join(group)}")
+        for group in groups:
+            finished = kept[group[0]]
             if finished is None:
                 made: dict[str, tuple[PieceSpec, FileSpec]] = {}
                 with WeightFile(folder / data_file(group[0])) as data:
                     for piece in group:
-                        before = done + sum(bundle.weight_bytes(each) for each in made)
-
-                        def heard(count: int, piece: str = piece, before: int = before) -> None:
-                            on_progress(f"packing {piece}", before + count, total)
-
-                        made[piece] = _build_piece(bundle, piece, data, heard, cache)
-                finished = write_markers(folder, key, made, data.spec)
-            done += sum(bundle.weight_bytes(piece) for piece in group)
-            on_progress(f"packed {', '.join(group)}", done, total)
+                        heard = partial(work.reach, piece, what=f"packing {piece}")
+                        made[piece] = _build_piece(bundle, piece, data, packed, heard, cache)
+                finished = write_markers(folder, keys[group[0]], made, data.spec)
             for piece in group:
                 pieces[piece] = finished[piece][0]
                 files.update(finished[piece][1])
@@ -148,7 +154,7 @@ def build_bundle(
             shutil.copyfile(bundle.folder / name, folder / name)
             files[name] = bundle.manifest.files[name]
         unread = {piece: _unread(folder / spec.file) for piece, spec in pieces.items()}
-        made_for = built_here(bundle, ort.__version__, unread, digest)
+        made_for = built_here(bundle, ort.__version__, unread, packed, digest)
         manifest = dataclasses.replace(bundle.manifest, pieces=pieces, files=files, built=made_for)
         if cache is not None:
             manifest = with_int8_cache(manifest)
@@ -157,17 +163,52 @@ def build_bundle(
     return place
 
 
+def build_costs(bundle: Bundle, packed: str) -> dict[str, float]:
+    """Of the stages of a build: its pieces, and what is done with it afterwards."""
+    found = {}
+    for piece in bundle.manifest.pieces:
+        found[piece] = _cost(onnx.load(bundle.path(piece), load_external_data=False), packed)
+    found[CHECKING] = HASH * most_bytes(bundle, packed)
+    found[LOADING] = LOAD * bundle.data_bytes()
+    return found
+
+
+def _cost(model: onnx.ModelProto, packed: str) -> float:
+    """Of a stored graph: its products are laid out anew, the rest is copied."""
+    found = layers(model)
+    own = {name for one in found for name in (one.codes.name, one.scales.name, one.bias)}
+    others = (t for t in constants(model).values() if is_external(t) and t.name not in own)
+    copied = sum(int(e.value) for t in others for e in t.external_data if e.key == "length")
+    return _each(packed) * sum(layer.bytes for layer in found) + COPY * copied
+
+
+def _each(packed: str) -> float:
+    """Of a byte of codes."""
+    return LAY_OUT + (PACK if packed == IN_FILE else 0.0)
+
+
+def most_bytes(bundle: Bundle, packed: str) -> int:
+    """What the weights of a build can take on the disk. Codes of MANY_ROWS can become int8."""
+    wider = bundle.data_bytes(*(MANY_ROWS & bundle.manifest.pieces.keys()))
+    once = bundle.data_bytes() + wider
+    return 2 * once if packed == IN_FILE else once
+
+
 def _build_piece(
     bundle: Bundle,
     piece: str,
     written: WeightFile,
-    on_progress: Callable[[int], None],
+    packed: str,
+    on_progress: Callable[[float], None],
     cache: Mapping[str, Floats] | None,
 ) -> tuple[PieceSpec, FileSpec]:
-    """Write the weights of a piece, and its graph beside them; returns the graph's file."""
+    """Write the weights of a piece, and its graph beside them; returns the graph's file.
+
+    `on_progress` is told how much of the work is done, of 1.
+    """
     spec, data = bundle.piece(piece), bundle.folder / bundle.piece(piece).data
     model = onnx.load(bundle.path(piece), load_external_data=False)
-    before = constants(model)
+    before, total = constants(model), _cost(model, packed)
     found = lower(model, bundle, piece, cache)
     after = constants(model)
     nodes = {node.input[1]: node for node in model.graph.node if node.op_type in PACKED}
@@ -175,26 +216,27 @@ def _build_piece(
     folder = written.path.parent
 
     def tensors() -> Iterator[Stored]:
-        done = 0
+        done = 0.0
         new: set[str] = set()
         for product in found:
             parts = product.stored(before, data)
             new.update(parts)
             yield from (Stored(name, arrays) for name, arrays in parts.items())
-            node = nodes[product.name]
-            own = {name: after[name] for name in node.input if name in after}
-            packed = pack(node, own, parts, folder)
-            if packed is not None:
-                keys[product.name] = packed.key
-                yield Stored(_packed(product.name), [packed.data])
-            done += sum(layer.bytes for layer in product.layers)
-            on_progress(done)
+            if packed == IN_FILE:
+                node = nodes[product.name]
+                own = {name: after[name] for name in node.input if name in after}
+                made = pack(node, own, parts, folder)
+                if made is not None:
+                    keys[product.name] = made.key
+                    yield Stored(_packed(product.name), [made.data])
+            done += _each(packed) * sum(layer.bytes for layer in product.layers)
+            on_progress(done / total)
         for name, tensor in after.items():
             if is_external(tensor) and name not in new:
                 values = map_tensor(tensor, data)
                 yield Stored(name, [values])
-                done += values.nbytes
-                on_progress(done)
+                done += COPY * values.nbytes
+                on_progress(done / total)
 
     places = written.write(tensors())
     point_to(model, written.path.name, places)
@@ -203,8 +245,7 @@ def _build_piece(
             point_to_packed(tensor, keys[tensor.name], places[_packed(tensor.name)])
     path = folder / f"{piece}.onnx"
     path.write_bytes(model.SerializeToString(deterministic=True))
-    made = dataclasses.replace(spec, data=written.path.name, file=path.name)
-    return made, hash_file(path)
+    return dataclasses.replace(spec, data=written.path.name, file=path.name), hash_file(path)
 
 
 def _unread(path: Path) -> int:

@@ -37,13 +37,13 @@ def open_backend(
     if name in BACKENDS:
         bundle.check_backend(name)
     if name in ("ort-cpu", "ort-cuda"):
-        _find_onnxruntime()
-        from mimo_edge.runtime.backends.ort import OrtBackend, version
+        version = onnxruntime_version()
+        from mimo_edge.runtime.backends.ort import OrtBackend
 
         if trust_engines or (engines is not None and name != ORT_CPU):
             raise InputError(f"backend {name} runs no engines. Leave out what is said of them.")
         if name == ORT_CPU and bundle.manifest.built is None:
-            bundle = find_built(bundle, version(), engines) or bundle
+            bundle = find_built(bundle, version, engines) or bundle
         device = name.removeprefix("ort-")
         return OrtBackend(
             bundle, device, threads, providers=providers, session_options=session_options
@@ -60,10 +60,14 @@ def open_backend(
     raise InputError(f"there is no backend {name!r}; choose one of {', '.join(BACKENDS)}")
 
 
-def _find_onnxruntime() -> None:
-    """Any of its variants will do; which one is the user's choice, so none comes by itself."""
+def onnxruntime_version() -> str:
+    """Any of its variants will do; which one is the user's choice, so none comes by itself.
+
+    Raises EnvironmentProblem where none is installed.
+    """
     try:
-        importlib.import_module("onnxruntime")
+        version: str = importlib.import_module("onnxruntime").__version__
+        return version
     except ModuleNotFoundError as error:
         raise EnvironmentProblem(
             f"no ONNX Runtime is installed. Choose a variant: {onnxruntime_choice()}."

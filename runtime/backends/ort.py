@@ -202,11 +202,6 @@ class OrtBackend(AudioCalls):
         self.memory.close()
 
 
-def version() -> str:
-    """Of the ONNX Runtime that is installed."""
-    return str(ort.__version__)
-
-
 def _named(providers: Providers) -> dict[str, dict[str, str]]:
     """Options by provider: those that are given, over ours."""
     named: dict[str, dict[str, str]] = {}

@@ -22,11 +22,12 @@ FLOAT, INT8 = KV_CACHES
 
 
 def built_here(
-    bundle: Bundle, onnxruntime: str, unread: Mapping[str, int], calibration: str
+    bundle: Bundle, onnxruntime: str, unread: Mapping[str, int], packed: str, calibration: str
 ) -> Built:
-    """What a build of this bundle is for, here. `calibration` is the digest of that by which its
-    keys and values are int8, "" for floats."""
-    return Built(ORT_CPU, onnxruntime, processor(), bundle.identity, unread, calibration)
+    """What a build of this bundle is for, here. `packed` is one of PACKED, `calibration` the digest
+    of that by which its keys and values are int8, "" for floats."""
+    source = bundle.identity
+    return Built(ORT_CPU, onnxruntime, processor(), source, unread, packed, calibration)
 
 
 def place_of(bundle: Bundle, onnxruntime: str, root: Path | None = None) -> Path:

@@ -37,6 +37,9 @@ COMPONENTS: Mapping[str, tuple[str, ...]] = {
     "vocoder_stream": ("vocoder",),
 }
 PIECES = tuple(COMPONENTS)
+# where the packed form of a build's weights is: in the file, beside the unpacked ones, or in memory
+# only, where ONNX Runtime makes it each time that it loads
+PACKED = IN_FILE, IN_MEMORY = ("file", "memory")
 AUDIO_SECONDS = 60  # longer audio is encoded, and longer speech decoded, in parts
 
 
@@ -139,21 +142,25 @@ class Built:
     processor: str  # as `processor` says it
     source: str  # identity of the bundle that it was made from
     unread: Mapping[str, int]  # piece -> bytes of its weights that no step reads
+    packed: str = IN_FILE  # of PACKED
     calibration: str = ""  # sha256 of the statistics by which keys and values are int8; "" floats
 
     @classmethod
     def from_raw(cls, raw: Mapping[str, Any]) -> "Built":
         """From JSON. Raises one of MALFORMED."""
-        raw = {"calibration": ""} | dict(raw)  # earlier builds have none
+        # earlier builds do not say it
+        values = {"packed": IN_FILE, "calibration": ""} | dict(raw)
         for field in dataclasses.fields(cls):
             kind = str if field.type is str else dict
-            if type(raw[field.name]) is not kind:
-                raise ValueError(f"built.{field.name} is {raw[field.name]!r:.80}")
-        if len(raw) != len(dataclasses.fields(cls)) or any(
-            type(count) is not int or count < 0 for count in raw["unread"].values()
+            if type(values[field.name]) is not kind:
+                raise ValueError(f"built.{field.name} is {values[field.name]!r:.80}")
+        if len(values) != len(dataclasses.fields(cls)) or any(
+            type(count) is not int or count < 0 for count in values["unread"].values()
         ):
             raise ValueError(f"built is {raw!r:.120}")
-        return cls(**raw)
+        if values["packed"] not in PACKED:
+            raise ValueError(f"built.packed is {values['packed']!r:.80}")
+        return cls(**values)
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ def export(checkpoint: Path, work: Path) -> Path:
         return manifest.parent
     with StageProgress() as progress:
         sources = Sources.open(language_model, checkpoint / AUDIO_TOKENIZER, language_model)
-        export_bundle(sources, manifest.parent, "fp32", force=True, on_progress=progress.report)
+        export_bundle(sources, manifest.parent, "fp32", force=True, on_progress=progress.work)
     return manifest.parent
 
 

@@ -3,6 +3,7 @@ was built elsewhere is refused."""
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,16 +13,18 @@ import onnxruntime as ort
 import pytest
 from mimo_edge.engines import recipe
 from mimo_edge.engines.ort import build as building
-from mimo_edge.engines.ort.build import build_bundle, lower
+from mimo_edge.engines.ort.build import CHECKING, LOADING, build_bundle, build_costs, lower
 from mimo_edge.engines.ort.prepack import ENTRY
 from mimo_edge.engines.quantize import quantize_bundle
+from mimo_edge.engines.work import Work
 from mimo_edge.runtime.backends.opening import open_backend
 from mimo_edge.runtime.backends.ort import OrtBackend
 from mimo_edge.runtime.bundle import built as placing
 from mimo_edge.runtime.bundle.built import place_of
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import EngineError, InputError
-from mimo_edge.runtime.bundle.manifest import MANIFEST, PIECES
+from mimo_edge.runtime.bundle.files import hash_file
+from mimo_edge.runtime.bundle.manifest import MANIFEST, PIECES, Built
 from mimo_edge.runtime.chat.presets import Sampling
 from mimo_edge.runtime.generation.loop import generate
 from mimo_edge.runtime.generation.request import Request
@@ -252,8 +255,15 @@ def test_an_interrupted_build_goes_on(
         build_bundle(quantized, tmp_path / "built")
     assert not (tmp_path / "built").exists()
     before = list(seen)
-    build_bundle(quantized, tmp_path / "built")
+    heard: list[tuple[str, int, int]] = []
+    costs = build_costs(quantized, "file")
+    work = Work(costs, lambda *said: heard.append(said))
+    build_bundle(quantized, tmp_path / "built", work)
     again = seen[len(before) :]
+    assert heard[0][:2] == (f"kept {before[0]}", 0), "what is kept is no work"
+    assert [done for _, done, _ in heard] == sorted(done for _, done, _ in heard)
+    assert work.total == pytest.approx(sum(costs[p] for p in {*again, CHECKING, LOADING}))
+    assert work.done == pytest.approx(sum(costs[piece] for piece in again), rel=1e-2)
     assert again[0] == "patch_decoder" and not set(again[1:]) & set(before)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["built"]
     assert (tmp_path / "built" / MANIFEST).is_file()
@@ -290,6 +300,94 @@ def test_command(
         open_backend("ort-cpu", quantized, engines=other)
     assert main([*words, "--max-seq", "100"]) == 2
     assert "--max-seq is for TensorRT engines" in capsys.readouterr().err
+
+
+def test_packed_in_memory(
+    quantized: Bundle,
+    built: Bundle,
+    cache: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One copy of the weights on the disk, the same numbers; there is one form at a time."""
+
+    def said(*words: str) -> dict[str, object]:
+        assert main([*words, "--json"]) == 0
+        found: dict[str, object] = json.loads(capsys.readouterr().out)
+        return found
+
+    def form(folder: Path) -> str:
+        made = Bundle.open(folder).manifest.built
+        assert made is not None
+        return made.packed
+
+    words = ("build", str(quantized.folder), "--target", "ort-cpu")
+    most = said(*words, "--packed", "memory", "--dry-run")["most_bytes"]
+    assert quantized.data_bytes() < most == building.most_bytes(quantized, "file") // 2
+    place = Path(str(said(*words, "--packed", "memory")["place"]))
+    small = Bundle.open(place)
+    assert form(place) == "memory" and form(built.folder) == "file"
+    assert small.manifest.built is not None and not any(small.manifest.built.unread.values())
+    graph = onnx.load(small.path("backbone"), load_external_data=False).graph
+    assert not any(e.key == ENTRY for t in graph.initializer for e in t.external_data)
+    assert small.data_bytes() < min(most, built.data_bytes())
+    for piece in ("backbone", "patch_decoder", "mel_stream"):
+        feed = feed_of(quantized, piece, 2)
+        outputs = [OrtBackend(b).session(piece).run(None, feed) for b in (small, built)]
+        for one, other in zip(*outputs, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+    packing = ("pack", str(quantized.folder), "--target", "ort-cpu")
+    device = tmp_path / "device"
+    assert said(*packing, "--packed", "memory", "-o", str(device))["packed_from"] == small.identity
+    assert form(device) == "memory" and Bundle.open(device).files == small.files | {
+        MANIFEST: hash_file(place / MANIFEST)
+    }
+    made = (place / MANIFEST).stat().st_mtime_ns
+    said(*packing, "-o", str(tmp_path / "another"))
+    assert form(tmp_path / "another") == "memory", "what is there is carried"
+    said(*words, "--packed", "memory")
+    assert (place / MANIFEST).stat().st_mtime_ns == made, "what is there is not built again"
+    said(*words)
+    assert form(place) == "file" and list(place.parent.iterdir()) == [place]
+    with open_backend("ort-cpu", Bundle.open(device)) as backend:
+        assert np.isfinite(backend.mel(np.zeros(4800, np.float32))).all()
+
+    other = (str(built.folder), "--target", "ort-cpu", "--packed", "memory", "-o", "x")
+    for refused, why in (
+        (("pack", *other), "is built already, and not with weights packed in memory"),
+        (("build", str(quantized.folder), "--target", "ort-cuda", "--packed", "file"), "for ort-c"),
+        (("pack", *packing[1:3], "trt", "--packed", "file", "-o", "x"), "--packed is for ort-cpu"),
+    ):
+        assert main([*refused]) == 2
+        assert why in capsys.readouterr().err
+
+
+def test_a_damaged_bundle_is_not_built(
+    quantized: Bundle, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The build would have hashes of its own, and hide the damage."""
+    damaged = tmp_path / "bundle"
+    shutil.copytree(quantized.folder, damaged)
+    weights = damaged / quantized.piece("backbone").data
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    words = [str(damaged), "--target", "ort-cpu", "--packed", "memory"]
+    for command in (["build", *words], ["pack", *words, "-o", str(tmp_path / "device")]):
+        assert main(command) == 2
+        assert f"{weights.name} was altered" in capsys.readouterr().err
+    assert not cache.exists() and [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_what_a_manifest_says_of_a_build(built: Bundle) -> None:
+    """A build of a form that is none is not opened; one that says none is of the only form that
+    there was."""
+    raw = json.loads(built.manifest.to_json())
+    for packed in ("disk", None, 1):
+        with pytest.raises(ValueError, match=r"built\.packed"):
+            Built.from_raw(raw["built"] | {"packed": packed})
+    del raw["built"]["packed"]
+    assert Built.from_raw(raw["built"]) == built.manifest.built
 
 
 def test_a_damaged_build_is_not_used(

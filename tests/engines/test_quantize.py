@@ -191,8 +191,21 @@ def test_a_failure_leaves_nothing_or_what_the_next_goes_on_with(
     monkeypatch.setattr(
         quantizing, "_quantize_piece", lambda b, c, p, *r: made.append(p) or real(b, c, p, *r)
     )
-    quantize_bundle(float_bundle, mixed, tmp_path / "new", resume=resume)
+    heard: list[tuple[str, int, int]] = []
+    quantize_bundle(
+        float_bundle,
+        mixed,
+        tmp_path / "new",
+        resume=resume,
+        on_progress=lambda *said: heard.append(said),
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    kept = [said for said in heard if said[0].startswith("kept ")]
+    assert bool(kept) == resume and all(done == 0 for _, done, _ in kept)
+    worked = heard[len(kept) :]
+    assert len({total for _, _, total in worked}) == 1
+    assert [done for _, done, _ in worked] == sorted(done for _, done, _ in worked)
+    assert worked[-2][1] == pytest.approx(worked[-1][2], rel=1e-6), "all of it, before the end"
     assert made.count("backbone") == (1 if resume else 2)
     names = {path.name for path in quantized.folder.iterdir()}
     assert names == {path.name for path in (tmp_path / "new").iterdir()}
