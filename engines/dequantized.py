@@ -11,6 +11,7 @@ from mimo_edge.engines.quantized_graph import matrices, scales_of
 from mimo_edge.engines.schemes import Floats
 from mimo_edge.engines.weight_file import int4_columns, is_external, map_tensor
 from mimo_edge.runtime.bundle.bundle import Bundle
+from numpy.typing import NDArray
 from onnx import TensorProto
 
 _SLICE = 1 << 24  # numbers that are widened at a time
@@ -47,17 +48,27 @@ class StoredWeight:
         if self.table:
             rows = stored[start:stop].astype(np.float32)
             return rows if scales is None else rows * scales[start:stop].astype(np.float32)
-        outputs, inputs = self.shape
-        if self.values.data_type == TensorProto.INT4:
-            codes = int4_columns(stored, (inputs, outputs), start, stop)
-            columns = (codes ^ 8).astype(np.float32) - 8  # two's complement of four bits
-        else:
-            columns = stored[:, start:stop].astype(np.float32)
-        if scales is not None:  # [outputs], or [blocks of inputs, outputs]
-            part = scales[..., start:stop].astype(np.float32)
-            blocks = columns.reshape(-1, inputs // (part.size // (stop - start)), stop - start)
-            blocks *= part.reshape(-1, 1, stop - start)
+        packed = self.values.data_type == TensorProto.INT4
+        columns = columns_of(stored, scales, self.shape[::-1], packed, slice(start, stop))
         return np.ascontiguousarray(columns.T)
+
+
+def columns_of(
+    stored: NDArray, scales: NDArray | None, shape: tuple[int, ...], packed: bool, part: slice
+) -> Floats:
+    """Outputs of a layer [K, N] as numbers [K, n]. Scales are [N] or [blocks of K, N]; where int4
+    is packed two in a byte, `part` begins at an even output."""
+    inputs, outputs = shape
+    if packed:
+        codes = int4_columns(stored, (inputs, outputs), part.start, part.stop)
+        columns = (codes ^ 8).astype(np.float32) - 8  # two's complement of four bits
+    else:
+        columns = stored[:, part].astype(np.float32)
+    if scales is not None:
+        own = scales.reshape(-1, outputs)[:, part].astype(np.float32)  # [blocks, n]
+        shaped = columns.reshape(len(own), -1, columns.shape[1])
+        shaped *= own[:, None]
+    return columns
 
 
 def stored_weights(bundle: Bundle) -> dict[str, StoredWeight]:

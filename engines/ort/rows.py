@@ -18,9 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from mimo_edge.engines.dequantized import columns_of
 from mimo_edge.engines.ort.graph import DOMAIN
 from mimo_edge.engines.ort.products import Layer, Product
-from mimo_edge.engines.weight_file import int4_columns, map_tensor
+from mimo_edge.engines.weight_file import map_tensor
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -124,28 +125,14 @@ def _round_again(
     if steps.ndim == 1 and layer.bits == 8:
         codes[:], scales[:] = old, steps
         return
-    count = max(1, _SLICE // layer.inputs)
+    shape = layer.inputs, layer.outputs
+    count = max(2, _SLICE // layer.inputs // 2 * 2)  # even: a byte of int4 is not cut in two
     for start in range(0, layer.outputs, count):
         part = slice(start, min(layer.outputs, start + count))
-        weights = _weights(layer, old, steps, part)
+        weights = columns_of(old, steps, shape, layer.bits == 4, part)
         largest = np.abs(weights).max(axis=0) / np.float32(LARGEST)
         scales[part] = np.maximum(largest, np.finfo(np.float32).tiny)
         codes[:, part] = np.rint(weights / scales[part])
-
-
-def _weights(layer: Layer, old: NDArray, steps: NDArray, part: slice) -> NDArray[np.float32]:
-    """What stored codes stand for, of some of the outputs: [K, n]"""
-    if layer.bits == 8:
-        signed = old[:, part].astype(np.float32)
-    else:
-        start = part.start // 2 * 2  # two outputs lie in a byte
-        shape = layer.inputs, layer.outputs
-        pairs = int4_columns(old, shape, start, part.stop)
-        pairs = pairs[:, part.start - start : part.stop - start]
-        signed = ((pairs ^ 8).astype(np.int8) - 8).astype(np.float32)
-    blocks = steps.reshape(-1, layer.outputs)[:, part]
-    shaped = signed.reshape(len(blocks), -1, signed.shape[1]) * blocks[:, None]
-    return np.asarray(shaped.reshape(layer.inputs, -1), np.float32)
 
 
 def _constants() -> list[TensorProto]:
