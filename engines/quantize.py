@@ -22,6 +22,7 @@ from mimo_edge.engines.quantized_graph import (
 )
 from mimo_edge.engines.quantized_piece import Plan, is_dynamic, quantized, recorded, scaled
 from mimo_edge.engines.recipe import Recipe, check_calibration
+from mimo_edge.engines.resumed import write_pieces
 from mimo_edge.engines.schemes import Floats, Read
 from mimo_edge.engines.weigh import Part
 from mimo_edge.engines.weight_file import (
@@ -46,8 +47,6 @@ from mimo_edge.runtime.bundle.unfinished import (
     finish,
     own_place,
     partial_folder,
-    read_markers,
-    write_markers,
 )
 from numpy.typing import NDArray
 
@@ -73,37 +72,25 @@ def quantize_bundle(
     place = check_output(output, [bundle.folder], force)
     plans = {piece: Plan.of(_read_graph(bundle, piece), recipe) for piece in bundle.manifest.pieces}
     work = Work({piece: _cost(plan) for piece, plan in plans.items()}, on_progress)
-    groups = by_data_file(plans)
     made_by = [dataclasses.asdict(recipe), calibration and calibration.digest]
     key = json.dumps([bundle.identity, made_by, _version()])
-    held = sum(plans[group[0]].bytes for group in groups)  # the others have a part of the same
+    # those that share a data file have a part of what its first has
+    held = sum(plans[group[0]].bytes for group in by_data_file(plans))
     with own_place(place), partial_folder(place, held, resume) as folder:
         check_output(output, [bundle.folder], force)  # another may have ended since
-        pieces: dict[str, PieceSpec] = {}
-        files: dict[str, FileSpec] = {}
-        kept = {g[0]: read_markers(folder, g, key) if resume else None for g in groups}
-        for group in groups:
-            if kept[group[0]] is not None:
-                for piece in group:
-                    work.drop(piece)
-                work.say(f"kept {', '.join(group)}")
-        for group in groups:
-            finished = kept[group[0]]
-            if finished is None:
-                made = {}
-                with WeightFile(folder / data_file(group[0])) as data:
-                    for piece in group:
-                        plan = plans[piece]
-                        doing = "quantising" if plan.forms else "copying"
-                        on_write = partial(work.reach, piece, what=f"{doing} {piece}")
-                        if calibration is not None and plan.forms:
-                            work.say(f"scaling {piece}")
-                            plan = _calibrated(bundle, piece, plan, calibration)
-                        made[piece] = _quantize_piece(bundle, recipe, piece, plan, data, on_write)
-                finished = write_markers(folder, key, made, data.spec)
-            for piece in group:
-                pieces[piece] = finished[piece][0]
-                files.update(finished[piece][1])
+
+        def write(piece: str, data: WeightFile) -> tuple[PieceSpec, FileSpec]:
+            plan = plans[piece]
+            doing = "quantising" if plan.forms else "copying"
+            on_write = partial(work.reach, piece, what=f"{doing} {piece}")
+            if calibration is not None and plan.forms:
+                work.say(f"scaling {piece}")
+                plan = _calibrated(bundle, piece, plan, calibration)
+            return _quantize_piece(bundle, recipe, piece, plan, data, on_write)
+
+        finished = write_pieces(folder, plans, lambda _: key, write, work, resume)
+        pieces = {piece: spec for piece, (spec, _) in finished.items()}
+        files = {name: file for _, own in finished.values() for name, file in own.items()}
         taken = {n for spec in bundle.manifest.pieces.values() for n in (spec.file, spec.data)}
         for name in bundle.manifest.files.keys() - taken:
             shutil.copyfile(bundle.folder / name, folder / name)

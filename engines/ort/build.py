@@ -37,6 +37,7 @@ from mimo_edge.engines.ort.products import (
     lower_products,
 )
 from mimo_edge.engines.ort.rows import row_products, sums_exactly
+from mimo_edge.engines.resumed import write_pieces
 from mimo_edge.engines.weight_file import (
     Stored,
     WeightFile,
@@ -47,7 +48,6 @@ from mimo_edge.engines.weight_file import (
 from mimo_edge.engines.work import COPY, HASH, LAY_OUT, LOAD, PACK, Work
 from mimo_edge.runtime.bundle.built import built_here
 from mimo_edge.runtime.bundle.bundle import Bundle
-from mimo_edge.runtime.bundle.data_files import by_data_file, data_file
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.bundle.files import hash_file, write_text
 from mimo_edge.runtime.bundle.manifest import IN_FILE, MANIFEST, FileSpec, PieceSpec
@@ -56,8 +56,6 @@ from mimo_edge.runtime.bundle.unfinished import (
     finish,
     own_place,
     partial_folder,
-    read_markers,
-    write_markers,
 )
 
 CHECKING, LOADING = "checking what was written", "loading every piece"
@@ -127,28 +125,17 @@ def build_bundle(
     common = [bundle.identity, ort.__version__, processor(), packed, _code_digest()]
     held = most_bytes(bundle, packed)
     with own_place(place), partial_folder(place, held, resume=True) as folder:
-        pieces: dict[str, PieceSpec] = {}
-        files: dict[str, FileSpec] = {}
-        groups = by_data_file(bundle.manifest.pieces)
-        keys = {g[0]: json.dumps([*common, digest] if PIECE in g else common) for g in groups}
-        kept = {group[0]: read_markers(folder, group, keys[group[0]]) for group in groups}
-        for group in groups:
-            if kept[group[0]] is not None:
-                for piece in group:
-                    work.drop(piece)
-                work.say(f"kept {', '.join(group)}")
-        for group in groups:
-            finished = kept[group[0]]
-            if finished is None:
-                made: dict[str, tuple[PieceSpec, FileSpec]] = {}
-                with WeightFile(folder / data_file(group[0])) as data:
-                    for piece in group:
-                        heard = partial(work.reach, piece, what=f"packing {piece}")
-                        made[piece] = _build_piece(bundle, piece, data, packed, heard, cache)
-                finished = write_markers(folder, keys[group[0]], made, data.spec)
-            for piece in group:
-                pieces[piece] = finished[piece][0]
-                files.update(finished[piece][1])
+
+        def key_of(group: list[str]) -> str:
+            return json.dumps([*common, digest] if PIECE in group else common)
+
+        def write(piece: str, data: WeightFile) -> tuple[PieceSpec, FileSpec]:
+            heard = partial(work.reach, piece, what=f"packing {piece}")
+            return _build_piece(bundle, piece, data, packed, heard, cache)
+
+        finished = write_pieces(folder, bundle.manifest.pieces, key_of, write, work)
+        pieces = {piece: spec for piece, (spec, _) in finished.items()}
+        files = {name: file for _, own in finished.values() for name, file in own.items()}
         taken = {n for spec in bundle.manifest.pieces.values() for n in (spec.file, spec.data)}
         for name in bundle.manifest.files.keys() - taken:
             shutil.copyfile(bundle.folder / name, folder / name)
