@@ -10,7 +10,8 @@ from mimo_edge.parity.bisect_jobs import Job, jobs
 from mimo_edge.parity.findings import Bisected, Finding, Layer
 from mimo_edge.parity.recording import Recording
 from mimo_edge.parity.reference_side import ReferenceSide
-from mimo_edge.parity.taps import Tap, TappedPiece
+from mimo_edge.parity.tapped_graph import Tap
+from mimo_edge.parity.taps import TappedPiece
 from mimo_edge.parity.tolerances import snr
 from mimo_edge.runtime.backends.base import Floats
 from mimo_edge.runtime.backends.ort import OrtBackend
@@ -36,7 +37,7 @@ class Bisection:
     def run(self) -> Bisected:
         """The first tap out of tolerance of every stage, and all that was seen until then."""
         found = []
-        for job in jobs(self._side, self._backend, self._led):
+        for job in jobs(self._side, self._backend.bundle, self._led):
             finding = self._first(job, TappedPiece(self._backend, job.piece))
             if finding is not None:
                 found.append(finding)
@@ -48,9 +49,8 @@ class Bisection:
         left, together = piece.taps, 1
         while left:
             group, left = left[:together], left[together:]
-            names = [tap.name for tap in (piece.taps[0], *group)]
-            theirs = job.reference(names)
-            mine, feed = job.run(piece, group, theirs)
+            theirs = job.reference([*job.needs, *(tap.name for tap in group)])
+            mine, feed = job.play(piece, group, theirs)
             for tap in group:
                 near = _snr(mine[tap.name], theirs[tap.name])
                 self._layers.append(Layer(job.stage, tap.name, near, self._allowed))
@@ -66,7 +66,7 @@ class Bisection:
                         near,
                         self._allowed,
                         alone,
-                        tuple(piece.weights_between(before, tap)),
+                        tuple(piece.graph.weights_between(before, tap)),
                     )
                 if tap.is_norm:  # from an output nothing goes on
                     before, state = tap, theirs[tap.name][0]

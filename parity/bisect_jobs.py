@@ -1,5 +1,6 @@
 """The runs that a bisection compares: each piece on inputs of the reference."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,62 +13,110 @@ from mimo_edge.parity.observe import heard
 from mimo_edge.parity.recording import Recording
 from mimo_edge.parity.reference_side import ReferenceSide, scores_along
 from mimo_edge.parity.reference_taps import tapped
-from mimo_edge.parity.taps import HEAD_SCORES, Feed, Tap, TappedPiece
+from mimo_edge.parity.tapped_graph import HEAD_SCORES, Tap
+from mimo_edge.parity.taps import Feed, Runs
 from mimo_edge.runtime.backends.base import Floats, Ints
-from mimo_edge.runtime.backends.ort import OrtBackend
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.generation.request import split_grid
 from numpy.typing import NDArray
 
-Values = dict[str, list[Floats]]  # tap -> its value in every run of the piece
+Values = dict[str, list[NDArray[Any]]]  # tap or output -> its value in every run of the piece
+CODES = "codes"  # the output of the pieces that choose
+# what the first layer of the patch decoder reads: the x of a sub-step
+X = "patch_decoder.local_transformer.layers.0.input_layernorm"
+_PAST, _PRESENT = "past_", "present_"
+
+
+def _always(name: str, run: int) -> bool:
+    return True
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One stage. `reference` computes taps by name. `run` computes them on the bundle, given the
-    reference's values, and also returns what the first run of the piece was fed."""
+    """One stage. `reference` computes taps and outputs by name. `feeds` is what the piece is fed,
+    run after run, given the reference's values; a cache that a feed lacks is the one that the run
+    before has left. The first `warm` runs only fill caches; of the others `counts` says which show
+    a value that the reference has."""
 
     stage: str
     piece: str
     reference: Callable[[Sequence[str]], Values]
-    run: Callable[[TappedPiece, Sequence[Tap], Values], tuple[Values, Feed]]
+    feeds: Callable[[Values], list[Feed]]
+    needs: tuple[str, ...] = ()  # names of the values that `feeds` reads
+    warm: int = 0
+    counts: Callable[[str, int], bool] = _always
+
+    def play(
+        self, piece: Runs, taps: Sequence[Tap], theirs: Values, own: Sequence[str] = ()
+    ) -> tuple[Values, Feed]:
+        """Values of taps, and of the piece's `own` outputs; and what the first run was fed that
+        counts."""
+        found: Values = {name: [] for name in (*(tap.name for tap in taps), *own)}
+        outputs: Feed = {}
+        first: Feed | None = None
+        for run, given in enumerate(self.feeds(theirs), -self.warm):
+            left = {_PAST + n.removeprefix(_PRESENT): a for n, a in outputs.items() if _kept(n)}
+            feed = {**left, **given}
+            values, outputs = piece.run(taps if run >= 0 else (), feed)
+            if run < 0:
+                continue
+            first = feed if first is None else first
+            for name, seen in found.items():
+                if self.counts(name, run):
+                    seen.append(values[name] if name in values else outputs[name])
+        assert first is not None
+        return found, first
 
 
-def jobs(side: ReferenceSide, backend: OrtBackend, led: Recording) -> Iterator[Job]:
+def _kept(output: str) -> bool:
+    return output.startswith(_PRESENT)
+
+
+def jobs(
+    side: ReferenceSide, bundle: Bundle, led: Recording, longest: int | None = None
+) -> Iterator[Job]:
     """The stages in the order of computing, on the first clip and the first greedy answer with
-    speech that the recording has."""
+    speech that the recording has. A run of the language model reads `longest` patches at most."""
     if led.clips:
         yield _encoder(side, led)
     spoken = [s for s in led.sequences if led.arrays[f"codes/{s.name}"].size]
     for sequence in (spoken or list(led.sequences))[:1]:
         grid = led.arrays[f"grid/{sequence.name}"]
         text, codes = split_grid(grid, led.layout.group_size)
-        language = _Language(side, backend.bundle, text, codes, sequence.prompt)
-        yield Job("patch_encoder", "patch_encoder", language.embed, language.run_embed)
-        yield Job("backbone, prefill", "backbone", language.prefill, language.run_prefill)
+        language = _Language(side, bundle, text, codes, sequence.prompt, longest)
+        yield Job("patch_encoder", "patch_encoder", language.embed, language.feed_embed)
+        yield language.along("backbone, prefill", language.prompt_runs)
         if len(text) > sequence.prompt + 1:
-            yield Job("backbone, decode step", "backbone", language.step, language.run_step)
+            step = slice(sequence.prompt, sequence.prompt + 1)
+            yield language.along("backbone, decode step", [*language.prompt_runs, step])
         if language.speech.size:
-            yield Job("patch_decoder", "patch_decoder", language.draw, language.run_draw)
+            yield Job(
+                "patch_decoder",
+                "patch_decoder",
+                language.draw,
+                language.feed_draw,
+                needs=(X,),
+                counts=language.drawn_at,
+            )
     if led.clips:
         yield _decoder(side, led)
 
 
 def _encoder(side: ReferenceSide, led: Recording) -> Job:
-    mel = led.arrays[f"mel/{led.clips[0]}"]
+    clip = led.clips[0]
+    mel = led.arrays[f"mel/{clip}"]
     lengths = np.array([len(mel)])
 
     def reference(names: Sequence[str]) -> Values:
         model = side.audio_tokenizer()
         with torch.inference_mode(), tapped(model, names) as values:
             model.encoder(torch.from_numpy(mel)[None], torch.from_numpy(lengths))
-        return values
+        return {**values, CODES: [led.arrays[f"heard/{clip}"]]}
 
-    def run(piece: TappedPiece, taps: Sequence[Tap], _: Values) -> tuple[Values, Feed]:
-        feed: Feed = {"mel": mel[None], "lengths": lengths}
-        return _once(piece, taps, feed)
+    def feeds(_: Values) -> list[Feed]:
+        return [{"mel": mel[None], "lengths": lengths}]
 
-    return Job("tokenizer_encoder", "tokenizer_encoder", reference, run)
+    return Job("tokenizer_encoder", "tokenizer_encoder", reference, feeds)
 
 
 def _decoder(side: ReferenceSide, led: Recording) -> Job:
@@ -79,24 +128,31 @@ def _decoder(side: ReferenceSide, led: Recording) -> Job:
         with torch.inference_mode(), tapped(model, names) as values:
             states = model.quantizer.decode(torch.from_numpy(codes)[None])
             wav = model.decoder(states, torch.from_numpy(lengths))
-        values["wav"] = [wav.numpy()]
-        return values
+        return {**values, "wav": [wav.numpy()]}
 
-    def run(piece: TappedPiece, taps: Sequence[Tap], _: Values) -> tuple[Values, Feed]:
-        return _once(piece, taps, {"codes": codes[None], "lengths": lengths})
+    def feeds(_: Values) -> list[Feed]:
+        return [{"codes": codes[None], "lengths": lengths}]
 
-    return Job("tokenizer_decoder", "tokenizer_decoder", reference, run)
+    return Job("tokenizer_decoder", "tokenizer_decoder", reference, feeds)
 
 
 class _Language:
     """The language model's stages along one grid."""
 
     def __init__(
-        self, side: ReferenceSide, bundle: Bundle, text: Ints, codes: Ints, prompt: int
+        self,
+        side: ReferenceSide,
+        bundle: Bundle,
+        text: Ints,
+        codes: Ints,
+        prompt: int,
+        longest: int | None,
     ) -> None:
-        self._side, self._model, self._prompt = side, bundle.model, prompt
-        self._feed: Feed = {"text_ids": text[None], "codes": codes[None]}
-        self._given = [torch.from_numpy(a) for a in self._feed.values()]
+        self._side, self._model = side, bundle.model
+        self._given = [torch.from_numpy(array[None]) for array in (text, codes)]
+        self._embedded = slice(longest)  # of the grid, by the patch encoder
+        ends = [*range(0, prompt, longest or prompt), prompt]
+        self.prompt_runs = [slice(*pair) for pair in itertools.pairwise(ends)]
         self.speech = prompt + np.flatnonzero(text[prompt:] == side.layout.empty_id)
         self._codes = torch.from_numpy(codes[self.speech]).transpose(1, 2)  # [S, G, K]
         ports = {p.name: p for p in bundle.piece("backbone").inputs}
@@ -108,62 +164,47 @@ class _Language:
     def embed(self, names: Sequence[str]) -> Values:
         lm = self._side.language_model()
         with torch.inference_mode(), tapped(lm, names) as values:
-            values["embeddings"] = [lm.patch_encoder(*self._given).numpy()]
+            given = (array[:, self._embedded] for array in self._given)
+            values["embeddings"] = [lm.patch_encoder(*given).numpy()]
         return values
 
-    def run_embed(self, piece: TappedPiece, taps: Sequence[Tap], _: Values) -> tuple[Values, Feed]:
-        return _once(piece, taps, self._feed)
+    def feed_embed(self, _: Values) -> list[Feed]:
+        text, codes = (array[:, self._embedded].numpy() for array in self._given)
+        return [{"text_ids": text, "codes": codes}]
 
-    def prefill(self, names: Sequence[str]) -> Values:
-        return self._backbone(names, step=False)
+    def along(self, stage: str, runs: list[slice]) -> Job:
+        """The backbone along parts of the grid, one after the other; the last is looked at."""
 
-    def step(self, names: Sequence[str]) -> Values:
-        return self._backbone(names, step=True)
+        def reference(names: Sequence[str]) -> Values:
+            lm = self._side.language_model()
+            with torch.inference_mode():
+                embeddings = self._embeddings(lm)
+                cache = KVCache(lm.config.backbone, 1, embeddings.shape[1])
+                *before, last = (embeddings[:, run] for run in runs)
+                for part in before:
+                    lm.backbone(part, cache)
+                with tapped(lm, names) as values:
+                    hidden = lm.backbone(last, cache)[:, -1]
+                values["logits"] = [lm.backbone.text_logits(hidden).numpy()]
+            return values
 
-    def _backbone(self, names: Sequence[str], step: bool) -> Values:
-        """After the prompt, or at the step after it."""
-        lm = self._side.language_model()
-        with torch.inference_mode():
-            embeddings = self._embeddings(lm)
-            cache = KVCache(lm.config.backbone, 1, embeddings.shape[1])
-            parts = [embeddings[:, : self._prompt]]
-            if step:
-                lm.backbone(parts[0], cache)
-                parts = [embeddings[:, self._prompt : self._prompt + 1]]
-            with tapped(lm, names) as values:
-                hidden = lm.backbone(parts[0], cache)[:, -1]
-            values["logits"] = [lm.backbone.text_logits(hidden).numpy()]
-        return values
+        def feeds(_: Values) -> list[Feed]:
+            with torch.inference_mode():
+                embeddings = self._embeddings(self._side.language_model()).numpy()
+            room = embeddings.shape[1]
+            shape = (1, self._model.kv_heads, room, self._model.head_dim)
+            parts: list[Feed] = [
+                {
+                    "embeddings": embeddings[:, run].astype(self._dtype),
+                    "past_lengths": np.array([run.start]),
+                    "new_lengths": np.array([run.stop - run.start]),
+                }
+                for run in runs
+            ]
+            caches = {name: np.zeros(shape, self._cache_dtype) for name in self._caches}
+            return [{**parts[0], **caches}, *parts[1:]]
 
-    def run_prefill(
-        self, piece: TappedPiece, taps: Sequence[Tap], _: Values
-    ) -> tuple[Values, Feed]:
-        return _once(piece, taps, self._prompt_feed())
-
-    def run_step(self, piece: TappedPiece, taps: Sequence[Tap], _: Values) -> tuple[Values, Feed]:
-        outputs = piece.run([], self._prompt_feed())[1]
-        with torch.inference_mode():
-            embeddings = self._embeddings(self._side.language_model())
-        new = embeddings[:, self._prompt : self._prompt + 1].numpy()
-        feed: dict[str, NDArray[Any]] = {
-            "embeddings": new.astype(self._dtype),
-            "past_lengths": np.array([self._prompt]),
-            "new_lengths": np.array([1]),
-        }
-        feed |= {n: outputs[n.replace("past_", "present_")] for n in self._caches}
-        return _once(piece, taps, feed)
-
-    def _prompt_feed(self) -> Feed:
-        with torch.inference_mode():
-            embeddings = self._embeddings(self._side.language_model())
-        model, room = self._model, embeddings.shape[1]
-        cache = np.zeros((1, model.kv_heads, room, model.head_dim), self._cache_dtype)
-        return {
-            "embeddings": embeddings[:, : self._prompt].numpy().astype(self._dtype),
-            "past_lengths": np.array([0]),
-            "new_lengths": np.array([self._prompt]),
-            **{name: cache.copy() for name in self._caches},
-        }
+        return Job(stage, "backbone", reference, feeds, warm=len(runs) - 1)
 
     def _embeddings(self, lm: LanguageModel) -> torch.Tensor:
         return lm.patch_encoder(*self._given)
@@ -178,40 +219,43 @@ class _Language:
                 scores = scores_along(lm, hidden, self._codes)
         for k, each in enumerate(scores):
             values[f"{HEAD_SCORES}{k}"] = list(each.swapaxes(0, 1))  # by frame
+        values[CODES] = self._greedy(scores)
         return values
 
-    def run_draw(
-        self, piece: TappedPiece, taps: Sequence[Tap], theirs: Values
-    ) -> tuple[Values, Feed]:
-        """Sub-step by sub-step, each on the reference's own x."""
-        rows, model = len(self.speech), self._model
-        feed: dict[str, NDArray[Any]] = {
+    def feed_draw(self, theirs: Values) -> list[Feed]:
+        """Sub-step by sub-step, each on the reference's own x; greedily."""
+        rows = len(self.speech)
+        given: dict[str, NDArray[Any]] = {
             port.name: np.zeros(
                 [rows if isinstance(axis, str) else axis for axis in port.axes], port.dtype
             )
             for port in self._patch_ports
         }
-        found: Values = {tap.name: [] for tap in taps}
-        first: Feed | None = None
-        states = theirs[piece.taps[0].name]  # what sub-step by sub-step the first layer reads
-        for sub_step in range(model.sub_steps):
-            feed["x"] = states[sub_step][:, 0].astype(feed["x"].dtype)
-            feed["sub_step"] = np.full(rows, sub_step)
-            first = dict(feed) if first is None else first
-            values, outputs = piece.run(taps, feed)
-            for name, value in values.items():
-                frame = 0
-                if name.startswith(HEAD_SCORES):
-                    frame = sub_step - model.delays[int(name.removeprefix(HEAD_SCORES))]
-                if 0 <= frame < model.group_size:
-                    found[name].append(value)
-            for name in feed:
-                if name.startswith("past_"):
-                    feed[name] = outputs[name.replace("past_", "present_")]
-        assert first is not None
-        return found, first
+        settings = {n: a for n, a in given.items() if not n.startswith(_PAST)}
+        return [
+            {
+                **(given if sub_step == 0 else settings),
+                "x": x[:, 0].astype(given["x"].dtype),
+                "sub_step": np.full(rows, sub_step),
+            }
+            for sub_step, x in enumerate(theirs[X])
+        ]
 
+    def drawn_at(self, name: str, sub_step: int) -> bool:
+        """Whether a head gives scores of a frame at this sub-step; all else shows at each."""
+        if not name.startswith(HEAD_SCORES):
+            return True
+        frame = sub_step - self._model.delays[int(name.removeprefix(HEAD_SCORES))]
+        return 0 <= frame < self._model.group_size
 
-def _once(piece: TappedPiece, taps: Sequence[Tap], feed: Feed) -> tuple[Values, Feed]:
-    values, _ = piece.run(taps, feed)
-    return {name: [value] for name, value in values.items()}, feed
+    def _greedy(self, scores: list[Floats]) -> list[Ints]:
+        """The codes [S, K] of every sub-step, by scores [S, G, V_k] of each codebook; 0 where none
+        is drawn."""
+        model = self._model
+        found = [np.zeros((len(self.speech), model.n_q), np.int64) for _ in range(model.sub_steps)]
+        for k, (each, delay) in enumerate(zip(scores, model.delays, strict=True)):
+            allowed = each.copy()
+            allowed[..., model.empty_codes[k]] = -np.inf
+            for frame, best in enumerate(allowed.argmax(-1).T):
+                found[delay + frame][:, k] = best
+        return found
