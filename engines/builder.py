@@ -79,8 +79,12 @@ def build(
     on_progress: OnProgress = lambda *_: None,
     timing_cache: bytes = b"",
     strict: bool = False,
+    model: onnx.ModelProto | None = None,
 ) -> Built:
     """Lower, parse and build one ONNX file. Raises EngineError that quotes what TensorRT said.
+
+    `model`, which is lowered in place, is built instead of what the file holds; its weights lie
+    beside the file.
 
     `strict` also fails a build on warnings that nobody has looked into; see `build_log`.
 
@@ -96,7 +100,8 @@ def build(
 
     def work() -> None:
         try:
-            made = _build(trt, target, graph, profiles, capacity, monitor, timing_cache, log)
+            read = model or onnx.load(graph, load_external_data=False)
+            made = _build(trt, target, graph, read, profiles, capacity, monitor, timing_cache, log)
             outcome.append(made)
         except BaseException as error:
             failure.append(error)
@@ -131,6 +136,7 @@ def _build(
     trt: Any,
     target: Target,
     graph: Path,
+    model: onnx.ModelProto,
     profiles: Sequence[Profile],
     capacity: int,
     monitor: Any,
@@ -147,7 +153,7 @@ def _build(
     builder = _builder(trt, logger, log)
     network = builder.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, logger)
-    model = lower(onnx.load(graph, load_external_data=False), capacity)
+    lower(model, capacity)
     if not parser.parse(model.SerializeToString(), str(graph)):
         errors = [parser.get_error(i).desc() for i in range(parser.num_errors)]
         raise _failure(graph, log, [*errors, *log.memory])

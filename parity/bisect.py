@@ -6,6 +6,8 @@ segment before it runs alone on the reference's state: what is wrong then was bo
 has arrived from before and grown.
 """
 
+from collections.abc import Sequence
+
 from mimo_edge.parity.bisect_jobs import Job, jobs
 from mimo_edge.parity.findings import Bisected, Finding, Layer
 from mimo_edge.parity.recording import Recording
@@ -45,20 +47,21 @@ class Bisection:
 
     def _first(self, job: Job, piece: TappedPiece) -> Finding | None:
         before: Tap | None = None
-        state: Floats | None = None  # the reference's, at `before`
+        states: list[Floats] = []  # the reference's, at `before`
         left, together = piece.taps, 1
         while left:
             group, left = left[:together], left[together:]
             theirs = job.reference([*job.needs, *(tap.name for tap in group)])
             mine, feed = job.play(piece, group, theirs)
             for tap in group:
-                near = _snr(mine[tap.name], theirs[tap.name])
+                near = worst_snr(mine[tap.name], theirs[tap.name])
                 self._layers.append(Layer(job.stage, tap.name, near, self._allowed))
                 if near < self._allowed:
                     alone = None
-                    if before is not None and state is not None and mine[tap.name]:
+                    if before is not None and mine[tap.name]:
+                        state = states[job.first_run(tap.name)]
                         again = piece.resume(before, state, tap, feed)
-                        alone = _snr([again], theirs[tap.name][:1])
+                        alone = worst_snr([again], theirs[tap.name][:1])
                     return Finding(
                         job.stage,
                         tap.name,
@@ -69,13 +72,13 @@ class Bisection:
                         tuple(piece.graph.weights_between(before, tap)),
                     )
                 if tap.is_norm:  # from an output nothing goes on
-                    before, state = tap, theirs[tap.name][0]
+                    before, states = tap, theirs[tap.name]
             held = max(sum(a.nbytes for a in theirs[tap.name]) for tap in group)
             together = max(1, self._budget // max(1, 2 * held))
         return None
 
 
-def _snr(mine: list[Floats], theirs: list[Floats]) -> float:
+def worst_snr(mine: Sequence[Floats], theirs: Sequence[Floats]) -> float:
     """The worst of several runs, in dB. Shapes may differ where sizes do not."""
     worst = float("inf")
     if len(mine) != len(theirs):

@@ -46,6 +46,10 @@ class Job:
     warm: int = 0
     counts: Callable[[str, int], bool] = _always
 
+    def first_run(self, name: str) -> int:
+        """The first run that shows a value, of those that count."""
+        return next(run for run in itertools.count() if self.counts(name, run))
+
     def play(
         self, piece: Runs, taps: Sequence[Tap], theirs: Values, own: Sequence[str] = ()
     ) -> tuple[Values, Feed]:
@@ -219,8 +223,7 @@ class _Language:
                 scores = scores_along(lm, hidden, self._codes)
         for k, each in enumerate(scores):
             values[f"{HEAD_SCORES}{k}"] = list(each.swapaxes(0, 1))  # by frame
-        values[CODES] = self._greedy(scores)
-        return values
+        return {**values, CODES: self._greedy(scores)}
 
     def feed_draw(self, theirs: Values) -> list[Feed]:
         """Sub-step by sub-step, each on the reference's own x; greedily."""

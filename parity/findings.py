@@ -46,8 +46,48 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Apart:
+    """How far two computations of one output are apart: numbers in dB and by the largest
+    difference, codes by how many differ."""
+
+    snr: float | None
+    largest: float | None
+    differ: int | None
+
+    def phrase(self) -> str:
+        """For people."""
+        if self.differ is not None:
+            return f"{self.differ} codes differ"
+        return f"{self.snr:.1f} dB, largest difference {self.largest:.2g}"
+
+
+@dataclass(frozen=True)
+class TappedEngine:
+    """An engine of TensorRT that was built to look at one tap. It is another engine than that of
+    the build: how far its own output is from that one's tells whether it says anything of it."""
+
+    stage: str
+    tap: str
+    snr: float  # of the tap, against the reference
+    allowed: float
+    output: str  # which of the piece's own outputs is compared
+    own: Apart  # of that output, from the engine of the build
+    wrong: bool  # whether that output is still out of tolerance
+
+    def sentence(self) -> str:
+        """For people."""
+        kept = "as wrong as without it" if self.wrong else "no longer wrong"
+        return (
+            f"with {self.tap} as an output: {self.snr:.1f} dB there, {self.allowed:g} allowed; "
+            f"{self.output} is {kept} ({self.own.phrase()} from the engine of the build)"
+        )
+
+
+@dataclass(frozen=True)
 class Bisected:
-    """All of it."""
+    """All of it. `notes` say for people what a search on TensorRT did, and what it could not."""
 
     findings: tuple[Finding, ...]
-    layers: tuple[Layer, ...]
+    layers: tuple[Layer, ...] = ()
+    engines: tuple[TappedEngine, ...] = ()
+    notes: tuple[str, ...] = ()

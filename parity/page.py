@@ -137,7 +137,11 @@ class Page:
                 f"<li>{text(finding['sentence'])} ({snr} dB). Weights there: "
                 f"<code>{text(', '.join(finding['weights']) or 'none')}</code></li>"
             )
-        found = f"<ul>{''.join(items)}</ul>" if items else "<p>Every layer is in tolerance.</p>"
+        notes = [f"<p>{text(note)}</p>" for note in bisected["notes"]]
+        found = f"<ul>{''.join(items)}</ul>" if items else ""
+        if not items and not notes:
+            found = "<p>Every layer is in tolerance.</p>"
+        found += "".join(notes) + self._engines(f"{path}.bisected", bisected["engines"])
         stages = list(dict.fromkeys(layer["stage"] for layer in bisected["layers"]))
         charts_of = []
         for stage in stages:
@@ -151,6 +155,27 @@ class Page:
             )
             charts_of.append(f"<figure>{drawn}</figure>")
         return f'<h3>Layer by layer</h3>{found}<div class="charts">{"".join(charts_of)}</div>'
+
+    def _engines(self, path: str, engines: list[dict[str, Any]]) -> str:
+        """Those that were built to look at one state each."""
+        rows = []
+        for i, engine in enumerate(engines):
+            at = f"{path}.engines.{i}"
+            if engine["own"]["differ"] is not None:
+                apart = f"{self._numbers.at(f'{at}.own.differ')} codes differ"
+            else:
+                apart = f"{self._numbers.at(f'{at}.own.snr')} dB, largest difference "
+                apart += self._numbers.at(f"{at}.own.largest")
+            cells = (
+                f'<th scope="row">{text(engine["tap"])}</th><td>{text(engine["stage"])}</td>',
+                f"<td>{self._numbers.at(f'{at}.snr')} ({engine['allowed']:g} allowed)</td>",
+                f"<td>{text(engine['output'])}: {apart}</td>",
+                f"<td>{'yes' if engine['wrong'] else 'no'}</td>",
+            )
+            rows.append(f"<tr>{''.join(cells)}</tr>")
+        columns = ["state that it shows", "stage", "that state, dB"]
+        columns += ["its own output, from the engine of the build", "is that still wrong?"]
+        return table("Engines that were built to look inside", columns, rows) if rows else ""
 
     def _figures(self, path: str, candidate: dict[str, Any]) -> str:
         rows = []

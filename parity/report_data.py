@@ -87,6 +87,8 @@ def _bisected(bisected: Bisected) -> dict[str, Any]:
             for f in bisected.findings
         ],
         "layers": [dataclasses.asdict(layer) for layer in bisected.layers],
+        "engines": [{**dataclasses.asdict(e), "sentence": e.sentence()} for e in bisected.engines],
+        "notes": list(bisected.notes),
     }
 
 

@@ -61,8 +61,10 @@ def table(data: dict[str, Any]) -> str:
             )
         if candidate["first_failed"]:
             lines.append(f"  the first stage that fails: {candidate['first_failed']}")
-        for finding in (candidate["bisected"] or {}).get("findings", ()):
-            lines.append(f"  {finding['sentence']}")
+        bisected = candidate["bisected"] or {}
+        lines += [f"  {each['sentence']}" for each in bisected.get("findings", ())]
+        lines += [f"  {note}" for note in bisected.get("notes", ())]
+        lines += [f"    {each['sentence']}" for each in bisected.get("engines", ())]
     return "\n".join(lines)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import onnx
 from onnx import helper
@@ -87,7 +88,7 @@ class TappedGraph:
         written = {name for node in nodes for name in node.output}
         port = helper.make_tensor_value_info(given, FLOAT, None)
         port.type.tensor_type.shape.CopyFrom(_shape_of(graph, start.tensor))
-        kept = (
+        kept: tuple[tuple[Any, list[Any]], ...] = (
             (graph.node, nodes),
             (graph.initializer, [t for t in graph.initializer if t.name in read]),
             (graph.input, [*(p for p in graph.input if p.name in read), port]),

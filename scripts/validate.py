@@ -6,7 +6,6 @@ Each side is a bundle, a recording that `mimo-edge record` wrote, or, after --ag
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from mimo_edge.parity.bundle_side import BundleSide
@@ -76,15 +75,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bisect",
         action="store_true",
-        help="also compare layer by layer, and name the first that is out of tolerance: bundles "
-        "on ort-cpu against a checkpoint",
+        help="also name the first layer that is out of tolerance: bundles against a checkpoint. "
+        "On ort-cpu all layers are compared; with a TensorRT backend engines are built that show "
+        "one state each, of the piece that fails first",
     )
     parser.add_argument(
         "--bisect-memory",
         metavar="MB",
         type=int,
         default=256,
-        help="for states that are compared at once (default: 256)",
+        help="of --bisect on ort-cpu, for states that are compared at once (default: 256)",
     )
     parser.add_argument(
         "--sensitivity",
@@ -118,7 +118,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     if args.bisect:
-        _check_bisect(args)
+        from mimo_edge.scripts import bisecting  # onnx, torch
+
+        bisecting.check(args)
     if args.sensitivity is not None:
         _check_sensitivity(args)
     if args.sound:
@@ -131,7 +133,7 @@ def _run(args: argparse.Namespace) -> int:
             _add_words(args, verdicts, progress.report)
         if args.bisect:
             verdicts = [
-                _bisected(args, path, verdict, thresholds)
+                bisecting.bisected(args, path, verdict, thresholds, progress.report)
                 for path, verdict in zip(args.candidates, verdicts, strict=True)
             ]
         gains = None
@@ -228,34 +230,6 @@ def _speech(
     bundle = Bundle.open(path, verify=False)
     with open_backend(args.backend, bundle, **opening(args)) as backend:
         return word_errors(backend, utterances, heard), heard
-
-
-def _check_bisect(args: argparse.Namespace) -> None:
-    """Before minutes are spent. On TensorRT more outputs make another engine, with other numbers:
-    layers are looked at in the graph that the engine is built from."""
-    whole = [path for path in args.candidates if not (path / MANIFEST).is_file()]
-    checkpoint = args.audio_tokenizer is not None and not is_recording(args.against)
-    if args.backend != "ort-cpu" or whole or not checkpoint:
-        raise InputError(
-            "--bisect needs the graphs themselves: give bundles, --backend ort-cpu and a "
-            "checkpoint with its --audio-tokenizer after --against. An engine of TensorRT changes "
-            "with its outputs; bisect the bundle that it was built from."
-        )
-
-
-def _bisected(
-    args: argparse.Namespace, path: Path, verdict: Verdict, thresholds: Thresholds
-) -> Verdict:
-    from mimo_edge.parity.bisect import Bisection  # torch, as above
-    from mimo_edge.parity.reference_side import ReferenceSide
-
-    precision = verdict.candidate.identity["precision"]
-    side = ReferenceSide(args.against, args.audio_tokenizer, args.text_tokenizer)
-    bundle = Bundle.open(path, verify=False)
-    allowed = thresholds.all["layer_snr"].limits[precision]
-    with OrtBackend(bundle, threads=args.threads) as backend:
-        bisection = Bisection(side, backend, verdict.own, allowed, args.bisect_memory << 20)
-        return replace(verdict, bisected=bisection.run())
 
 
 def _check_sound(args: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ made for: who asks for as many rows next takes them over.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from weakref import WeakSet
@@ -27,7 +28,7 @@ from mimo_edge.runtime.backends.trt_rows import RowMemory, TrtRowStates
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.engine_folders import CACHE_ONLY, Trust, Wanted, find
 from mimo_edge.runtime.bundle.errors import InputError, ResourceError
-from mimo_edge.runtime.bundle.manifest import PIECES
+from mimo_edge.runtime.bundle.manifest import PIECES, PieceSpec
 from numpy.typing import NDArray
 
 AUDIO_PIECES = ("mel", "tokenizer_encoder", "tokenizer_decoder")
@@ -127,6 +128,15 @@ class TrtBackend(AudioCalls):
     def context(self, piece: str, *, captured: bool = False) -> Context:
         """A fresh execution context of a piece; `captured` if it is to be part of a CUDA graph."""
         return self._engines[piece].context(self.device, self._scratch, captured=captured)
+
+    def engine(self, piece: str) -> Engine:
+        """The loaded engine of a piece."""
+        return self._engines[piece]
+
+    def open_engine(self, path: Path, spec: PieceSpec) -> Engine:
+        """Load one more engine, which the caller has made and may let go of."""
+        self.need(path.stat().st_size, f"the engine {path.name}")
+        return Engine(self._trt, self._runtime, path, spec)
 
     def need(self, count: int, what: str) -> None:
         """Refuse what the GPU has no memory for, before any of it is taken."""

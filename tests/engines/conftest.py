@@ -62,6 +62,7 @@ OWN_RECIPES = {  # beside the presets
         weights = { scheme = "fp8" }
     """,
 }
+Fault = Callable[[str, onnx.GraphProto], None]  # piece, its graph
 MODULES: dict[str, type[FakeTensorRT]] = {"trt-rtx": FakeTensorRT, "trt": FakeClassicTensorRT}
 
 
@@ -135,8 +136,10 @@ def fake_engines(
         product: str = "trt-rtx",
         limits: Limits = LIMITS,
         bundle: Bundle | None = None,
+        fault: Fault = lambda *_: None,
         **plan: Any,
     ) -> tuple[Bundle, Path]:
+        """`fault` changes the graphs of pieces that TensorRT is to get wrong."""
         bundle = bundle or bundle_copy(lm)
         target = Target(product, CAPABILITIES)
         identity = identity_of(bundle, for_bundle(bundle, None), target, MODULES[product], limits)
@@ -145,7 +148,9 @@ def fake_engines(
         plans = {}
         for piece in PIECES:
             ranges = profiles(bundle, piece, limits)
-            content = fake_plan(bundle.path(piece), ranges, limits.max_seq, graphs, **plan)
+            model = onnx.load(bundle.path(piece), load_external_data=False)
+            fault(piece, model.graph)
+            content = fake_plan(bundle.path(piece), ranges, limits.max_seq, graphs, model, **plan)
             (folder / f"{piece}.plan").write_bytes(content)
             file = hash_file(folder / f"{piece}.plan")
             plans[piece] = PlanSpec(identity.key(piece), file, 0.0, 0)

@@ -110,6 +110,7 @@ class FakeEngine:
         self.updated = {node.input[0] for node in nodes if node.op_type == "TensorScatter"}
         self.ports = [*self.session.get_inputs(), *self.session.get_outputs()]
         self.device_memory_size_v2 = SCRATCH_BYTES
+        self.inferred: dict[Any, dict[str, tuple[int, ...]]] = {}  # shapes in -> shapes out
         trt.engines.add(self)
 
     @property
@@ -183,9 +184,13 @@ class FakeContext:
         return name in self.inputs or name in self.outputs
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        """TensorRT infers it; here the graph is run on ones of the shapes that are set."""
-        feed = {n: np.ones(self.shapes[n], DTYPES[i.type]) for n, i in self.inputs.items()}
-        return self.engine.session.run([name], feed)[0].shape
+        """TensorRT infers it; here the graph is run on ones of the shapes that are set, once."""
+        known, key = self.engine.inferred, tuple(sorted(self.shapes.items()))
+        if key not in known:
+            feed = {n: np.ones(self.shapes[n], DTYPES[i.type]) for n, i in self.inputs.items()}
+            made = self.engine.session.run(None, feed)
+            known[key] = {n: a.shape for n, a in zip(self.outputs, made, strict=True)}
+        return known[key][name]
 
     def is_stream_capturable(self, stream: int) -> bool:
         assert stream in self.cuda.streams
@@ -197,6 +202,8 @@ class FakeContext:
         for name in self.inputs:
             if name.startswith(("past_keys", "past_values")):
                 present = name.replace("past_", "present_")
+                if present not in self.outputs:  # of a part of a piece, which reads its shape
+                    continue
                 same = self.addresses[name] == self.addresses[present]
                 # TensorRT updates a cache in place, and may write anything else before it has read
                 assert same == (name in self.engine.updated), f"{name} is in place: {same}"
@@ -239,11 +246,17 @@ class FakeContext:
 
 
 def fake_plan(
-    graph: Path, profiles: list[dict[str, Any]], capacity: int, folder: Path, **extra: Any
+    graph: Path,
+    profiles: list[dict[str, Any]],
+    capacity: int,
+    folder: Path,
+    model: onnx.ModelProto | None = None,
+    **extra: Any,
 ) -> bytes:
-    """Lower a graph as the builder does, and put it beside its weights' data."""
+    """Lower a graph as the builder does, or another `model` of its weights, and put it beside
+    their data."""
     assert graph.stem in PIECES
-    model = lower(onnx.load(graph, load_external_data=False), capacity)
+    model = lower(model or onnx.load(graph, load_external_data=False), capacity)
     path = folder / graph.name
     path.write_bytes(model.SerializeToString())
     data = graph.with_name(data_file(graph.stem))

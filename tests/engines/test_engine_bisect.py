@@ -1,0 +1,305 @@
+"""`validate --bisect` on TensorRT: few engines, each with one output more, until a layer is named.
+
+The engines that are searched run on the stand-in; that TensorRT builds such engines is tested with
+TensorRT itself.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from mimo_edge.engines.apart import Request, build_apart
+from mimo_edge.engines.profiles import profiles
+from mimo_edge.parity import engine_maker, report_files
+from mimo_edge.parity.engine_bisect import ANOTHER, EngineBisection
+from mimo_edge.parity.engine_maker import EngineMaker, passing_folder
+from mimo_edge.parity.findings import Bisected
+from mimo_edge.parity.observe import Inputs, lead
+from mimo_edge.parity.recording import Recording
+from mimo_edge.parity.reference_side import ReferenceSide
+from mimo_edge.parity.tapped_graph import TappedGraph, given_of, output_of
+from mimo_edge.runtime.backends.trt import TrtBackend
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.errors import EngineError
+from mimo_edge.scripts import bisecting, validate
+from mimo_edge.scripts.cli import main
+
+from tests.bundles import exported
+from tests.engines.conftest import Fault, open_on
+from tests.engines.fake_cuda import FakeCuda
+from tests.engines.fake_tensorrt import fake_plan
+from tests.engines.targets import LIMITS, ONE
+from tests.golden import Golden
+from tests.reports.json_schema import problems
+from tests.reports.planted import Planted
+from tests.reports.test_planted_faults import BUNDLE_FAULTS
+
+SCHEMA = Path(report_files.__file__).with_name("report.schema.json")
+ALLOWED = 85.0  # dB, as `layer_snr` has it for float32
+LAYER = "backbone.model.layers.{}.{}"
+PRODUCT = LAYER.format(1, "mlp.down_proj.weight")
+BEFORE, AFTER = LAYER.format(1, "post_attention_layernorm"), LAYER.format(2, "input_layernorm")
+WEIGHTS = ("mlp.down_proj", "mlp.gate_proj", "mlp.up_proj", "post_attention_layernorm")
+FakeEngines = Callable[..., tuple[Bundle, Path]]
+
+
+def wrong_product(piece: str, graph: onnx.GraphProto) -> None:
+    """TensorRT computes one product of a layer 5 % too large, whatever the bundle says."""
+    for place, node in enumerate(graph.node):
+        if node.op_type == "MatMul" and PRODUCT in node.input:
+            output = node.output[0]
+            node.output[0] = f"{output}_right"
+            factor = onnx.helper.make_tensor("factor", onnx.TensorProto.FLOAT, [], [1.05])
+            graph.initializer.append(factor)
+            wrong = onnx.helper.make_node("Mul", [node.output[0], "factor"], [output])
+            graph.node.insert(place + 1, wrong)
+            return
+
+
+class FakeBuilds:
+    """In the place of `build_apart`: `fault` is TensorRT's, unless one of the taps `gone` is an
+    output and so keeps it from fusing what it gets wrong."""
+
+    def __init__(self, folder: Path, fault: Fault = lambda *_: None, gone: str = "") -> None:
+        self.shown: list[list[str]] = []  # of every engine
+        self._folder, self._fault, self._gone = folder, fault, gone
+
+    def __call__(
+        self, request: Request, model: onnx.ModelProto, plan: Path, on_progress: Any = None
+    ) -> None:
+        outputs = [port.name for port in model.graph.output]
+        self.shown.append([name for name in outputs if name.startswith("tap:")])
+        if output_of(self._gone) not in outputs:
+            self._fault(request.graph.stem, model.graph)
+        folder = self._folder / str(len(self.shown))
+        folder.mkdir()
+        ranges, capacity = list(request.profiles), request.capacity
+        plan.write_bytes(fake_plan(request.graph, ranges, capacity, folder, model))
+
+
+@pytest.fixture(scope="module")
+def reference(golden: Golden) -> ReferenceSide:
+    lm, tokenizer = golden.folder / golden.lm_names[0], golden.folder / "audio_tokenizer"
+    return ReferenceSide(lm, tokenizer, golden.folder / "text_tokenizer")
+
+
+@pytest.fixture(scope="module")
+def own(golden: Golden, reference: ReferenceSide) -> Recording:
+    clip = golden.npz("pipeline.npz")["wav24k"]
+    return lead(reference, Inputs({"clip": clip}, ["Hello there."], max_new=8))
+
+
+class Search:
+    """Engines of a bundle on the stand-in, which TensorRT builds as `builds` does."""
+
+    def __init__(
+        self,
+        backend: TrtBackend,
+        builds: FakeBuilds,
+        search: Callable[[TrtBackend, str | None, float], Bisected],
+    ) -> None:
+        self.backend, self.builds, self._search = backend, builds, search
+
+    def __call__(self, failed: str | None, allowed: float = ALLOWED) -> Bisected:
+        return self._search(self.backend, failed, allowed)
+
+
+@pytest.fixture
+def new_search(
+    golden: Golden,
+    fake_engines: FakeEngines,
+    reference: ReferenceSide,
+    own: Recording,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Callable[..., Search]]:
+    open_backends: list[tuple[TrtBackend, FakeCuda]] = []
+
+    def search(backend: TrtBackend, failed: str | None, allowed: float) -> Bisected:
+        held = backend.device.allocated
+        with passing_folder(tmp_path / "report") as folder:
+            maker = EngineMaker(backend, folder, lambda *_: None)
+            found = EngineBisection(reference, maker, own, allowed).run(failed)
+            assert not list(folder.iterdir()), "an engine is left"
+        assert backend.device.allocated == held, "a search leaves memory on the GPU"
+        return found
+
+    def new(bundle: Bundle | None = None, fault: Fault = lambda *_: None, gone: str = "") -> Search:
+        bundle, _ = fake_engines(golden.lm_names[0], bundle=bundle, fault=fault)
+        cuda = FakeCuda()
+        backend = open_on(bundle, cuda)
+        open_backends.append((backend, cuda))
+        (tmp_path / "graphs").mkdir()
+        builds = FakeBuilds(tmp_path / "graphs", fault, gone)
+        monkeypatch.setattr(engine_maker, "build_apart", builds)
+        return Search(backend, builds, search)
+
+    yield new
+    for backend, cuda in open_backends:
+        with backend:
+            pass
+        assert not cuda.leaks()
+        assert backend._trt.alive() == 0, "an engine of the search outlives it"
+
+
+@pytest.mark.parametrize("name", BUNDLE_FAULTS)
+def test_a_fault_in_a_bundle_is_named_by_few_engines(
+    name: str, new_search: Callable[..., Search], golden: Golden, tmp_path: Path
+) -> None:
+    """The faults that a bisection on ONNX Runtime names, and the same names."""
+    plant, stage, after, tap, weight = BUNDLE_FAULTS[name]
+    planted = Planted(exported(golden, golden.lm_names[0]), tmp_path / "bundle")
+    plant(planted)
+    search = new_search(Bundle.open(planted.folder))
+    # what comes before the text scores of a prompt is not seen from outside
+    found = search("backbone, prefill" if stage == "patch_encoder" else stage)
+    (finding,) = found.findings
+    assert (finding.stage, finding.after, finding.tap) == (stage, after, tap)
+    assert finding.born and weight in finding.weights
+    assert found.notes == (ANOTHER,) and all(engine.wrong for engine in found.engines)
+    for engine in found.engines:  # none differs from that of the build
+        assert engine.own.differ == 0 or (engine.own.snr or 0) > 100
+    graph = TappedGraph(stage.split(",")[0], planted.folder / f"{stage.split(',')[0]}.onnx", 1)
+    assert 1 <= len(search.builds.shown) <= 1 + math.ceil(math.log2(len(graph.taps) + 2))
+    assert all(len(shown) == 1 for shown in search.builds.shown)
+
+
+def test_an_error_of_tensorrt_alone_is_named(new_search: Callable[..., Search]) -> None:
+    """The bundle is right, on ONNX Runtime nothing would be found. Also the segment alone is an
+    engine, so what TensorRT gets wrong there shows in it."""
+    found = new_search(fault=wrong_product)("backbone, prefill")
+    (finding,) = found.findings
+    assert (finding.after, finding.tap, finding.born) == (BEFORE, AFTER, True)
+    assert finding.weights == tuple(sorted(LAYER.format(1, f"{n}.weight") for n in WEIGHTS))
+
+
+def test_an_error_that_goes_with_a_tap_names_no_layer(new_search: Callable[..., Search]) -> None:
+    """TensorRT gets wrong what it fuses across a place, which an output there prevents."""
+    search = new_search(fault=wrong_product, gone=AFTER)
+    found = search("backbone, prefill")
+    assert found.findings == ()
+    last = found.engines[-1]
+    assert last.tap == AFTER and not last.wrong and last.own.snr < ALLOWED
+    assert all(engine.wrong for engine in found.engines[:-1])
+    assert f"with {AFTER} as an output the error is gone" in found.notes[1]
+    assert "no layer is named" in found.notes[1]
+
+
+def test_an_error_that_has_arrived_is_not_said_to_be_born(
+    new_search: Callable[..., Search], golden: Golden, tmp_path: Path
+) -> None:
+    """A limit that the faulty layer itself just keeps: the next ones, which are right, do not."""
+    planted = Planted(exported(golden, golden.lm_names[0]), tmp_path / "bundle")
+    planted.weight("backbone", LAYER.format(0, "mlp.down_proj.weight"), lambda w: w * 1.05)
+    search = new_search(Bundle.open(planted.folder))
+    (born,) = search("backbone, prefill").findings
+    assert born.born and born.tap == LAYER.format(1, "input_layernorm")
+    (arrived,) = search("backbone, prefill", born.snr - 0.01).findings
+    assert not arrived.born and arrived.snr < born.snr and arrived.alone > 100
+    assert "arrived from before and grew" in arrived.sentence()
+
+
+def test_where_there_is_nothing_to_search(new_search: Callable[..., Search]) -> None:
+    search = new_search()
+    assert "Every stage is in tolerance" in search(None).notes[0]
+    assert "there are no layers to look at" in search("mel").notes[0]
+    for failed in ("text", "tokenizer_decoder, streamed"):
+        (note,) = search(failed).notes
+        assert note.startswith(f"{failed}: on the first clip") and "are in tolerance" in note
+    assert search.builds.shown == []
+
+
+def test_an_engine_that_cannot_be_built_ends_the_search(
+    new_search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The report is written all the same, and says why."""
+    search = new_search(fault=wrong_product)
+
+    def refuse(*_: Any) -> None:
+        raise EngineError("TensorRT does not build backbone.onnx as it is")
+
+    monkeypatch.setattr(engine_maker, "build_apart", refuse)
+    found = search("backbone, prefill")
+    assert found.findings == () and found.engines == ()
+    assert "ended early. TensorRT does not build" in found.notes[1]
+
+
+def test_the_command_line(
+    golden: Golden,
+    fake_engines: FakeEngines,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A backend of TensorRT is judged and searched by one command; its report says what was built,
+    and holds to the schema. Nothing is left beside it."""
+    bundle, _ = fake_engines(golden.lm_names[0], fault=wrong_product)
+    for module in (validate, bisecting):
+        monkeypatch.setattr(module, "open_backend", lambda *_, **__: open_on(bundle, FakeCuda()))
+    (tmp_path / "graphs").mkdir()
+    monkeypatch.setattr(engine_maker, "build_apart", FakeBuilds(tmp_path / "graphs", wrong_product))
+    (tmp_path / "texts").write_text("Hello there.", encoding="utf-8")
+    pair = [golden.folder / name for name in (golden.lm_names[0], "audio_tokenizer")]
+    made = tmp_path / "out" / "report"
+    command = ["validate", bundle.folder, "--against", pair[0], "--audio-tokenizer", pair[1]]
+    command += ["--text-tokenizer", golden.folder / "text_tokenizer", "--max-new", 2]
+    command += ["--text", tmp_path / "texts", "--backend", "trt-rtx", "--bisect", "-o", made]
+    assert main([str(word) for word in command]) == 5
+    out = capsys.readouterr()
+    assert f"between {BEFORE} and {AFTER}" in out.out and ANOTHER in out.out
+    assert "bisecting backbone, prefill: building engine 1, about" in out.err
+    data = json.loads((made / "report.json").read_text(encoding="utf-8"))
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    assert not list(problems(data, schema, schema))
+    bisected = data["candidates"][0]["bisected"]
+    page = (made / "report.html").read_text(encoding="utf-8")
+    assert bisected["engines"] and all(engine["tap"] in page for engine in bisected["engines"])
+    assert [path.name for path in made.parent.iterdir()] == ["report"]
+
+
+def test_tensorrt_builds_what_is_searched(golden: Golden, tmp_path: Path) -> None:
+    """The piece with one output more, and a layer's attention alone, with the cache that is written
+    in it: networks with the ports by which they are run, and plans in files that are left alone."""
+    bundle = Bundle.open(exported(golden, golden.lm_names[0]))
+    path, whole = bundle.path("backbone"), profiles(bundle, "backbone", LIMITS)[0]
+    graph = TappedGraph("backbone", path, bundle.model.n_q)
+    start, end = (
+        next(t for t in graph.taps if t.name == LAYER.format(1, name))
+        for name in ("input_layernorm", "post_attention_layernorm")
+    )
+    segment, given = graph.segment(start, end), given_of(start)
+    state = ((1, 1, bundle.model.hidden_size),) * 3
+    ranges = {port.name: whole.get(port.name, state) for port in segment.graph.input}
+    assert {given, "past_keys_1", "past_values_1", "past_lengths"} <= set(ranges)
+    one_row = {name: ((1, *r[0][1:]),) * 3 for name, r in ranges.items()}
+    models = {"tapped": (graph.with_outputs([end]), whole), "segment": (segment, one_row)}
+    for name, (model, profile) in models.items():
+        heard: list[str] = []
+        request = Request(ONE, path, (profile,), LIMITS.max_seq)
+        shown = {port.name for port in model.graph.output}
+        assert output_of(end.name) in shown and "present_keys_1" in shown
+        build_apart(request, model, tmp_path / f"{name}.plan", lambda p, *_, h=heard: h.append(p))
+        assert "Building engine" in heard
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert set(sizes) == {"tapped.plan", "segment.plan"}
+    assert sizes["segment.plan"] < sizes["tapped.plan"] and min(sizes.values()) > 1000
+
+
+def test_a_build_apart_fails_and_is_stopped_as_one_here(golden: Golden, tmp_path: Path) -> None:
+    bundle = Bundle.open(exported(golden, golden.lm_names[0]))
+    path, ranges = bundle.path("backbone"), profiles(bundle, "backbone", LIMITS)
+    model = onnx.load(path, load_external_data=False)
+    short = ({n: r for n, r in ranges[0].items() if n != "embeddings"},)
+    with pytest.raises(EngineError, match="does not build backbone"):
+        build_apart(Request(ONE, path, short, LIMITS.max_seq), model, tmp_path / "a.plan")
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_apart(Request(ONE, path, ranges, LIMITS.max_seq), model, tmp_path / "a.plan", stop)
+    assert not list(tmp_path.iterdir())
