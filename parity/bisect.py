@@ -6,15 +6,14 @@ segment before it runs alone on the reference's state: what is wrong then was bo
 has arrived from before and grown.
 """
 
-from collections.abc import Sequence
-
-from mimo_edge.parity.bisect_jobs import Job, jobs
+from mimo_edge.parity.bisect_jobs import jobs
 from mimo_edge.parity.findings import Bisected, Finding, Layer
+from mimo_edge.parity.job import Job
 from mimo_edge.parity.recording import Recording
 from mimo_edge.parity.reference_side import ReferenceSide
-from mimo_edge.parity.tapped_graph import Tap
+from mimo_edge.parity.tap import Tap
 from mimo_edge.parity.taps import TappedPiece
-from mimo_edge.parity.tolerances import snr
+from mimo_edge.parity.tolerances import worst_snr
 from mimo_edge.runtime.backends.base import Floats
 from mimo_edge.runtime.backends.ort import OrtBackend
 
@@ -76,13 +75,3 @@ class Bisection:
             held = max(sum(a.nbytes for a in theirs[tap.name]) for tap in group)
             together = max(1, self._budget // max(1, 2 * held))
         return None
-
-
-def worst_snr(mine: Sequence[Floats], theirs: Sequence[Floats]) -> float:
-    """The worst of several runs, in dB. Shapes may differ where sizes do not."""
-    worst = float("inf")
-    if len(mine) != len(theirs):
-        return float("-inf")
-    for a, b in zip(mine, theirs, strict=True):
-        worst = min(worst, snr(a.ravel(), b.ravel()) if a.size == b.size else float("-inf"))
-    return worst

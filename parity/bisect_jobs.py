@@ -1,79 +1,27 @@
 """The runs that a bisection compares: each piece on inputs of the reference."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from mimo_edge.mimo_ref.backbone import KVCache
 from mimo_edge.mimo_ref.model import LanguageModel
+from mimo_edge.parity.job import Job
 from mimo_edge.parity.observe import heard
 from mimo_edge.parity.recording import Recording
 from mimo_edge.parity.reference_side import ReferenceSide, scores_along
 from mimo_edge.parity.reference_taps import tapped
-from mimo_edge.parity.tapped_graph import HEAD_SCORES, Tap
-from mimo_edge.parity.taps import Feed, Runs
+from mimo_edge.parity.tap import CODES, HEAD_SCORES, Feed, Values
 from mimo_edge.runtime.backends.base import Floats, Ints
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.generation.request import split_grid
 from numpy.typing import NDArray
 
-Values = dict[str, list[NDArray[Any]]]  # tap or output -> its value in every run of the piece
-CODES = "codes"  # the output of the pieces that choose
 # what the first layer of the patch decoder reads: the x of a sub-step
 X = "patch_decoder.local_transformer.layers.0.input_layernorm"
-_PAST, _PRESENT = "past_", "present_"
-
-
-def _always(name: str, run: int) -> bool:
-    return True
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """One stage. `reference` computes taps and outputs by name. `feeds` is what the piece is fed,
-    run after run, given the reference's values; a cache that a feed lacks is the one that the run
-    before has left. The first `warm` runs only fill caches; of the others `counts` says which show
-    a value that the reference has."""
-
-    stage: str
-    piece: str
-    reference: Callable[[Sequence[str]], Values]
-    feeds: Callable[[Values], list[Feed]]
-    needs: tuple[str, ...] = ()  # names of the values that `feeds` reads
-    warm: int = 0
-    counts: Callable[[str, int], bool] = _always
-
-    def first_run(self, name: str) -> int:
-        """The first run that shows a value, of those that count."""
-        return next(run for run in itertools.count() if self.counts(name, run))
-
-    def play(
-        self, piece: Runs, taps: Sequence[Tap], theirs: Values, own: Sequence[str] = ()
-    ) -> tuple[Values, Feed]:
-        """Values of taps, and of the piece's `own` outputs; and what the first run was fed that
-        counts."""
-        found: Values = {name: [] for name in (*(tap.name for tap in taps), *own)}
-        outputs: Feed = {}
-        first: Feed | None = None
-        for run, given in enumerate(self.feeds(theirs), -self.warm):
-            left = {_PAST + n.removeprefix(_PRESENT): a for n, a in outputs.items() if _kept(n)}
-            feed = {**left, **given}
-            values, outputs = piece.run(taps if run >= 0 else (), feed)
-            if run < 0:
-                continue
-            first = feed if first is None else first
-            for name, seen in found.items():
-                if self.counts(name, run):
-                    seen.append(values[name] if name in values else outputs[name])
-        assert first is not None
-        return found, first
-
-
-def _kept(output: str) -> bool:
-    return output.startswith(_PRESENT)
+_PAST = "past_"
 
 
 def jobs(

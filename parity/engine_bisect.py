@@ -11,35 +11,35 @@ TensorRT fuses there, and no layer is named.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from mimo_edge.parity.bisect import worst_snr
-from mimo_edge.parity.bisect_jobs import CODES, Job, jobs
+from mimo_edge.parity.bisect_jobs import jobs
 from mimo_edge.parity.engine_maker import EngineMaker
 from mimo_edge.parity.engine_piece import EnginePiece
-from mimo_edge.parity.findings import Apart, Bisected, Finding, TappedEngine
+from mimo_edge.parity.findings import Bisected, Finding, TappedEngine
+from mimo_edge.parity.job import Job
+from mimo_edge.parity.own_output import OwnOutput
 from mimo_edge.parity.recording import Recording
 from mimo_edge.parity.reference_side import ReferenceSide
-from mimo_edge.parity.tapped_graph import (
+from mimo_edge.parity.tap import (
+    CODES,
     HEAD_SCORES,
-    OUTPUTS,
+    Feed,
     Tap,
-    TappedGraph,
     given_of,
     output_of,
+    own_output,
 )
-from mimo_edge.parity.taps import Feed
+from mimo_edge.parity.tapped_graph import TappedGraph
+from mimo_edge.parity.tolerances import worst_snr
 from mimo_edge.runtime.bundle.engine import Profile
 from mimo_edge.runtime.bundle.errors import EngineError, EnvironmentProblem, ResourceError
 from mimo_edge.runtime.bundle.manifest import TensorSpec
-from numpy.typing import NDArray
 
 ANOTHER = (
     "An engine of TensorRT with one output more is another engine: its fusions and numbers may "
     "differ. Each that was built is held against the engine of the build."
 )
-Arrays = Sequence[NDArray[Any]]
 _ALONG = ("patch_encoder", "backbone, prefill", "backbone, decode step")
 # the first stage out of tolerance -> the stages of a bisection that it comes from
 SUSPECTS: Mapping[str, tuple[str, ...]] = {
@@ -112,24 +112,24 @@ class _Search:
         bundle = backend.bundle
         self._spec = bundle.piece(job.piece)
         self._graph = TappedGraph(job.piece, bundle.path(job.piece), bundle.model.n_q)
-        self._output = OUTPUTS.get(job.piece, CODES)
-        self._theirs = job.reference([*job.needs, self._output])
+        name = own_output(job.piece)
+        theirs = job.reference([*job.needs, name])
         as_it_is = EnginePiece(backend, backend.engine(job.piece), self._spec, profile)
-        values, self._feed = job.play(as_it_is, (), self._theirs, (self._output,))
-        self._as_it_is = values[self._output]
+        values, self._feed = job.play(as_it_is, (), theirs, (name,))
+        self._own = OwnOutput(name, values[name], theirs[name], allowed)
         self.engines: list[TappedEngine] = []
         self.notes: list[str] = []
 
     @property
     def is_wrong(self) -> bool:
         """Whether the engine of the build is, on these inputs."""
-        return self._is_wrong(self._as_it_is)
+        return self._own.is_wrong()
 
     def run(self) -> Finding | None:
         """Halve what is left, until of two states that follow each other one is right."""
         chain = self._chain()
         right, wrong = (0 if self._graph.is_input(chain[0]) else -1), len(chain)
-        near = self._near(self._as_it_is)
+        near = self._own.near
         self._maker.begin(self._job.stage, math.ceil(math.log2(wrong - right)) + 1)
         while wrong - right > 1:
             middle = (right + wrong) // 2
@@ -145,8 +145,8 @@ class _Search:
         before = chain[right] if right >= 0 else None
         if wrong < len(chain):
             return self._finding(before, chain[wrong], near)
-        if self._output != CODES:
-            return self._finding(before, Tap(self._output, self._output), near)
+        if self._own.name != CODES:
+            return self._finding(before, Tap(self._own.name, self._own.name), near)
         self.notes.append(
             f"{self._job.stage}: every state up to {chain[-1].name} is in tolerance. What is wrong "
             "comes after it, where codes are chosen."
@@ -159,7 +159,7 @@ class _Search:
         heads = [tap for tap in self._graph.taps if tap.name.startswith(HEAD_SCORES)]
         if not heads:
             return norms
-        differ = [a != b for a, b in zip(self._as_it_is, self._theirs[CODES], strict=True)]
+        differ = [a != b for a, b in zip(self._own.as_it_is, self._own.theirs, strict=True)]
         return [*norms, heads[int(np.sum(differ, axis=(0, 1)).argmax())]]  # [run, row, codebook]
 
     def _tapped(self, tap: Tap) -> TappedEngine:
@@ -168,16 +168,16 @@ class _Search:
         shown = (*self._spec.outputs, TensorSpec(output_of(tap.name), "float32", ()))
         spec, model = replace(self._spec, outputs=shown), self._graph.with_outputs([tap])
         with self._maker.engine(self._job.piece, model, spec, self._profile) as engine:
-            mine, _ = self._job.play(engine, [tap], theirs, (self._output,))
-        own = mine[self._output]
+            mine, _ = self._job.play(engine, [tap], theirs, (self._own.name,))
+        own = mine[self._own.name]
         return TappedEngine(
             self._job.stage,
             tap.name,
             worst_snr(mine[tap.name], theirs[tap.name]),
             self._allowed,
-            self._output,
-            _apart(own, self._as_it_is),
-            self._is_wrong(own),
+            self._own.name,
+            self._own.apart(own),
+            self._own.is_wrong(own),
         )
 
     def _finding(self, before: Tap | None, tap: Tap, near: float) -> Finding:
@@ -222,17 +222,6 @@ class _Search:
             for place, (axis, size) in enumerate(zip(port.axes, feed[port.name].shape, strict=True))
         )
 
-    def _near(self, values: Arrays) -> float:
-        return worst_snr(values, self._theirs[self._output])
-
-    def _is_wrong(self, values: Arrays) -> bool:
-        """Whether the piece's own output is out of tolerance. Codes are if they are nearer to those
-        of the build than to the reference's: where it is nothing but a near tie, some differ."""
-        if self._output != CODES:
-            return self._near(values) < self._allowed
-        differ = _differ(values, self._theirs[CODES])
-        return differ > _differ(values, self._as_it_is)
-
     def _note_gone(self, seen: TappedEngine, right: Sequence[Tap], wrong: Sequence[Tap]) -> None:
         ends = [f"{tap.name} is still right" for tap in right]
         ends += [f"{tap.name} is wrong" for tap in wrong]
@@ -241,18 +230,3 @@ class _Search:
             "what TensorRT fuses across that place, and no layer is named."
             + (f" Of the states around it, {' and '.join(ends)}." if ends else "")
         )
-
-
-def _apart(mine: Arrays, other: Arrays) -> Apart:
-    if mine[0].dtype.kind in "iu":
-        return Apart(None, None, _differ(mine, other))
-    largest = max(float(np.abs(a - b).max(initial=0)) for a, b in zip(mine, other, strict=True))
-    return Apart(worst_snr(mine, other), largest, None)
-
-
-def _differ(mine: Arrays, theirs: Arrays) -> int:
-    """How many codes do."""
-    return sum(
-        int(np.sum(a.ravel() != b.ravel())) if a.size == b.size else max(a.size, b.size)
-        for a, b in zip(mine, theirs, strict=True)
-    )

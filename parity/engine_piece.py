@@ -5,17 +5,18 @@ an engine wants otherwise is done here: the cache gets the length that it was bu
 rows than it holds go in several runs.
 """
 
+import importlib
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
-from mimo_edge.parity.tapped_graph import Tap, output_of
-from mimo_edge.parity.taps import Feed
+from mimo_edge.parity.tap import Feed, Tap, output_of
 from mimo_edge.runtime.backends.base import Floats
 from mimo_edge.runtime.backends.trt import TrtBackend
 from mimo_edge.runtime.backends.trt_context import Engine, size_of
 from mimo_edge.runtime.bundle.engine import Profile
-from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.bundle.errors import EnvironmentProblem, InputError
 from mimo_edge.runtime.bundle.manifest import PieceSpec, TensorSpec
 from numpy.typing import NDArray
 
@@ -79,7 +80,7 @@ class EnginePiece:
             context.enqueue()
             found = {}
             for port in self._spec.outputs:
-                array = np.zeros(shapes[port.name], port.dtype)
+                array = np.zeros(shapes[port.name], _host_dtype(port))
                 self._device.download(array, address[port.name])
                 past = port.name.replace(_PRESENT, _PAST)
                 found[port.name] = _cut(array, feed[past].shape) if past in given else array
@@ -90,10 +91,22 @@ class EnginePiece:
     def _fitted(self, port: TensorSpec, array: NDArray[Any]) -> NDArray[Any]:
         """A cache as long as the engine wants it; what it does not hold yet is zero."""
         if "capacity" not in port.axes:
-            return np.ascontiguousarray(array, port.dtype)
+            return np.ascontiguousarray(array, _host_dtype(port))
         axis = port.axes.index("capacity")
         missing = self._profile[port.name][2][axis] - array.shape[axis]
         return np.pad(array, [(0, missing if i == axis else 0) for i in range(array.ndim)])
+
+
+def _host_dtype(port: TensorSpec) -> np.dtype[Any]:
+    """bfloat16 is a type of numpy's only where the package ml_dtypes was imported."""
+    with suppress(ImportError):
+        importlib.import_module("ml_dtypes")
+    try:
+        return np.dtype(port.dtype)
+    except TypeError as error:
+        raise EnvironmentProblem(
+            f"{port.name} is {port.dtype}, which numpy does not know here: pip install ml_dtypes"
+        ) from error
 
 
 def _cut(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:

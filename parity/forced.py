@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from mimo_edge.engines.quantized_graph import scales_of
 from mimo_edge.engines.weight_file import map_tensor
-from mimo_edge.parity.tapped_graph import HEAD_SCORES, output_of
+from mimo_edge.parity.tap import HEAD_SCORES, output_of
 from mimo_edge.parity.taps import TappedPiece
 from mimo_edge.runtime.backends.base import Floats, Ints
 from mimo_edge.runtime.backends.ort import OrtBackend

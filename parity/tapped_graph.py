@@ -6,33 +6,17 @@ for it: outputs are added to a copy in memory.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import onnx
+from mimo_edge.parity.tap import HEAD_SCORES, OUTPUTS, Tap, given_of, output_of
 from onnx import helper
 
 NORMS = ("RMSNormalization", "LayerNormalization")
 HEAD = "patch_decoder.local_transformer_lm_heads.{}.weight"
-HEAD_SCORES = "scores_"  # with the codebook: what a head of the patch decoder gives
-# piece -> the output that shows what comes after the last tap. Codes are no numbers to compare so.
-OUTPUTS = {"patch_encoder": "embeddings", "backbone": "logits", "tokenizer_decoder": "wav"}
 FLOAT = onnx.TensorProto.FLOAT
-
-
-@dataclass(frozen=True)
-class Tap:
-    """A place in a graph: what the norm of this name reads, or the piece's output."""
-
-    name: str
-    tensor: str
-
-    @property
-    def is_norm(self) -> bool:
-        """Outputs have names without a dot."""
-        return "." in self.name
 
 
 class TappedGraph:
@@ -179,13 +163,3 @@ def head_output(graph: onnx.GraphProto, codebook: int) -> str:
     weight = HEAD.format(codebook)
     (head,) = (n for n in graph.node if n.op_type == "MatMul" and weight_of(n) == weight)
     return str(head.output[0])
-
-
-def output_of(tap: str) -> str:
-    """What the output of a tap is called."""
-    return f"tap:{tap}"
-
-
-def given_of(start: Tap) -> str:
-    """What the input of a segment is called that takes the state at its start."""
-    return f"given:{start.name}"

@@ -1,24 +1,14 @@
 """Inner states of a bundle's pieces on ONNX Runtime."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import onnx
 import onnxruntime as ort
-from mimo_edge.parity.tapped_graph import Tap, TappedGraph, given_of, output_of
+from mimo_edge.parity.tap import Feed, Tap, given_of, output_of
+from mimo_edge.parity.tapped_graph import TappedGraph
 from mimo_edge.runtime.backends.base import Floats
 from mimo_edge.runtime.backends.ort import OrtBackend
-from numpy.typing import NDArray
-
-Feed = Mapping[str, NDArray[Any]]
-
-
-class Runs(Protocol):
-    """A piece that runs, and tells its inner states."""
-
-    def run(self, taps: Sequence[Tap], feed: Feed) -> tuple[dict[str, Floats], Feed]:
-        """Values of taps by name, and the piece's own outputs."""
 
 
 class TappedPiece:

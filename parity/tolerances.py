@@ -4,6 +4,7 @@ float32 against the golden vectors: measured on two very different float32 runs,
 (tests/golden/GOLDEN.md, section 3). Absolute differences unless the name says otherwise.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,6 +80,16 @@ def snr(actual: np.ndarray, expected: np.ndarray) -> float:
         return float("-inf")
     signal = np.square(np.asarray(expected, np.float64)).sum()
     return float(10 * np.log10(signal / noise)) if noise else float("inf")
+
+
+def worst_snr(mine: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> float:
+    """The worst of several runs, in dB. Shapes may differ where sizes do not."""
+    worst = float("inf")
+    if len(mine) != len(theirs):
+        return float("-inf")
+    for a, b in zip(mine, theirs, strict=True):
+        worst = min(worst, snr(a.ravel(), b.ravel()) if a.size == b.size else float("-inf"))
+    return worst
 
 
 def mel_difference(actual: np.ndarray, expected: np.ndarray) -> tuple[float, float]:

@@ -1,45 +1,91 @@
 """`mimo-edge validate --bisect`: which layer a build goes wrong in, on ONNX Runtime or TensorRT."""
 
 import argparse
-import importlib.util
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from mimo_edge.parity.bisect import Bisection
+from mimo_edge.parity.engine_bisect import ANOTHER, SUSPECTS, EngineBisection
+from mimo_edge.parity.engine_case import HEADER
+from mimo_edge.parity.engine_case_maker import make_case
+from mimo_edge.parity.engine_maker import EngineMaker, passing_folder
 from mimo_edge.parity.findings import Bisected
 from mimo_edge.parity.judge import Verdict
-from mimo_edge.parity.recording import is_recording
+from mimo_edge.parity.recording import Recording, is_recording
+from mimo_edge.parity.reference_side import ReferenceSide
 from mimo_edge.parity.thresholds import Thresholds
+from mimo_edge.parity.whole_folder import whole_folder
+from mimo_edge.runtime.backends.cuda import CudaDevice
 from mimo_edge.runtime.backends.opening import open_backend
 from mimo_edge.runtime.backends.ort import OrtBackend
 from mimo_edge.runtime.backends.trt import TrtBackend
 from mimo_edge.runtime.bundle.bundle import Bundle
-from mimo_edge.runtime.bundle.engine import MODULES
+from mimo_edge.runtime.bundle.engine import MODULES, Identity
+from mimo_edge.runtime.bundle.engine_folders import Trust, Wanted, find
 from mimo_edge.runtime.bundle.errors import EnvironmentProblem, InputError
+from mimo_edge.runtime.bundle.folders import check_place
 from mimo_edge.runtime.bundle.manifest import MANIFEST
-from mimo_edge.runtime.bundle.requirements import install
 from mimo_edge.scripts.backend_arguments import opening
 
 Report = Callable[..., None]
 
 
+# what `TrtBackend.describe` says: product, version, compute capability
+RAN_ON = re.compile(r"(trt-rtx|trt) (\S+) on compute capability ([0-9]+\.[0-9]+)")
+LAYERS = "-layers"  # behind the report's name: the folder that is to be run elsewhere
+
+
 def check(args: argparse.Namespace) -> None:
     """Before minutes are spent. Raises InputError, BundleError, EnvironmentProblem."""
-    whole = all((path / MANIFEST).is_file() for path in args.candidates)
     checkpoint = args.audio_tokenizer is not None and not is_recording(args.against)
+    bundles = args.candidates
+    if args.bisect_bundle is not None:
+        if len(bundles) != 1 or not is_recording(bundles[0]):
+            raise InputError("--bisect-bundle is the bundle of one recording: give that alone")
+        bundles = [args.bisect_bundle]
+    whole = all((path / MANIFEST).is_file() for path in bundles)
     if args.backend not in ("ort-cpu", *MODULES) or not whole or not checkpoint:
         raise InputError(
             "--bisect needs the graphs themselves: give bundles, --backend ort-cpu, "
-            f"{' or '.join(MODULES)}, and a checkpoint with its --audio-tokenizer after --against"
+            f"{' or '.join(MODULES)}, and a checkpoint with its --audio-tokenizer after --against. "
+            "Of a recording that TensorRT made elsewhere, name the bundle: --bisect-bundle DIR."
         )
-    for package in ("onnx", "torch"):
-        if importlib.util.find_spec(package) is None:
-            raise EnvironmentProblem(
-                f"--bisect needs the package {package}. Install it: {install('export')}"
-            )
-    if args.backend in MODULES:
-        for path in args.candidates:
+    if args.bisect_bundle is not None:
+        _recorded(args)
+    elif args.backend in MODULES:
+        for path in bundles:
             Bundle.open(path, verify=False).check_whole("build engines that show its layers")
+        _check_gpu()
+
+
+def _check_gpu() -> None:
+    try:
+        CudaDevice().close()
+    except EnvironmentProblem as error:
+        raise EnvironmentProblem(
+            f"{error} Without a GPU no engine runs, and each that --bisect builds depends on what "
+            "the one before has shown. Record where the GPU is (`mimo-edge record`), and give the "
+            "recording here, with --bisect-bundle."
+        ) from error
+
+
+def _recorded(args: argparse.Namespace) -> tuple[Bundle, Identity]:
+    """The bundle of a recording, and what its engines were built for. Raises InputError for another
+    bundle's recording, EngineError where these engines are not here."""
+    identity = Recording.open(args.candidates[0]).identity
+    bundle = Bundle.open(args.bisect_bundle, verify=False)
+    bundle.check_whole("build engines that show its layers")
+    ran = RAN_ON.fullmatch(str(identity["runs_on"]))
+    if identity["id"] != bundle.identity or ran is None:
+        raise InputError(
+            f"{args.candidates[0]} is of {str(identity['id'])[:16]} on {identity['runs_on']}, "
+            f"{bundle.folder} is {bundle.identity[:16]}: --bisect-bundle is for the very bundle, "
+            "and for what TensorRT computed."
+        )
+    wanted = Wanted(ran[1], ran[2], ran[3])
+    return bundle, find(bundle, wanted, Trust(args.engines, args.trust_engines))[1].identity
 
 
 def bisected(
@@ -49,29 +95,67 @@ def bisected(
     thresholds: Thresholds,
     on_progress: Report,
 ) -> Verdict:
-    """The verdict on a bundle, with what its layers say."""
-    from mimo_edge.parity.reference_side import ReferenceSide
-
+    """The verdict on a candidate, with what its layers say."""
     side = ReferenceSide(args.against, args.audio_tokenizer, args.text_tokenizer)
-    bundle = Bundle.open(path, verify=False)
     allowed = thresholds.all["layer_snr"].limits[verdict.candidate.identity["precision"]]
-    found: Bisected
-    if args.backend in MODULES:
-        from mimo_edge.parity.engine_bisect import EngineBisection
-        from mimo_edge.parity.engine_maker import EngineMaker, passing_folder
-
-        with (
-            open_backend(args.backend, bundle, **opening(args)) as engines,
-            passing_folder(args.output) as folder,
-        ):
-            assert isinstance(engines, TrtBackend)
-            maker = EngineMaker(engines, folder, on_progress)
-            search = EngineBisection(side, maker, verdict.own, allowed)
-            found = search.run(verdict.first_failed)
+    if args.bisect_bundle is not None:
+        found = _left_to_the_device(args, side, verdict, allowed, on_progress)
+    elif args.backend in MODULES:
+        found = _searched(args, path, side, verdict, allowed, on_progress)
     else:
-        from mimo_edge.parity.bisect import Bisection
-
-        with OrtBackend(bundle, threads=args.threads) as backend:
+        with OrtBackend(Bundle.open(path, verify=False), threads=args.threads) as backend:
             budget = args.bisect_memory << 20
             found = Bisection(side, backend, verdict.own, allowed, budget).run()
     return replace(verdict, bisected=found)
+
+
+def _searched(
+    args: argparse.Namespace,
+    path: Path,
+    side: ReferenceSide,
+    verdict: Verdict,
+    allowed: float,
+    on_progress: Report,
+) -> Bisected:
+    bundle = Bundle.open(path, verify=False)
+    with (
+        open_backend(args.backend, bundle, **opening(args)) as engines,
+        passing_folder(args.output) as folder,
+    ):
+        assert isinstance(engines, TrtBackend)
+        maker = EngineMaker(engines, folder, on_progress)
+        return EngineBisection(side, maker, verdict.own, allowed).run(verdict.first_failed)
+
+
+def _left_to_the_device(
+    args: argparse.Namespace,
+    side: ReferenceSide,
+    verdict: Verdict,
+    allowed: float,
+    on_progress: Report,
+) -> Bisected:
+    """Build what shows the layers of the piece that failed, and say what to do with it."""
+    failed = verdict.first_failed
+    if failed is None or failed not in SUSPECTS:
+        why = "every stage is in tolerance" if failed is None else f"{failed} has no layers"
+        return Bisected((), notes=(f"No engine was built to look at layers: {why}.",))
+    bundle, identity = _recorded(args)
+    folder = args.output.with_name(args.output.name + LAYERS)
+    check_place(folder)
+    if folder.exists() and not (folder / HEADER).is_file():
+        raise InputError(f"{folder} is in the way, where an engine is to be written; move it")
+    with whole_folder(folder) as partial:
+        stages = make_case(
+            side, bundle, identity, verdict.own, failed, allowed, partial, on_progress
+        )
+    return Bisected(
+        (),
+        notes=(
+            ANOTHER,
+            f"{failed}: what makes it fail was not searched, for engines do not run here. {folder} "
+            f"holds engines that show all states of {', '.join(stages)}, and the reference's "
+            f"states. Where {args.candidates[0].name} was recorded: mimo-edge record "
+            f"{bundle.folder.name} --backend {identity.product} --layers {folder.name} "
+            "-o layers.json",
+        ),
+    )

@@ -7,14 +7,18 @@ import argparse
 from pathlib import Path
 
 from mimo_edge.parity.bundle_side import BundleSide
+from mimo_edge.parity.engine_case import look, to_json
 from mimo_edge.parity.observe import Inputs, follow, lead
 from mimo_edge.parity.polygraphy import write_run_results
 from mimo_edge.parity.recording import Recording
 from mimo_edge.parity.side import Side
 from mimo_edge.runtime.audio.read import load_audio
 from mimo_edge.runtime.backends.opening import open_backend
+from mimo_edge.runtime.backends.trt import TrtBackend
 from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.engine import MODULES
 from mimo_edge.runtime.bundle.errors import InputError
+from mimo_edge.runtime.bundle.files import write_text
 from mimo_edge.runtime.bundle.lock import locked
 from mimo_edge.scripts.backend_arguments import add_backend_arguments, opening
 from mimo_edge.scripts.progress import StageProgress
@@ -32,6 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RECORDING",
         type=Path,
         help="read the inputs of this recording, so that both can be judged against each other",
+    )
+    parser.add_argument(
+        "--layers",
+        metavar="DIR",
+        type=Path,
+        help="record nothing, but run the engine in this folder, which `mimo-edge validate "
+        "--bisect` wrote: it shows its layers, and the first that is out of tolerance is named. "
+        "Engines are programs: only one that you trust. -o is a file of JSON then",
     )
     add_backend_arguments(parser)
     parser.add_argument("-o", "--output", metavar="DIR", type=Path, required=True)
@@ -90,6 +102,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"{args.output} exists already; choose another -o, or delete it")
     bundle = Bundle.open(args.bundle, verify=not args.no_verify)
     args.output.parent.mkdir(parents=True, exist_ok=True)
+    if args.layers is not None:
+        return _look(args, bundle)
     with (
         locked(args.output),
         open_backend(args.backend, bundle, **opening(args)) as backend,
@@ -101,4 +115,20 @@ def run(args: argparse.Namespace) -> int:
         write_run_results(recording, args.polygraphy)
     size = sum(array.nbytes for array in recording.arrays.values())
     print(f"{args.output}: {len(recording.arrays)} arrays, {size / 1e6:.1f} MB before packing")
+    return 0
+
+
+def _look(args: argparse.Namespace, bundle: Bundle) -> int:
+    """Run the engine of `--layers`. Returns the exit code."""
+    if args.backend not in MODULES:
+        raise InputError(f"--layers is of engines of TensorRT: --backend {' or '.join(MODULES)}")
+    with open_backend(args.backend, bundle, **opening(args)) as backend:
+        assert isinstance(backend, TrtBackend)
+        seen = look(args.layers, backend)
+    write_text(args.output, to_json(seen))
+    for each in seen:
+        print(each.sentence())
+        print(f"weights there: {', '.join(each.weights) or 'none'}")
+    if not seen:
+        print("the engines of all stages are in tolerance, each on the reference's own input")
     return 0

@@ -4,6 +4,7 @@ Each side is a bundle, a recording that `mimo-edge record` wrote, or, after --ag
 """
 
 import argparse
+import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,10 +23,11 @@ from mimo_edge.parity.word_checks import word_checks, word_errors
 from mimo_edge.runtime.backends.opening import open_backend
 from mimo_edge.runtime.backends.ort import OrtBackend
 from mimo_edge.runtime.bundle.bundle import Bundle
-from mimo_edge.runtime.bundle.errors import InputError, ParityError
+from mimo_edge.runtime.bundle.errors import EnvironmentProblem, InputError, ParityError
 from mimo_edge.runtime.bundle.files import write_text
 from mimo_edge.runtime.bundle.lock import locked
 from mimo_edge.runtime.bundle.manifest import MANIFEST
+from mimo_edge.runtime.bundle.requirements import install
 from mimo_edge.scripts.backend_arguments import add_backend_arguments, opening
 from mimo_edge.scripts.progress import StageProgress
 from mimo_edge.scripts.record import add_inputs, read_inputs
@@ -87,6 +89,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of --bisect on ort-cpu, for states that are compared at once (default: 256)",
     )
     parser.add_argument(
+        "--bisect-bundle",
+        metavar="DIR",
+        type=Path,
+        help="of --bisect, where the candidate is a recording that TensorRT made elsewhere: its "
+        "bundle. An engine that shows its layers is built, to be run where the recording was made",
+    )
+    parser.add_argument(
         "--sensitivity",
         metavar="RECIPE",
         help="also rank the components of this recipe by what leaving each in floats wins: one "
@@ -118,6 +127,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     if args.bisect:
+        for package in ("onnx", "torch"):
+            if importlib.util.find_spec(package) is None:
+                raise EnvironmentProblem(
+                    f"--bisect needs the package {package}. Install it: {install('export')}"
+                )
         from mimo_edge.scripts import bisecting  # onnx, torch
 
         bisecting.check(args)

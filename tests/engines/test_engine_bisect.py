@@ -7,6 +7,7 @@ TensorRT itself.
 import json
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,22 @@ import onnx
 import pytest
 from mimo_edge.engines.apart import Request, build_apart
 from mimo_edge.engines.profiles import profiles
-from mimo_edge.parity import engine_maker, report_files
+from mimo_edge.parity import engine_case_maker, engine_maker, report_files
+from mimo_edge.parity.bundle_side import identity, machine
 from mimo_edge.parity.engine_bisect import ANOTHER, EngineBisection
+from mimo_edge.parity.engine_case import Case, look
 from mimo_edge.parity.engine_maker import EngineMaker, passing_folder
 from mimo_edge.parity.findings import Bisected
 from mimo_edge.parity.observe import Inputs, lead
 from mimo_edge.parity.recording import Recording
 from mimo_edge.parity.reference_side import ReferenceSide
-from mimo_edge.parity.tapped_graph import TappedGraph, given_of, output_of
+from mimo_edge.parity.tap import given_of, output_of
+from mimo_edge.parity.tapped_graph import TappedGraph
+from mimo_edge.runtime.backends.cuda import CudaDevice
 from mimo_edge.runtime.backends.trt import TrtBackend
 from mimo_edge.runtime.bundle.bundle import Bundle
-from mimo_edge.runtime.bundle.errors import EngineError
-from mimo_edge.scripts import bisecting, validate
+from mimo_edge.runtime.bundle.errors import EngineError, InputError
+from mimo_edge.scripts import bisecting, record, validate
 from mimo_edge.scripts.cli import main
 
 from tests.bundles import exported
@@ -240,6 +245,7 @@ def test_the_command_line(
     bundle, _ = fake_engines(golden.lm_names[0], fault=wrong_product)
     for module in (validate, bisecting):
         monkeypatch.setattr(module, "open_backend", lambda *_, **__: open_on(bundle, FakeCuda()))
+    monkeypatch.setattr(bisecting, "CudaDevice", lambda: CudaDevice(bindings=FakeCuda()))
     (tmp_path / "graphs").mkdir()
     monkeypatch.setattr(engine_maker, "build_apart", FakeBuilds(tmp_path / "graphs", wrong_product))
     (tmp_path / "texts").write_text("Hello there.", encoding="utf-8")
@@ -259,6 +265,64 @@ def test_the_command_line(
     page = (made / "report.html").read_text(encoding="utf-8")
     assert bisected["engines"] and all(engine["tap"] in page for engine in bisected["engines"])
     assert [path.name for path in made.parent.iterdir()] == ["report"]
+
+
+@pytest.mark.parametrize("gone", ["", AFTER])
+def test_without_a_gpu_the_layers_are_left_to_the_device(
+    gone: str,
+    golden: Golden,
+    own: Recording,
+    fake_engines: FakeEngines,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A recording fails here; one engine that shows all states is built, and the command that is
+    named runs it on the device, where it names the layer or says that the error is gone."""
+    bundle, _ = fake_engines(golden.lm_names[0], fault=wrong_product)
+    arrays = {n: a * 1.05 if n.startswith("logits/") else a for n, a in own.arrays.items()}
+    ran = {"runs_on": "trt-rtx 1.7.1.116 on compute capability 8.9"}
+    mine = identity(bundle) | machine() | ran
+    replace(own, identity=mine, lead=mine["id"], arrays=arrays).save(tmp_path / "rec")
+    (tmp_path / "graphs").mkdir()
+    builds = FakeBuilds(tmp_path / "graphs", wrong_product, gone)
+    monkeypatch.setattr(engine_case_maker, "build_apart", builds)
+    pair = [golden.folder / name for name in (golden.lm_names[0], "audio_tokenizer")]
+    command = ["validate", tmp_path / "rec", "--against", pair[0], "--audio-tokenizer", pair[1]]
+    command += ["--text-tokenizer", golden.folder / "text_tokenizer", "--bisect"]
+    command += ["--bisect-bundle", bundle.folder, "-o", tmp_path / "report"]
+    assert main([str(word) for word in command]) == 5
+    out = capsys.readouterr().out
+    assert len(builds.shown) == 2  # patch encoder and backbone, from which the scores come
+    told = out[out.index("mimo-edge record") :].split("\n")[0].split()
+    assert told[2:] == [
+        *(bundle.folder.name, "--backend", "trt-rtx"),
+        *("--layers", "report-layers", "-o", "layers.json"),
+    ]
+    monkeypatch.setattr(record, "open_backend", lambda *_, **__: open_on(bundle, FakeCuda()))
+    made = tmp_path / "layers.json"
+    told = ["record", bundle.folder, *told[3:5], "--layers", tmp_path / "report-layers", "-o", made]
+    assert main([str(word) for word in told]) == 0
+    said = capsys.readouterr().out
+    (seen,) = json.loads(made.read_text(encoding="utf-8"))
+    assert seen["sentence"] in said and seen["stage"] == "backbone, prefill"
+    if gone:
+        assert "the error is gone" in said and not seen["wrong"]
+    else:
+        assert f"between {BEFORE} and {AFTER}" in said and PRODUCT in said
+
+
+def test_layers_of_another_bundle_are_refused(
+    golden: Golden, fake_engines: FakeEngines, own: Recording, tmp_path: Path
+) -> None:
+    bundle, _ = fake_engines(golden.lm_names[0])
+    Case("another", ()).save(tmp_path)
+    with open_on(bundle, FakeCuda()) as backend:
+        with pytest.raises(InputError, match="is of the bundle another"):
+            look(tmp_path, backend)
+        (tmp_path / "layers.npz").write_bytes(b"cut")
+        with pytest.raises(InputError, match="holds no layers to look at"):
+            look(tmp_path, backend)
 
 
 def test_tensorrt_builds_what_is_searched(golden: Golden, tmp_path: Path) -> None:
