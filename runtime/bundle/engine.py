@@ -177,7 +177,8 @@ def _piece_identity(raw: Any) -> PieceIdentity:
         source=_sha(values["source"], "source"),
         weights=_sha(values["weights"], "weights"),
         graph=_sha(values["graph"], "graph"),
-        precision=_text(values["precision"], "precision", r"[\w.-]{1,64}"),
+        # compute, and the forms of quantised weights: "fp32 int4/128+int4/32 int8"
+        precision=_text(values["precision"], "precision", r"[\w.+/ -]{1,256}"),
         profiles=tuple(_profile(p) for p in _typed(values["profiles"], list, "profiles")),
     )
 

@@ -29,7 +29,7 @@ from mimo_edge.parity.tapped_graph import TappedGraph
 from mimo_edge.runtime.backends.cuda import CudaDevice
 from mimo_edge.runtime.backends.trt import TrtBackend
 from mimo_edge.runtime.bundle.bundle import Bundle
-from mimo_edge.runtime.bundle.errors import EngineError, InputError
+from mimo_edge.runtime.bundle.errors import EngineError, EnvironmentProblem, InputError
 from mimo_edge.scripts import bisecting, record, validate
 from mimo_edge.scripts.cli import main
 
@@ -71,12 +71,14 @@ class FakeBuilds:
 
     def __init__(self, folder: Path, fault: Fault = lambda *_: None, gone: str = "") -> None:
         self.shown: list[list[str]] = []  # of every engine
+        self.asked: list[tuple[Request, bytes]] = []  # the same, with their graphs
         self._folder, self._fault, self._gone = folder, fault, gone
 
     def __call__(
         self, request: Request, model: onnx.ModelProto, plan: Path, on_progress: Any = None
     ) -> None:
         outputs = [port.name for port in model.graph.output]
+        self.asked.append((request, model.SerializeToString()))
         self.shown.append([name for name in outputs if name.startswith("tap:")])
         if output_of(self._gone) not in outputs:
             self._fault(request.graph.stem, model.graph)
@@ -95,7 +97,7 @@ def reference(golden: Golden) -> ReferenceSide:
 @pytest.fixture(scope="module")
 def own(golden: Golden, reference: ReferenceSide) -> Recording:
     clip = golden.npz("pipeline.npz")["wav24k"]
-    return lead(reference, Inputs({"clip": clip}, ["Hello there."], max_new=8))
+    return lead(reference, Inputs({"clip": clip}, ["Hello there."], max_new=4))
 
 
 class Search:
@@ -173,15 +175,6 @@ def test_a_fault_in_a_bundle_is_named_by_few_engines(
     assert all(len(shown) == 1 for shown in search.builds.shown)
 
 
-def test_an_error_of_tensorrt_alone_is_named(new_search: Callable[..., Search]) -> None:
-    """The bundle is right, on ONNX Runtime nothing would be found. Also the segment alone is an
-    engine, so what TensorRT gets wrong there shows in it."""
-    found = new_search(fault=wrong_product)("backbone, prefill")
-    (finding,) = found.findings
-    assert (finding.after, finding.tap, finding.born) == (BEFORE, AFTER, True)
-    assert finding.weights == tuple(sorted(LAYER.format(1, f"{n}.weight") for n in WEIGHTS))
-
-
 def test_an_error_that_goes_with_a_tap_names_no_layer(new_search: Callable[..., Search]) -> None:
     """TensorRT gets wrong what it fuses across a place, which an output there prevents."""
     search = new_search(fault=wrong_product, gone=AFTER)
@@ -240,8 +233,9 @@ def test_the_command_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A backend of TensorRT is judged and searched by one command; its report says what was built,
-    and holds to the schema. Nothing is left beside it."""
+    """A backend of TensorRT is judged and searched by one command. What is wrong is TensorRT's, not
+    the bundle's: also the segment alone is an engine, and shows it. The report says what was built
+    and holds to the schema; nothing is left beside it."""
     bundle, _ = fake_engines(golden.lm_names[0], fault=wrong_product)
     for module in (validate, bisecting):
         monkeypatch.setattr(module, "open_backend", lambda *_, **__: open_on(bundle, FakeCuda()))
@@ -256,20 +250,21 @@ def test_the_command_line(
     command += ["--text", tmp_path / "texts", "--backend", "trt-rtx", "--bisect", "-o", made]
     assert main([str(word) for word in command]) == 5
     out = capsys.readouterr()
-    assert f"between {BEFORE} and {AFTER}" in out.out and ANOTHER in out.out
+    assert f"between {BEFORE} and {AFTER}" in out.out and "was born there" in out.out
+    assert ANOTHER in out.out
     assert "bisecting backbone, prefill: building engine 1, about" in out.err
     data = json.loads((made / "report.json").read_text(encoding="utf-8"))
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
     assert not list(problems(data, schema, schema))
     bisected = data["candidates"][0]["bisected"]
+    (finding,) = bisected["findings"]
+    assert finding["weights"] == [LAYER.format(1, f"{name}.weight") for name in WEIGHTS]
     page = (made / "report.html").read_text(encoding="utf-8")
     assert bisected["engines"] and all(engine["tap"] in page for engine in bisected["engines"])
     assert [path.name for path in made.parent.iterdir()] == ["report"]
 
 
-@pytest.mark.parametrize("gone", ["", AFTER])
 def test_without_a_gpu_the_layers_are_left_to_the_device(
-    gone: str,
     golden: Golden,
     own: Recording,
     fake_engines: FakeEngines,
@@ -285,7 +280,7 @@ def test_without_a_gpu_the_layers_are_left_to_the_device(
     mine = identity(bundle) | machine() | ran
     replace(own, identity=mine, lead=mine["id"], arrays=arrays).save(tmp_path / "rec")
     (tmp_path / "graphs").mkdir()
-    builds = FakeBuilds(tmp_path / "graphs", wrong_product, gone)
+    builds = FakeBuilds(tmp_path / "graphs", wrong_product)
     monkeypatch.setattr(engine_case_maker, "build_apart", builds)
     pair = [golden.folder / name for name in (golden.lm_names[0], "audio_tokenizer")]
     command = ["validate", tmp_path / "rec", "--against", pair[0], "--audio-tokenizer", pair[1]]
@@ -300,16 +295,25 @@ def test_without_a_gpu_the_layers_are_left_to_the_device(
         *("--layers", "report-layers", "-o", "layers.json"),
     ]
     monkeypatch.setattr(record, "open_backend", lambda *_, **__: open_on(bundle, FakeCuda()))
-    made = tmp_path / "layers.json"
-    told = ["record", bundle.folder, *told[3:5], "--layers", tmp_path / "report-layers", "-o", made]
-    assert main([str(word) for word in told]) == 0
-    said = capsys.readouterr().out
-    (seen,) = json.loads(made.read_text(encoding="utf-8"))
-    assert seen["sentence"] in said and seen["stage"] == "backbone, prefill"
-    if gone:
-        assert "the error is gone" in said and not seen["wrong"]
-    else:
-        assert f"between {BEFORE} and {AFTER}" in said and PRODUCT in said
+    layers, made = tmp_path / "report-layers", tmp_path / "layers.json"
+    told = ["record", bundle.folder, *told[3:5], "--layers", layers, "-o", made]
+
+    def looked() -> tuple[dict[str, Any], str]:
+        assert main([str(word) for word in told]) == 0
+        (seen,) = json.loads(made.read_text(encoding="utf-8"))
+        said = capsys.readouterr().out
+        assert seen["sentence"] in said and seen["stage"] == "backbone, prefill"
+        made.unlink()
+        return seen, said
+
+    seen, said = looked()
+    assert f"between {BEFORE} and {AFTER}" in said and PRODUCT in said and seen["wrong"]
+    request, graph = builds.asked[1]
+    right = FakeBuilds(tmp_path / "right")  # as if all its outputs kept TensorRT from its error
+    (tmp_path / "right").mkdir()
+    right(request, onnx.load_from_string(graph), layers / "backbone.plan")
+    seen, said = looked()
+    assert "the error is gone" in said and not seen["wrong"]
 
 
 def test_layers_of_another_bundle_are_refused(
@@ -341,6 +345,7 @@ def test_tensorrt_builds_what_is_searched(golden: Golden, tmp_path: Path) -> Non
     assert {given, "past_keys_1", "past_values_1", "past_lengths"} <= set(ranges)
     one_row = {name: ((1, *r[0][1:]),) * 3 for name, r in ranges.items()}
     models = {"tapped": (graph.with_outputs([end]), whole), "segment": (segment, one_row)}
+    models["all"] = (graph.with_outputs([t for t in graph.taps if t.is_norm]), whole)
     for name, (model, profile) in models.items():
         heard: list[str] = []
         request = Request(ONE, path, (profile,), LIMITS.max_seq)
@@ -349,7 +354,7 @@ def test_tensorrt_builds_what_is_searched(golden: Golden, tmp_path: Path) -> Non
         build_apart(request, model, tmp_path / f"{name}.plan", lambda p, *_, h=heard: h.append(p))
         assert "Building engine" in heard
     sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
-    assert set(sizes) == {"tapped.plan", "segment.plan"}
+    assert set(sizes) == {"tapped.plan", "segment.plan", "all.plan"}
     assert sizes["segment.plan"] < sizes["tapped.plan"] and min(sizes.values()) > 1000
 
 
@@ -367,3 +372,32 @@ def test_a_build_apart_fails_and_is_stopped_as_one_here(golden: Golden, tmp_path
     with pytest.raises(KeyboardInterrupt):
         build_apart(Request(ONE, path, ranges, LIMITS.max_seq), model, tmp_path / "a.plan", stop)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_bisected_is_refused_at_once(
+    golden: Golden,
+    tmp_path: Path,
+    own: Recording,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bundle = exported(golden, golden.lm_names[0])
+    own.save(tmp_path / "rec")
+    against = ["--against", str(golden.folder / golden.lm_names[0]), "--bisect"]
+    against += ["--audio-tokenizer", str(golden.folder / "audio_tokenizer")]
+    against += ["--backend", "trt-rtx", "-o", str(tmp_path / "report")]
+
+    def refused(code: int, *words: str | Path) -> str:
+        assert main(["validate", *map(str, words), *against]) == code
+        return capsys.readouterr().err
+
+    def no_gpu() -> None:
+        raise EnvironmentProblem("CUDA cudaSetDevice: no device.")
+
+    monkeypatch.setattr(bisecting, "CudaDevice", no_gpu)
+    assert "give the recording here, with --bisect-bundle" in refused(3, bundle)
+    assert "name the bundle: --bisect-bundle DIR" in refused(2, tmp_path / "rec")
+    assert "give that alone" in refused(2, bundle, "--bisect-bundle", bundle)
+    said = refused(2, tmp_path / "rec", "--bisect-bundle", bundle)  # it is the reference's
+    assert "for what TensorRT computed" in said
+    assert not (tmp_path / "report").exists()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from mimo_edge.parity import tolerances
 from mimo_edge.runtime.audio import codec
+from mimo_edge.runtime.backends.ort import OrtBackend
 from mimo_edge.runtime.backends.trt import TrtBackend
 from mimo_edge.runtime.backends.trt_context import Context
 from mimo_edge.runtime.backends.trt_rows import run_length
@@ -282,6 +283,21 @@ def test_audio_of_more_than_a_segment(golden: Golden, open_fake: Open) -> None:
         codes = codec.encode(backend, wav.astype(np.float32))
         assert codes.shape[1] >= seconds * 25
         assert len(codec.decode(backend, codes)) == codes.shape[1] * model.samples_per_frame
+
+
+def test_engines_of_a_quantised_bundle(
+    golden: Golden,
+    quantised: Callable[[str, str], Bundle],
+    fake_engines: Callable[..., tuple[Bundle, Path]],
+) -> None:
+    """engine.json names the forms of their weights; they open, and say what ONNX Runtime says."""
+    bundle, _ = fake_engines(golden.lm_names[0], bundle=quantised("int4-edge", "fp32"))
+    text, codes = split_grid(
+        golden.npz(f"{golden.lm_names[0]}.forward.npz")["ids"], bundle.model.group_size
+    )
+    with open_on(bundle, FakeCuda()) as backend, OrtBackend(bundle, threads=1) as truth:
+        logits = [side.new_rows(1).extend(0, text[:5], codes[:5]) for side in (backend, truth)]
+    check.close(logits[0][None, None], logits[1][None, None], tolerances.LM, "quantised")
 
 
 def test_a_task(golden: Golden, open_fake: Open) -> None:
