@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+from mimo_edge.runtime.generation.loop import Loop
 from mimo_edge.runtime.server.app import make_app
 from mimo_edge.runtime.server.limits import Limits
 from mimo_edge.runtime.server.service import Service, Streaming
@@ -130,15 +131,18 @@ def client(shared: Serving) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture
 def slow(nano: MimoAudio, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Call it to make every step take its time, so that a test can act in the middle."""
+    """Call it to make every step take its time, so that a test can act in the middle; or those
+    for which `when` is true."""
 
-    def begin(seconds: float = 0.05) -> None:
-        step = nano.scheduler._loop.step  # type: ignore[union-attr]
+    def begin(seconds: float = 0.05, when: Callable[[], bool] = lambda: True) -> None:
+        loop = nano.scheduler._loop
+        assert loop is not None
 
         def slowly() -> object:
-            time.sleep(seconds)
-            return step()
+            if nano.scheduler.busy:
+                time.sleep(seconds if when() else 0.02)
+            return Loop.step(loop)
 
-        monkeypatch.setattr(nano.scheduler._loop, "step", slowly)
+        monkeypatch.setattr(loop, "step", slowly)
 
     return begin
