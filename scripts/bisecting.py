@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from mimo_edge.engines.builder import load_module
+from mimo_edge.engines.target import Target
 from mimo_edge.parity.bisect import Bisection
 from mimo_edge.parity.engine_bisect import ANOTHER, SUSPECTS, EngineBisection
 from mimo_edge.parity.engine_case import HEADER
@@ -24,7 +26,12 @@ from mimo_edge.runtime.backends.trt import TrtBackend
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.engine import MODULES, Identity
 from mimo_edge.runtime.bundle.engine_folders import Trust, Wanted, find
-from mimo_edge.runtime.bundle.errors import EnvironmentProblem, InputError
+from mimo_edge.runtime.bundle.errors import (
+    EngineError,
+    EnvironmentProblem,
+    InputError,
+    ResourceError,
+)
 from mimo_edge.runtime.bundle.folders import check_place
 from mimo_edge.runtime.bundle.manifest import MANIFEST
 from mimo_edge.scripts.backend_arguments import opening
@@ -84,8 +91,25 @@ def _recorded(args: argparse.Namespace) -> tuple[Bundle, Identity]:
             f"{bundle.folder} is {bundle.identity[:16]}: --bisect-bundle is for the very bundle, "
             "and for what TensorRT computed."
         )
-    wanted = Wanted(ran[1], ran[2], ran[3])
+    product, version, capability = ran.groups()
+    here = load_module(Target(product)).__version__
+    if here != version:
+        raise EnvironmentProblem(
+            f"the recording was made with {product} {version}, here is {here}, whose engines would "
+            "not load there. Install that version, or build and record again with this one."
+        )
+    folder = _layers_folder(args)
+    check_place(folder)
+    if folder.exists() and not (folder / HEADER).is_file():
+        raise InputError(f"{folder} is in the way, where an engine is to be written; move it")
+    wanted = Wanted(product, version, capability)
     return bundle, find(bundle, wanted, Trust(args.engines, args.trust_engines))[1].identity
+
+
+def _layers_folder(args: argparse.Namespace) -> Path:
+    """Beside the report."""
+    output: Path = args.output
+    return output.with_name(output.name + LAYERS)
 
 
 def bisected(
@@ -140,14 +164,14 @@ def _left_to_the_device(
         why = "every stage is in tolerance" if failed is None else f"{failed} has no layers"
         return Bisected((), notes=(f"No engine was built to look at layers: {why}.",))
     bundle, identity = _recorded(args)
-    folder = args.output.with_name(args.output.name + LAYERS)
-    check_place(folder)
-    if folder.exists() and not (folder / HEADER).is_file():
-        raise InputError(f"{folder} is in the way, where an engine is to be written; move it")
-    with whole_folder(folder) as partial:
-        stages = make_case(
-            side, bundle, identity, verdict.own, failed, allowed, partial, on_progress
-        )
+    folder = _layers_folder(args)
+    try:
+        with whole_folder(folder) as partial:
+            stages = make_case(
+                side, bundle, identity, verdict.own, failed, allowed, partial, on_progress
+            )
+    except (EngineError, EnvironmentProblem, InputError, ResourceError) as error:
+        return Bisected((), notes=(f"{failed}: no engine that shows its layers. {error}",))
     return Bisected(
         (),
         notes=(

@@ -135,6 +135,8 @@ def _run(args: argparse.Namespace) -> int:
         from mimo_edge.scripts import bisecting  # onnx, torch
 
         bisecting.check(args)
+    elif args.bisect_bundle is not None:
+        raise InputError("--bisect-bundle is of --bisect; give that, too")
     if args.sensitivity is not None:
         _check_sensitivity(args)
     if args.sound:

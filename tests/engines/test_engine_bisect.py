@@ -1,7 +1,7 @@
 """`validate --bisect` on TensorRT: few engines, each with one output more, until a layer is named.
 
-The engines that are searched run on the stand-in; that TensorRT builds such engines is tested with
-TensorRT itself.
+The engines that are searched run on the stand-in; that TensorRT builds such engines is in
+`test_apart`.
 """
 
 import json
@@ -13,8 +13,6 @@ from typing import Any
 
 import onnx
 import pytest
-from mimo_edge.engines.apart import Request, build_apart
-from mimo_edge.engines.profiles import profiles
 from mimo_edge.parity import engine_case_maker, engine_maker, report_files
 from mimo_edge.parity.bundle_side import identity, machine
 from mimo_edge.parity.engine_bisect import ANOTHER, EngineBisection
@@ -24,7 +22,6 @@ from mimo_edge.parity.findings import Bisected
 from mimo_edge.parity.observe import Inputs, lead
 from mimo_edge.parity.recording import Recording
 from mimo_edge.parity.reference_side import ReferenceSide
-from mimo_edge.parity.tap import given_of, output_of
 from mimo_edge.parity.tapped_graph import TappedGraph
 from mimo_edge.runtime.backends.cuda import CudaDevice
 from mimo_edge.runtime.backends.trt import TrtBackend
@@ -35,9 +32,9 @@ from mimo_edge.scripts.cli import main
 
 from tests.bundles import exported
 from tests.engines.conftest import Fault, open_on
+from tests.engines.fake_builds import LAYER, PRODUCT, FakeBuilds, wrong_product
 from tests.engines.fake_cuda import FakeCuda
-from tests.engines.fake_tensorrt import fake_plan
-from tests.engines.targets import LIMITS, ONE
+from tests.engines.fake_tensorrt import FakeTensorRT
 from tests.golden import Golden
 from tests.reports.json_schema import problems
 from tests.reports.planted import Planted
@@ -45,47 +42,9 @@ from tests.reports.test_planted_faults import BUNDLE_FAULTS
 
 SCHEMA = Path(report_files.__file__).with_name("report.schema.json")
 ALLOWED = 85.0  # dB, as `layer_snr` has it for float32
-LAYER = "backbone.model.layers.{}.{}"
-PRODUCT = LAYER.format(1, "mlp.down_proj.weight")
 BEFORE, AFTER = LAYER.format(1, "post_attention_layernorm"), LAYER.format(2, "input_layernorm")
 WEIGHTS = ("mlp.down_proj", "mlp.gate_proj", "mlp.up_proj", "post_attention_layernorm")
 FakeEngines = Callable[..., tuple[Bundle, Path]]
-
-
-def wrong_product(piece: str, graph: onnx.GraphProto) -> None:
-    """TensorRT computes one product of a layer 5 % too large, whatever the bundle says."""
-    for place, node in enumerate(graph.node):
-        if node.op_type == "MatMul" and PRODUCT in node.input:
-            output = node.output[0]
-            node.output[0] = f"{output}_right"
-            factor = onnx.helper.make_tensor("factor", onnx.TensorProto.FLOAT, [], [1.05])
-            graph.initializer.append(factor)
-            wrong = onnx.helper.make_node("Mul", [node.output[0], "factor"], [output])
-            graph.node.insert(place + 1, wrong)
-            return
-
-
-class FakeBuilds:
-    """In the place of `build_apart`: `fault` is TensorRT's, unless one of the taps `gone` is an
-    output and so keeps it from fusing what it gets wrong."""
-
-    def __init__(self, folder: Path, fault: Fault = lambda *_: None, gone: str = "") -> None:
-        self.shown: list[list[str]] = []  # of every engine
-        self.asked: list[tuple[Request, bytes]] = []  # the same, with their graphs
-        self._folder, self._fault, self._gone = folder, fault, gone
-
-    def __call__(
-        self, request: Request, model: onnx.ModelProto, plan: Path, on_progress: Any = None
-    ) -> None:
-        outputs = [port.name for port in model.graph.output]
-        self.asked.append((request, model.SerializeToString()))
-        self.shown.append([name for name in outputs if name.startswith("tap:")])
-        if output_of(self._gone) not in outputs:
-            self._fault(request.graph.stem, model.graph)
-        folder = self._folder / str(len(self.shown))
-        folder.mkdir()
-        ranges, capacity = list(request.profiles), request.capacity
-        plan.write_bytes(fake_plan(request.graph, ranges, capacity, folder, model))
 
 
 @pytest.fixture(scope="module")
@@ -175,8 +134,11 @@ def test_a_fault_in_a_bundle_is_named_by_few_engines(
     assert all(len(shown) == 1 for shown in search.builds.shown)
 
 
-def test_an_error_that_goes_with_a_tap_names_no_layer(new_search: Callable[..., Search]) -> None:
-    """TensorRT gets wrong what it fuses across a place, which an output there prevents."""
+def test_an_error_that_goes_with_a_tap_names_no_layer(
+    new_search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT gets wrong what it fuses across a place, which an output there prevents. And an
+    engine that it does not build ends the search with a note: there is a report all the same."""
     search = new_search(fault=wrong_product, gone=AFTER)
     found = search("backbone, prefill")
     assert found.findings == ()
@@ -185,6 +147,14 @@ def test_an_error_that_goes_with_a_tap_names_no_layer(new_search: Callable[..., 
     assert all(engine.wrong for engine in found.engines[:-1])
     assert f"with {AFTER} as an output the error is gone" in found.notes[1]
     assert "no layer is named" in found.notes[1]
+
+    def refuse(*_: Any) -> None:
+        raise EngineError("TensorRT does not build backbone.onnx as it is")
+
+    monkeypatch.setattr(engine_maker, "build_apart", refuse)
+    found = search("backbone, prefill")
+    assert found.findings == () and found.engines == ()
+    assert "ended early. TensorRT does not build" in found.notes[1]
 
 
 def test_an_error_that_has_arrived_is_not_said_to_be_born(
@@ -209,21 +179,6 @@ def test_where_there_is_nothing_to_search(new_search: Callable[..., Search]) -> 
         (note,) = search(failed).notes
         assert note.startswith(f"{failed}: on the first clip") and "are in tolerance" in note
     assert search.builds.shown == []
-
-
-def test_an_engine_that_cannot_be_built_ends_the_search(
-    new_search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The report is written all the same, and says why."""
-    search = new_search(fault=wrong_product)
-
-    def refuse(*_: Any) -> None:
-        raise EngineError("TensorRT does not build backbone.onnx as it is")
-
-    monkeypatch.setattr(engine_maker, "build_apart", refuse)
-    found = search("backbone, prefill")
-    assert found.findings == () and found.engines == ()
-    assert "ended early. TensorRT does not build" in found.notes[1]
 
 
 def test_the_command_line(
@@ -276,18 +231,20 @@ def test_without_a_gpu_the_layers_are_left_to_the_device(
     named runs it on the device, where it names the layer or says that the error is gone."""
     bundle, _ = fake_engines(golden.lm_names[0], fault=wrong_product)
     arrays = {n: a * 1.05 if n.startswith("logits/") else a for n, a in own.arrays.items()}
-    ran = {"runs_on": "trt-rtx 1.7.1.116 on compute capability 8.9"}
+    ran = {"runs_on": f"trt-rtx {FakeTensorRT.__version__} on compute capability 8.9"}
     mine = identity(bundle) | machine() | ran
     replace(own, identity=mine, lead=mine["id"], arrays=arrays).save(tmp_path / "rec")
     (tmp_path / "graphs").mkdir()
     builds = FakeBuilds(tmp_path / "graphs", wrong_product)
     monkeypatch.setattr(engine_case_maker, "build_apart", builds)
+    monkeypatch.setattr(bisecting, "load_module", lambda _: FakeTensorRT)
     pair = [golden.folder / name for name in (golden.lm_names[0], "audio_tokenizer")]
     command = ["validate", tmp_path / "rec", "--against", pair[0], "--audio-tokenizer", pair[1]]
     command += ["--text-tokenizer", golden.folder / "text_tokenizer", "--bisect"]
     command += ["--bisect-bundle", bundle.folder, "-o", tmp_path / "report"]
     assert main([str(word) for word in command]) == 5
     out = capsys.readouterr().out
+    assert {p.name for p in tmp_path.glob("*rep*")} == {"report", "report-layers"}
     assert len(builds.shown) == 2  # patch encoder and backbone, from which the scores come
     told = out[out.index("mimo-edge record") :].split("\n")[0].split()
     assert told[2:] == [
@@ -315,6 +272,18 @@ def test_without_a_gpu_the_layers_are_left_to_the_device(
     seen, said = looked()
     assert "the error is gone" in said and not seen["wrong"]
 
+    # what cannot be built is said in the report, which is written all the same
+    def refuse(*_: Any) -> None:
+        raise EngineError("TensorRT does not build patch_encoder.onnx as it is")
+
+    monkeypatch.setattr(engine_case_maker, "build_apart", refuse)
+    assert main([str(word) for word in command]) == 5
+    assert "no engine that shows its layers. TensorRT does not" in capsys.readouterr().out
+    assert (layers / "layers.npz").is_file()  # what was there is kept
+    monkeypatch.setattr(FakeTensorRT, "__version__", "1.8")
+    assert main([str(word) for word in command]) == 3
+    assert "here is 1.8, whose engines would not load there" in capsys.readouterr().err
+
 
 def test_layers_of_another_bundle_are_refused(
     golden: Golden, fake_engines: FakeEngines, own: Recording, tmp_path: Path
@@ -327,51 +296,6 @@ def test_layers_of_another_bundle_are_refused(
         (tmp_path / "layers.npz").write_bytes(b"cut")
         with pytest.raises(InputError, match="holds no layers to look at"):
             look(tmp_path, backend)
-
-
-def test_tensorrt_builds_what_is_searched(golden: Golden, tmp_path: Path) -> None:
-    """The piece with one output more, and a layer's attention alone, with the cache that is written
-    in it: networks with the ports by which they are run, and plans in files that are left alone."""
-    bundle = Bundle.open(exported(golden, golden.lm_names[0]))
-    path, whole = bundle.path("backbone"), profiles(bundle, "backbone", LIMITS)[0]
-    graph = TappedGraph("backbone", path, bundle.model.n_q)
-    start, end = (
-        next(t for t in graph.taps if t.name == LAYER.format(1, name))
-        for name in ("input_layernorm", "post_attention_layernorm")
-    )
-    segment, given = graph.segment(start, end), given_of(start)
-    state = ((1, 1, bundle.model.hidden_size),) * 3
-    ranges = {port.name: whole.get(port.name, state) for port in segment.graph.input}
-    assert {given, "past_keys_1", "past_values_1", "past_lengths"} <= set(ranges)
-    one_row = {name: ((1, *r[0][1:]),) * 3 for name, r in ranges.items()}
-    models = {"tapped": (graph.with_outputs([end]), whole), "segment": (segment, one_row)}
-    models["all"] = (graph.with_outputs([t for t in graph.taps if t.is_norm]), whole)
-    for name, (model, profile) in models.items():
-        heard: list[str] = []
-        request = Request(ONE, path, (profile,), LIMITS.max_seq)
-        shown = {port.name for port in model.graph.output}
-        assert output_of(end.name) in shown and "present_keys_1" in shown
-        build_apart(request, model, tmp_path / f"{name}.plan", lambda p, *_, h=heard: h.append(p))
-        assert "Building engine" in heard
-    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
-    assert set(sizes) == {"tapped.plan", "segment.plan", "all.plan"}
-    assert sizes["segment.plan"] < sizes["tapped.plan"] and min(sizes.values()) > 1000
-
-
-def test_a_build_apart_fails_and_is_stopped_as_one_here(golden: Golden, tmp_path: Path) -> None:
-    bundle = Bundle.open(exported(golden, golden.lm_names[0]))
-    path, ranges = bundle.path("backbone"), profiles(bundle, "backbone", LIMITS)
-    model = onnx.load(path, load_external_data=False)
-    short = ({n: r for n, r in ranges[0].items() if n != "embeddings"},)
-    with pytest.raises(EngineError, match="does not build backbone"):
-        build_apart(Request(ONE, path, short, LIMITS.max_seq), model, tmp_path / "a.plan")
-
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        build_apart(Request(ONE, path, ranges, LIMITS.max_seq), model, tmp_path / "a.plan", stop)
-    assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_bisected_is_refused_at_once(
