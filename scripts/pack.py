@@ -5,8 +5,8 @@ import json
 from functools import partial
 from pathlib import Path
 
-from mimo_edge.engines import recipe
 from mimo_edge.engines.build import engine_home
+from mimo_edge.engines.bundle_recipe import for_bundle
 from mimo_edge.engines.pack import ORT_TARGETS, Engines, folder_bytes, pack_bundle, spelled
 from mimo_edge.engines.profiles import Limits
 from mimo_edge.engines.runnable import check_runnable
@@ -128,7 +128,7 @@ def _engines(args: argparse.Namespace, bundle: Bundle, progress: StageProgress) 
     """Those of the bundle, built if they are not there."""
     bundle.check_whole("build engines")
     target = parse(args.target)
-    chosen = recipe.for_bundle(bundle, None)
+    chosen = for_bundle(bundle, None)
     check_runnable(bundle, target)
     context = bundle.model.context
     limits = Limits(

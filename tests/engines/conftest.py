@@ -11,9 +11,9 @@ import onnx
 import pytest
 from mimo_edge.engines import recipe
 from mimo_edge.engines.build import identity_of
+from mimo_edge.engines.bundle_recipe import for_bundle
 from mimo_edge.engines.profiles import Limits, profiles
 from mimo_edge.engines.quantize import quantize_bundle
-from mimo_edge.engines.recipe import for_bundle
 from mimo_edge.engines.target import Target
 from mimo_edge.runtime.backends.cuda import CudaDevice
 from mimo_edge.runtime.backends.trt import TrtBackend

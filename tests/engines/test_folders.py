@@ -17,10 +17,10 @@ import numpy as np
 import onnx
 import pytest
 from mimo_edge.engines import build as build_module
-from mimo_edge.engines import recipe
 from mimo_edge.engines.build import build_engines
 from mimo_edge.engines.build_log import BuildLog
 from mimo_edge.engines.builder import Built
+from mimo_edge.engines.bundle_recipe import for_bundle
 from mimo_edge.engines.lowering import lower
 from mimo_edge.engines.ports import graph_ports
 from mimo_edge.engines.profiles import Limits, profiles
@@ -193,9 +193,9 @@ def test_a_build_without_disk_leaves_no_folder(
 
 def test_a_recipe_in_another_precision_than_the_bundle(tmp_path: Path) -> None:
     bundle = hollow(tmp_path / "bundle", "fp16")
-    assert recipe.for_bundle(bundle, None).name == "fp16"
+    assert for_bundle(bundle, None).name == "fp16"
     with pytest.raises(RecipeError, match="was made by recipe fp16, not bf16"):
-        recipe.for_bundle(bundle, "bf16")
+        for_bundle(bundle, "bf16")
 
 
 def test_dry_run_loads_nothing(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from mimo_edge.engines.build import build_engines, identity_of
+from mimo_edge.engines.bundle_recipe import for_bundle
 from mimo_edge.engines.profiles import Limits
-from mimo_edge.engines.recipe import for_bundle
 from mimo_edge.engines.target import RTX_CAPABILITIES, Target
 from mimo_edge.parity import tolerances
 from mimo_edge.runtime.audio import codec
