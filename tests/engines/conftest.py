@@ -62,6 +62,7 @@ OWN_RECIPES = {  # beside the presets
         weights = { scheme = "fp8" }
     """,
 }
+Open = Callable[..., tuple[TrtBackend, FakeCuda]]  # what `open_fake` gives
 MODULES: dict[str, type[FakeTensorRT]] = {"trt-rtx": FakeTensorRT, "trt": FakeClassicTensorRT}
 
 
@@ -166,7 +167,7 @@ def open_on(
 @pytest.fixture(scope="session")
 def open_fake(
     fake_engines: Callable[..., tuple[Bundle, Path]],
-) -> Callable[..., tuple[TrtBackend, FakeCuda]]:
+) -> Open:
     """A TensorRT backend on a fresh fake GPU."""
     made: dict[tuple[str, str], Bundle] = {}
 
