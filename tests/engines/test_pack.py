@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorrt_rtx
-from mimo_edge.engines import build as build_module
 from mimo_edge.engines.pack import Engines, pack_bundle, spelled
 from mimo_edge.runtime.backends.opening import open_backend
 from mimo_edge.runtime.bundle.bundle import Bundle
@@ -19,17 +18,12 @@ from mimo_edge.runtime.bundle.manifest import MANIFEST, PIECES
 from mimo_edge.runtime.bundle.pack import PACK
 from mimo_edge.scripts.cli import main
 
-from tests.bundles import exported, hollow
+from tests.bundles import exported
 from tests.engines.conftest import open_on
+from tests.engines.fake_builds import Builds
 from tests.engines.fake_cuda import FakeCuda
 from tests.engines.fake_tensorrt import FakeTensorRT
-from tests.engines.test_folders import Builds
 from tests.golden import Golden
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Bundle:
-    return hollow(tmp_path / "bundle")
 
 
 @pytest.fixture
@@ -233,14 +227,11 @@ def test_doctor_on_engines(
 
 def test_command_builds_what_is_not_there(
     bundle: Bundle,
+    builds: Builds,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The engines stay where they are built, and a second pack builds nothing."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    builds = Builds()
-    monkeypatch.setattr(build_module, "build", builds)
     device = tmp_path / "device"
     command = ["pack", str(bundle.folder), "--target", "trt-rtx:8.9", "--max-seq", "32"]
     assert main([*command, "-o", str(device), "--json"]) == 0
