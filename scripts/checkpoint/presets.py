@@ -9,11 +9,7 @@ from typing import Any
 
 import torch
 from mimo_edge.runtime.chat.text_tokenizer import SPEECH_TOKENS
-from mimo_edge.scripts.checkpoint.small_tokenizer import (
-    BPE_SIZE,
-    QWEN_SPECIALS,
-    THINK_SPECIALS,
-)
+from mimo_edge.scripts.checkpoint.small_tokenizer import BPE_SIZE, QWEN_SPECIALS, THINK_SPECIALS
 
 Config = dict[str, Any]
 

@@ -8,10 +8,7 @@ from dataclasses import replace
 import torch
 from mimo_edge.runtime.chat.text_tokenizer import SPEECH_TOKENS
 from mimo_edge.scripts.checkpoint.presets import PRESETS, Preset
-from mimo_edge.scripts.checkpoint.small_tokenizer import (
-    QWEN_SPECIALS,
-    THINK_SPECIALS,
-)
+from mimo_edge.scripts.checkpoint.small_tokenizer import QWEN_SPECIALS, THINK_SPECIALS
 
 BPE_SIZE = 1056  # 256 bytes and 800 merges: nearly every word of the grammar is one token
 SPECIALS = {
