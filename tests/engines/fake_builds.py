@@ -1,50 +1,81 @@
-"""Builds on the stand-in, by a TensorRT that gets something wrong."""
+"""Builds of hollow bundles: nothing is traced, no TensorRT builds, and a plan is a few bytes."""
 
+import gc
+import hashlib
+import weakref
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
-from mimo_edge.engines.apart import Request
-from mimo_edge.parity.tap import output_of
+from mimo_edge.engines.build import build_engines
+from mimo_edge.engines.build_log import BuildLog
+from mimo_edge.engines.builder import Built
+from mimo_edge.engines.lowering import lower
+from mimo_edge.engines.ports import graph_ports
+from mimo_edge.engines.profiles import Limits, profiles
+from mimo_edge.engines.target import Target
+from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.runtime.bundle.engine import (
+    EngineManifest,
+    Identity,
+    PieceIdentity,
+    piece_hashes,
+)
+from mimo_edge.runtime.bundle.engine_folders import Wanted, home_of
+from mimo_edge.runtime.bundle.manifest import PIECES
 
-from tests.engines.conftest import Fault
-from tests.engines.fake_tensorrt import fake_plan
-
-LAYER = "backbone.model.layers.{}.{}"
-PRODUCT = LAYER.format(1, "mlp.down_proj.weight")
-
-
-def wrong_product(piece: str, graph: onnx.GraphProto) -> None:
-    """TensorRT computes one product of a layer 5 % too large, whatever the bundle says."""
-    for place, node in enumerate(graph.node):
-        if node.op_type == "MatMul" and PRODUCT in node.input:
-            output = node.output[0]
-            node.output[0] = f"{output}_right"
-            factor = onnx.helper.make_tensor("factor", onnx.TensorProto.FLOAT, [], [1.05])
-            graph.initializer.append(factor)
-            wrong = onnx.helper.make_node("Mul", [node.output[0], "factor"], [output])
-            graph.node.insert(place + 1, wrong)
-            return
+LIMITS = Limits(max_seq=32)
+CLASSIC = Target("trt", ("8.9",))
+VERSION = "11.4.1.1"
+WANTED = Wanted("trt", VERSION, "8.9")
 
 
-class FakeBuilds:
-    """In the place of `build_apart`: `fault` is TensorRT's, unless one of the taps `gone` is an
-    output and so keeps it from fusing what it gets wrong."""
+def identity_of(bundle: Bundle, max_seq: int = LIMITS.max_seq) -> Identity:
+    """As `build.identity_of` has it: only of the language model do graphs depend on max_seq."""
 
-    def __init__(self, folder: Path, fault: Fault = lambda *_: None, gone: str = "") -> None:
-        self.shown: list[list[str]] = []  # of every engine
-        self.asked: list[tuple[Request, bytes]] = []  # the same, with their graphs
-        self._folder, self._fault, self._gone = folder, fault, gone
+    def piece_identity(piece: str) -> PieceIdentity:
+        source, weights = piece_hashes(bundle, piece)
+        length = max_seq if piece == "backbone" else 0
+        lowered = hashlib.sha256(f"{source} {length}".encode()).hexdigest()
+        limits = Limits(length or LIMITS.max_seq)
+        return PieceIdentity(source, weights, lowered, "fp32", profiles(bundle, piece, limits))
 
-    def __call__(
-        self, request: Request, model: onnx.ModelProto, plan: Path, on_progress: Any = None
-    ) -> None:
-        outputs = [port.name for port in model.graph.output]
-        self.asked.append((request, model.SerializeToString()))
-        self.shown.append([name for name in outputs if name.startswith("tap:")])
-        if output_of(self._gone) not in outputs:
-            self._fault(request.graph.stem, model.graph)
-        folder = self._folder / str(len(self.shown))
-        folder.mkdir()
-        ranges, capacity = list(request.profiles), request.capacity
-        plan.write_bytes(fake_plan(request.graph, ranges, capacity, folder, model))
+    return Identity(
+        product=CLASSIC.product,
+        version=VERSION,
+        capabilities=CLASSIC.capabilities,
+        flags=(),
+        recipe="fp32",
+        max_seq=max_seq,
+        max_batch=1,
+        pieces={piece: piece_identity(piece) for piece in PIECES},
+    )
+
+
+def built(bundle: Bundle, max_seq: int = LIMITS.max_seq, **how: Any) -> tuple[Path, EngineManifest]:
+    identity = identity_of(bundle, max_seq)
+    return build_engines(bundle, identity, CLASSIC, None, LIMITS, home_of(bundle), **how)
+
+
+class Builds:
+    """Stands in for `engines.builder.build`; `given` is what each build was given as a cache."""
+
+    def __init__(self) -> None:
+        self.given: list[bytes] = []
+        self.graphs: list[str] = []
+        self.warnings: list[str] = []
+        self.plans: list[weakref.ref[np.ndarray]] = []
+
+    def __call__(self, trt: Any, target: Target, graph: Path, *rest: Any) -> Built:
+        if any(plan() is not None for plan in self.plans):
+            gc.collect()  # it takes a while where all tests run in one process
+        assert all(plan() is None for plan in self.plans), "a finished plan is still in memory"
+        self.graphs.append(graph.stem)
+        self.given.append(rest[3])
+        plan = np.frombuffer(graph.stem.encode(), np.uint8).copy()
+        self.plans.append(weakref.ref(plan))
+        log = BuildLog(warnings=list(self.warnings))
+        lowered = lower(onnx.load(graph, load_external_data=False), rest[1]).graph
+        ports = graph_ports(lowered.input), graph_ports(lowered.output)
+        return Built(memoryview(plan), log, 0.0, *ports, f"after {graph.stem}".encode())

@@ -13,7 +13,7 @@ from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import EngineError
 
 from tests.bundles import exported
-from tests.engines.fake_builds import LAYER
+from tests.engines.tapped_builds import LAYER
 from tests.engines.targets import LIMITS, ONE
 from tests.golden import Golden
 

@@ -32,9 +32,9 @@ from mimo_edge.scripts.cli import main
 
 from tests.bundles import exported
 from tests.engines.conftest import Fault, open_on
-from tests.engines.fake_builds import LAYER, PRODUCT, FakeBuilds, wrong_product
 from tests.engines.fake_cuda import FakeCuda
 from tests.engines.fake_tensorrt import FakeTensorRT
+from tests.engines.tapped_builds import LAYER, PRODUCT, FakeBuilds, wrong_product
 from tests.golden import Golden
 from tests.reports.json_schema import problems
 from tests.reports.planted import Planted
