@@ -1,7 +1,7 @@
 """From a bundle to one for ONNX Runtime on this machine: graphs lowered, weights packed.
 
-It has the same pieces with the same ports, but for the dtype of keys and values where these are to
-be int8, and the same text tokenizer.
+It has the same pieces with the same ports, but that keys and values may be int8 (int8_cache.py) and
+rings short (ring.py), and the same text tokenizer.
 """
 
 import dataclasses
@@ -36,6 +36,7 @@ from mimo_edge.engines.ort.products import (
     layers,
     lower_products,
 )
+from mimo_edge.engines.ort.ring import lower_ring, with_short_rings
 from mimo_edge.engines.ort.rows import row_products, sums_exactly
 from mimo_edge.engines.resumed import write_pieces
 from mimo_edge.engines.weight_file import (
@@ -77,6 +78,8 @@ def lower(
     lengths = {"backbone": bundle.model.context, "patch_decoder": bundle.model.sub_steps}
     if piece in lengths:  # elsewhere a cache is a ring, or nothing is causal
         lower_attention(model, lengths[piece])
+    else:
+        lower_ring(model)
     scales = cache if piece == PIECE else None
     if scales is not None:
         quantize_cache(model, scales)
@@ -232,6 +235,7 @@ def _build_piece(
             point_to_packed(tensor, keys[tensor.name], places[_packed(tensor.name)])
     path = folder / f"{piece}.onnx"
     path.write_bytes(model.SerializeToString(deterministic=True))
+    spec = with_short_rings(spec, model)
     return dataclasses.replace(spec, data=written.path.name, file=path.name), hash_file(path)
 
 
