@@ -15,6 +15,7 @@ from pathlib import Path
 import onnx
 import onnxruntime as ort
 from mimo_edge.engines.calibration import Calibration
+from mimo_edge.engines.components import MANY_ROWS
 from mimo_edge.engines.ort.attention import lower_attention
 from mimo_edge.engines.ort.graph import constants
 from mimo_edge.engines.ort.int8_cache import (
@@ -60,9 +61,6 @@ from mimo_edge.runtime.bundle.unfinished import (
 )
 
 CHECKING, LOADING = "checking what was written", "loading every piece"
-
-# pieces of which each run has many rows: products are bound by arithmetic, not by what they read
-MANY_ROWS = {"tokenizer_encoder", "tokenizer_decoder", "mel_stream", "vocoder_stream"}
 
 
 def lower(
