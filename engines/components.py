@@ -38,6 +38,8 @@ COMPONENTS = (
     "vocoder",
 )
 TABLES = ("text_embedding", "speech_embeddings")  # gathered by row, never multiplied
+# pieces of which each run has many rows: products are bound by arithmetic, not by what they read
+MANY_ROWS = frozenset({"tokenizer_encoder", "tokenizer_decoder", "mel_stream", "vocoder_stream"})
 EXACT = "codebooks"  # in float32 whatever the recipe: a code is the nearest row of one
 
 

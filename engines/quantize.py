@@ -32,7 +32,7 @@ from mimo_edge.engines.weight_file import (
     map_tensor,
     point_to,
 )
-from mimo_edge.engines.work import OnWork, Work, writing
+from mimo_edge.engines.work import OnWork, Work, scaling_of, writing
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.data_files import by_data_file, data_file
 from mimo_edge.runtime.bundle.errors import RecipeError
@@ -71,7 +71,9 @@ def quantize_bundle(
         calibration.check_source(bundle.manifest.source, bundle.folder)
     place = check_output(output, [bundle.folder], force)
     plans = {piece: Plan.of(_read_graph(bundle, piece), recipe) for piece in bundle.manifest.pieces}
-    work = Work({piece: _cost(plan) for piece, plan in plans.items()}, on_progress)
+    costs = {piece: _cost(plan) for piece, plan in plans.items()}
+    costs |= {scaling_of(piece): plan.scaling_cost for piece, plan in plans.items()}
+    work = Work(costs, on_progress)
     made_by = [dataclasses.asdict(recipe), calibration and calibration.digest]
     key = json.dumps([bundle.identity, made_by, _version()])
     # those that share a data file have a part of what its first has
@@ -83,12 +85,15 @@ def quantize_bundle(
             plan = plans[piece]
             doing = "quantising" if plan.forms else "copying"
             on_write = partial(work.reach, piece, what=f"{doing} {piece}")
-            if calibration is not None and plan.forms:
-                work.say(f"scaling {piece}")
-                plan = _calibrated(bundle, piece, plan, calibration)
+            plan = _calibrated(
+                bundle, piece, plan, calibration, partial(work.reach, scaling_of(piece))
+            )
             return _quantize_piece(bundle, recipe, piece, plan, data, on_write)
 
-        finished = write_pieces(folder, plans, lambda _: key, write, work, resume)
+        def stages_of(piece: str) -> tuple[str, ...]:
+            return scaling_of(piece), piece
+
+        finished = write_pieces(folder, plans, lambda _: key, write, work, resume, stages_of)
         pieces = {piece: spec for piece, (spec, _) in finished.items()}
         files = {name: file for _, own in finished.values() for name, file in own.items()}
         taken = {n for spec in bundle.manifest.pieces.values() for n in (spec.file, spec.data)}
@@ -201,13 +206,20 @@ def _number_cost(plan: Plan, tensor: onnx.TensorProto) -> float:
     return writing(form, width(tensor.data_type).itemsize, as_it_lies)
 
 
-def _calibrated(bundle: Bundle, piece: str, plan: Plan, calibration: Calibration) -> Plan:
+def _calibrated(
+    bundle: Bundle,
+    piece: str,
+    plan: Plan,
+    calibration: Calibration | None,
+    on_progress: Callable[[float], None],
+) -> Plan:
     data = _data_file(bundle, piece)
     floats = {tensor.name: tensor for tensor in plan.model.graph.initializer}
     return plan.calibrated(
         calibration,
         lambda name: _reader(map_tensor(floats[name], data), plan.weights[name].table),
         bundle.model.head_dim,
+        on_progress,
     )
 
 

@@ -14,10 +14,11 @@ from mimo_edge.engines.calibration import Calibration
 from mimo_edge.engines.components import Matrix
 from mimo_edge.engines.quantized_graph import Rounding, matrices, scales_of
 from mimo_edge.engines.recipe import Form, Recipe
-from mimo_edge.engines.scaling import ReadOf, Scaling
+from mimo_edge.engines.scaling import ReadOf, Scaling, tried_on
 from mimo_edge.engines.schemes import CHANNEL, SCHEMES, Read, pack_int4, quantize
 from mimo_edge.engines.weigh import form_bytes, spell
 from mimo_edge.engines.weight_file import Stored, is_external
+from mimo_edge.engines.work import scaling_cost
 from mimo_edge.runtime.bundle.manifest import WeightScheme
 from numpy.typing import DTypeLike, NDArray
 
@@ -45,7 +46,13 @@ class Plan:
         rounded = {name: kind for name, kind in kinds.items() if kind is not None}
         return cls(model, weights, forms, rounded)
 
-    def calibrated(self, calibration: Calibration | None, read_of: ReadOf, head_dim: int) -> "Plan":
+    def calibrated(
+        self,
+        calibration: Calibration | None,
+        read_of: ReadOf,
+        head_dim: int,
+        on_progress: Callable[[float], None] = lambda _: None,
+    ) -> "Plan":
         """With what calibration finds of it: `read_of` gives the float numbers of a matrix,
         `head_dim` is that of the heads that share values. Raises CalibrationError."""
         if calibration is None:
@@ -61,7 +68,17 @@ class Plan:
                 self.activations,
                 read_of,
                 head_dim,
+                on_progress,
             ),
+        )
+
+    @property
+    def scaling_cost(self) -> float:
+        """Of `calibrated`, as in `work`."""
+        return sum(
+            scaling_cost(form, tried_on(self.weights[name]))
+            for name, form in self.forms.items()
+            if not self.weights[name].table
         )
 
     @property

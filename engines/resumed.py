@@ -22,11 +22,12 @@ def write_pieces(
     write: Write,
     work: Work,
     resume: bool = True,
+    stages: Callable[[str], Iterable[str]] = lambda piece: (piece,),
 ) -> dict[str, Finished]:
-    """Every piece, finished: with `resume` kept if it can be, or else written now. The stages of
-    `work` are called as the pieces."""
+    """Every piece, finished: with `resume` kept if it can be, or else written now. `stages` are
+    those of `work` that belong to a piece."""
     groups = by_data_file(pieces)
-    finished = keep_pieces(folder, groups, key_of, work) if resume else {}
+    finished = keep_pieces(folder, groups, key_of, work, stages) if resume else {}
     for group in groups:
         if group[0] not in finished:
             finished |= write_group(folder, group, key_of(group), write)

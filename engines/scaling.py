@@ -8,7 +8,9 @@ s = x^alpha / w^(1 - alpha), where x is what the channel carries and w the large
 alpha is the one with the least squared error of what comes out, among them "as it is".
 """
 
+import os
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -89,9 +91,11 @@ def find(
     activations: Mapping[str, str],
     read_of: ReadOf,
     head_dim: int,
+    on_progress: Callable[[float], None] = lambda _: None,
 ) -> Scaling:
     """What is done to a piece: `vectors` are its initializers of one axis, `activations` says of
-    layers what their input is rounded to, if it is.
+    layers what their input is rounded to, if it is. On all cores; `on_progress` hears how much is
+    done, of 1.
 
     Raises CalibrationError if statistics are missing.
     """
@@ -100,10 +104,21 @@ def find(
     rounding = {name for name in layers if name in activations}
     statistics = {n: calibration.of(n, weights[n].inputs) for n in aware | rounding}
     factors: dict[str, Factors] = {}
-    for group in _groups(aware, weights, forms, set(vectors)):
+    groups = _groups(aware, weights, forms, set(vectors))
+    left = total = sum(tried_on(weights[name]) for group in groups for name in group.readers)
+
+    def tried(group: _Group) -> Floats | None:
         maker = None if group.maker is None else weights[group.maker]
-        scale = _scale(group, maker, weights, forms, statistics, activations, read_of, head_dim)
-        if scale is not None:
+        return _scale(group, maker, weights, forms, statistics, activations, read_of, head_dim)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy lets go of the interpreter
+        scales = pool.map(tried, groups)
+        for group, scale in zip(groups, scales, strict=True):
+            left -= sum(tried_on(weights[name]) for name in group.readers)
+            on_progress(1 - left / total)
+            if scale is None:
+                continue
+            maker = None if group.maker is None else weights[group.maker]
             for name in group.readers:
                 factors[name] = _with(factors.get(name), inputs=scale)
             made = _shared(scale, maker, head_dim)
@@ -196,6 +211,11 @@ def _log(values: Floats) -> Floats:
     """Base 2; what is nothing counts as very little."""
     least = max(float(values.max()) * 1e-4, 1e-30)
     return np.log2(np.maximum(values, least)).astype(np.float32)
+
+
+def tried_on(weight: Matrix) -> int:
+    """Numbers of a matrix on which alpha is tried."""
+    return min(weight.outputs, _ROWS) * weight.inputs
 
 
 def _sample(weight: Matrix, read: Read) -> Floats:

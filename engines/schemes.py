@@ -25,6 +25,7 @@ METHODS = ("nearest", "search", ACTIVATION_AWARE)
 # of the scale that just holds a block's largest weight: smaller ones cut it off, and fit the rest
 _CANDIDATES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 _SLICE = 1 << 23  # weights that a thread reads at a time
+_EXPONENT = np.uint32(0x7F800000)  # of a float32
 _TILE = 1 << 16  # weights that are worked on at a time: they stay in the cache
 _GAIN = 1 + 1e-6  # what a fitted scale must gain to be taken: below is rounding of the sums
 
@@ -43,8 +44,7 @@ class Scheme:
     def codes(self, scaled: Floats) -> Floats:
         """The nearest codes of numbers that are divided by their scale; in place if it can."""
         if self.name == "fp8":
-            bounded = np.clip(scaled, self.lowest, self.largest, out=scaled)
-            return bounded.astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
+            return _to_e4m3(np.clip(scaled, self.lowest, self.largest, out=scaled))
         np.rint(scaled, out=scaled)
         return np.clip(scaled, self.lowest, self.largest, out=scaled)
 
@@ -131,6 +131,16 @@ def rounded(weights: Floats, scheme: Scheme, block: int) -> Floats:
     scales = np.abs(tile).max(axis=1, keepdims=True) / np.float32(scheme.largest)
     scales = np.maximum(scales, np.finfo(np.float32).tiny)
     return (scheme.codes(tile / scales) * scales).reshape(weights.shape)
+
+
+def _to_e4m3(values: Floats) -> Floats:
+    """The nearest E4M3 of numbers up to 448, ties to even, as a cast has them; in place. A cast of
+    ml_dtypes takes four times as long."""
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    # 3 bits after the leading one: the step is an eighth of the power of two, 2^-9 the smallest
+    step = np.maximum((bits & _EXPONENT).view(np.float32) * np.float32(0.125), np.float32(2**-9))
+    np.divide(values, step, out=values)
+    return np.multiply(np.rint(values, out=values), step, out=values)
 
 
 def _shares(squares: Floats | None, size: int) -> Floats:

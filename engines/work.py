@@ -25,9 +25,11 @@ _QUANTISE = {
     ("int4", "search"): 19.0,
     ("int8", "nearest"): 3.5,
     ("int8", "search"): 12.0,
-    ("fp8", "nearest"): 26.0,
-    ("fp8", "search"): 130.0,
+    ("fp8", "nearest"): 19.0,
+    ("fp8", "search"): 46.0,
 }
+# a number of the outputs on which a scaling is tried, by all cores and with all candidates
+_SCALE = {"int4": 95.0, "int8": 90.0, "fp8": 130.0}
 # a code that is then laid out, hashed and written, by one core: as it lies, or turned
 _PUT, _PUT_TURNED = 1.5, 7.0
 # of a build for ONNX Runtime, a byte of codes: laid out anew, packed for the processor, loaded
@@ -51,8 +53,8 @@ class Work:
         return round(sum(min(1.0, part()) * self._costs[stage] for stage, part in parts))
 
     def drop(self, stage: str) -> None:
-        """It is done already: no work of this run."""
-        del self._costs[stage]
+        """It is done already, or need not be: no work of this run."""
+        self._costs.pop(stage, None)
 
     def watch(self, stage: str, part: Callable[[], float]) -> None:
         """Let `part` say, when asked, how much of a stage is done, of 1."""
@@ -70,6 +72,18 @@ class Work:
     def say(self, what: str) -> None:
         """What is being done."""
         self._on_work(what, self.done, self.total)
+
+
+def scaling_of(piece: str) -> str:
+    """The stage in which it is found out what calibration makes of a piece."""
+    return f"scaling {piece}"
+
+
+def scaling_cost(form: Form | None, numbers: int) -> float:
+    """Cost of finding what calibration makes of a matrix, tried on so many of its numbers."""
+    if form is None or form.method != ACTIVATION_AWARE:
+        return 0.0
+    return numbers * _SCALE[form.scheme] / (os.cpu_count() or 1)
 
 
 def writing(form: Form | None, width: int, as_it_lies: bool) -> float:

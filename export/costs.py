@@ -3,8 +3,17 @@
 from collections.abc import Iterable
 
 from mimo_edge.engines.recipe import Recipe, compute_of
+from mimo_edge.engines.scaling import tried_on
 from mimo_edge.engines.weigh import FLOAT_BYTES, as_parts
-from mimo_edge.engines.work import HASH, TRACE, TRACE_BLOCKS, TRACE_LEAST, writing
+from mimo_edge.engines.work import (
+    HASH,
+    TRACE,
+    TRACE_BLOCKS,
+    TRACE_LEAST,
+    scaling_cost,
+    scaling_of,
+    writing,
+)
 from mimo_edge.export.shapes import graph_tensors
 from mimo_edge.export.sources import Sources
 from mimo_edge.export.tracers import processes_for
@@ -24,9 +33,9 @@ def writing_of(piece: str) -> str:
     return f"writing {piece}"
 
 
-def stages_of(piece: str) -> tuple[str, str]:
+def stages_of(piece: str) -> tuple[str, ...]:
     """All of a piece."""
-    return tracing(piece), writing_of(piece)
+    return tracing(piece), scaling_of(piece), writing_of(piece)
 
 
 def export_costs(
@@ -42,9 +51,11 @@ def export_costs(
         own = [part for part in parts if part.component in COMPONENTS[name]]
         each = TRACE_BLOCKS if name == _IN_BLOCKS else TRACE
         found[tracing(name)] = (TRACE_LEAST + each * len(own)) / at_once
-        found[writing_of(name)] = 0.0
+        found[scaling_of(name)] = found[writing_of(name)] = 0.0
         for part in own:
             form = None if part.matrix is None else recipe.form(part.matrix)
+            if part.matrix is not None and not part.matrix.table:
+                found[scaling_of(name)] += scaling_cost(form, tried_on(part.matrix))
             as_it_lies = part.matrix is None or part.matrix.table
             width = FLOAT_BYTES[compute[part.component]]
             found[writing_of(name)] += part.numbers * writing(form, width, as_it_lies)

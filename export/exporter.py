@@ -24,7 +24,7 @@ from mimo_edge.engines.quantized_piece import Plan, is_dynamic, quantized, recor
 from mimo_edge.engines.recipe import Recipe, check_calibration, check_export, load
 from mimo_edge.engines.resumed import keep_pieces, write_group
 from mimo_edge.engines.weight_file import Stored, WeightFile, point_to
-from mimo_edge.engines.work import OnWork, Work, writing
+from mimo_edge.engines.work import OnWork, Work, scaling_of, writing
 from mimo_edge.export.costs import HASHING, export_costs, stages_of, tracing, writing_of
 from mimo_edge.export.piece import Port
 from mimo_edge.export.sources import Sources
@@ -130,9 +130,8 @@ def export_bundle(
         def write(
             ready: Mapping[str, TracedPiece], name: str, data: WeightFile
         ) -> tuple[PieceSpec, FileSpec]:
-            on_write = bind(work.reach, writing_of(name))
             return _write_piece(
-                sources, data, name, ready[name], dtype_name, recipe, calibration, on_write
+                sources, data, name, ready[name], dtype_name, recipe, calibration, work
             )
 
         with traced_pieces(pieces, left, begun, share.hear) as traced:
@@ -182,20 +181,20 @@ def _write_piece(
     dtype_name: str,
     recipe: Recipe,
     calibration: Calibration | None,
-    on_write: Callable[[float], None],
+    work: Work,
 ) -> tuple[PieceSpec, FileSpec]:
-    """Its weights, stored as the recipe says, and its graph beside them; the graph's file.
-
-    `on_write` is told how much of the work is done, of 1.
-    """
+    """Its weights, stored as the recipe says, and its graph beside them; the graph's file."""
     proto = onnx.ModelProto.FromString(traced.graph)
     reader = WeightReader(sources.tensors, traced)
     region_of = {region.name: region for region in traced.regions}
     plan = Plan.of(proto, recipe).calibrated(
-        calibration, lambda name: reader.reader(region_of[name]), sources.model_spec().head_dim
+        calibration,
+        lambda name: reader.reader(region_of[name]),
+        sources.model_spec().head_dim,
+        bind(work.reach, scaling_of(name)),
     )
     quantize_graph(proto, plan.weights, plan.forms, plan.rounding)
-    stored = _stored(reader, traced.regions, plan, on_write)
+    stored = _stored(reader, traced.regions, plan, bind(work.reach, writing_of(name)))
     point_to(proto, data.path.name, data.write(stored))
     path = data.path.with_name(f"{name}.onnx")
     path.write_bytes(proto.SerializeToString(deterministic=True))

@@ -1,7 +1,7 @@
 """From a bundle to one for ONNX Runtime on this machine: graphs lowered, weights packed.
 
-It has the same pieces with the same ports, but for the dtype of keys and values where these are to
-be int8, and the same text tokenizer.
+It has the same pieces with the same ports, but that keys and values may be int8 (int8_cache.py) and
+rings short (ring.py), and the same text tokenizer.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ from pathlib import Path
 import onnx
 import onnxruntime as ort
 from mimo_edge.engines.calibration import Calibration
+from mimo_edge.engines.components import MANY_ROWS
 from mimo_edge.engines.ort.attention import lower_attention
 from mimo_edge.engines.ort.graph import constants
 from mimo_edge.engines.ort.int8_cache import (
@@ -36,6 +37,7 @@ from mimo_edge.engines.ort.products import (
     layers,
     lower_products,
 )
+from mimo_edge.engines.ort.ring import lower_ring, with_short_rings
 from mimo_edge.engines.ort.rows import row_products, sums_exactly
 from mimo_edge.engines.resumed import write_pieces
 from mimo_edge.engines.weight_file import (
@@ -60,9 +62,6 @@ from mimo_edge.runtime.bundle.unfinished import (
 
 CHECKING, LOADING = "checking what was written", "loading every piece"
 
-# pieces of which each run has many rows: products are bound by arithmetic, not by what they read
-MANY_ROWS = {"tokenizer_encoder", "tokenizer_decoder", "mel_stream", "vocoder_stream"}
-
 
 def lower(
     model: onnx.ModelProto,
@@ -77,6 +76,8 @@ def lower(
     lengths = {"backbone": bundle.model.context, "patch_decoder": bundle.model.sub_steps}
     if piece in lengths:  # elsewhere a cache is a ring, or nothing is causal
         lower_attention(model, lengths[piece])
+    else:
+        lower_ring(model)
     scales = cache if piece == PIECE else None
     if scales is not None:
         quantize_cache(model, scales)
@@ -232,6 +233,7 @@ def _build_piece(
             point_to_packed(tensor, keys[tensor.name], places[_packed(tensor.name)])
     path = folder / f"{piece}.onnx"
     path.write_bytes(model.SerializeToString(deterministic=True))
+    spec = with_short_rings(spec, model)
     return dataclasses.replace(spec, data=written.path.name, file=path.name), hash_file(path)
 
 

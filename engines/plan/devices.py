@@ -31,6 +31,7 @@ class Efficiency:
     compute: float
     float_compute: float
     exact: float
+    rows: float
     hidden: float
     layer_us: float
     base_gb: float

@@ -87,7 +87,7 @@ def _weights(workload: Workload, device: Device) -> float:
             continue  # the same weights as in the pieces that stream, of which a session is made
         if not cpu and component in TABLES and held.quantized:
             total += held.numbers * held.float_bytes  # TensorRT gathers no int8
-        elif cpu and held.quantized and component not in TABLES:
+        elif cpu and held.quantized and component not in TABLES and not held.by_rows:
             total += held.bytes * device.efficiency.packed
         else:
             total += loaded_bytes(held, cpu)

@@ -20,6 +20,7 @@ CODEC_RATE = 2  # positions of the audio tokenizer's layers for a code frame
 _VOCODER_RATE = 4
 _STREAMED = {"mel_stream": CODEC_RATE, "vocoder_stream": _VOCODER_RATE}
 EXACT_PRODUCTS = "exact"  # of quantised weights with floats, on a CPU
+ROW_PRODUCTS = "rows"  # of int8 with a scale a row and a channel, on a CPU
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,10 @@ def capacity(positions: int, device: Device, context: int) -> int:
 
 
 def loaded_bytes(held: Held, cpu: bool) -> int:
-    """Bytes as a backend reads them: ONNX Runtime's CPU backend makes float32 of 16-bit floats."""
+    """Bytes as a backend reads them: ONNX Runtime's CPU backend makes float32 of 16-bit floats, and
+    the build for it int8 of what is multiplied row by row."""
+    if cpu and held.by_rows:
+        return held.row_bytes
     widened = cpu and held.float_bytes == 2 and not held.quantized
     return 2 * held.bytes if widened else held.bytes
 
@@ -186,6 +190,8 @@ def _kind(held: Held, cpu: bool) -> str:
         return held.computes
     if not held.quantized:
         return "fp32"
+    if held.by_rows:
+        return ROW_PRODUCTS
     return "int8" if held.dynamic else EXACT_PRODUCTS
 
 
@@ -211,5 +217,6 @@ def _rate(kind: str, device: Device) -> float:
         "int8": own.compute * (device.int8 or device.fp32),
         "fp8": own.compute * (device.fp8 or device.fp16),
         EXACT_PRODUCTS: own.exact * device.fp32,
+        ROW_PRODUCTS: own.rows * device.int8,
     }
     return rates[kind] * 1e12

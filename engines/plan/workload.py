@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from mimo_edge.engines.components import EXACT, TABLES, component_of
+from mimo_edge.engines.components import EXACT, MANY_ROWS, TABLES, component_of
 from mimo_edge.engines.recipe import FLOAT, Recipe, compute_of
 from mimo_edge.engines.weigh import FLOAT_BYTES, Part, as_parts, stored_bytes
 from mimo_edge.runtime.bundle.bundle import Bundle
@@ -54,17 +54,31 @@ class Sizes:
 @dataclass(frozen=True)
 class Held:
     """A component in a piece. `computes` is fp32, fp16, bf16; or int8 or fp8 of calibrated
-    activations; `dynamic` lets a backend round to int8 what products read."""
+    activations; `dynamic` lets a backend round to int8 what products read, and `many_rows` says
+    that each run has many rows of it. `codes` of its numbers are quantised."""
 
     numbers: int
+    codes: int
     bytes: int
     float_bytes: int  # of a number that is not quantised
     computes: str
     dynamic: bool
+    many_rows: bool
 
     @property
     def quantized(self) -> bool:
         return self.bytes < self.numbers * self.float_bytes
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether the build for ONNX Runtime has it in int8 with a scale a channel, whatever it is
+        stored in (engines/ort/rows.py). Processors whose sums saturate keep what is stored."""
+        return self.many_rows and self.dynamic and self.quantized and self.computes == "fp32"
+
+    @property
+    def row_bytes(self) -> int:
+        """In that form; the few scales are not counted."""
+        return self.codes + (self.numbers - self.codes) * self.float_bytes
 
 
 @dataclass(frozen=True)
@@ -210,20 +224,28 @@ def _sizes(model: ModelSpec, cache_bytes: int) -> Sizes:
 def _held(
     tensors: Iterable[Tensor], computes: Mapping[str, str], dynamic: Mapping[str, bool]
 ) -> dict[tuple[str, str], Held]:
+    # calibrated parts have float16 beside them
+    widths = {component: FLOAT_BYTES.get(kind, 2) for component, kind in computes.items()}
     numbers: dict[tuple[str, str], int] = defaultdict(int)
+    codes: dict[tuple[str, str], int] = defaultdict(int)
     sizes: dict[tuple[str, str], int] = defaultdict(int)
     for tensor in tensors:
-        numbers[tensor.piece, tensor.component] += tensor.numbers
-        sizes[tensor.piece, tensor.component] += tensor.bytes
+        key = tensor.piece, tensor.component
+        numbers[key] += tensor.numbers
+        sizes[key] += tensor.bytes
+        if tensor.bytes < tensor.numbers * widths[tensor.component]:
+            codes[key] += tensor.numbers
     return {
-        (piece, component): Held(
-            numbers[piece, component],
-            sizes[piece, component],
-            FLOAT_BYTES.get(computes[component], 2),  # calibrated parts have float16 beside them
-            computes[component],
-            dynamic[component],
+        key: Held(
+            numbers[key],
+            codes[key],
+            sizes[key],
+            widths[key[1]],
+            computes[key[1]],
+            dynamic[key[1]],
+            key[0] in MANY_ROWS,
         )
-        for piece, component in numbers
+        for key in numbers
     }
 
 

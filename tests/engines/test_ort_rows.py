@@ -7,6 +7,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from mimo_edge.engines import recipe
+from mimo_edge.engines.components import MANY_ROWS
 from mimo_edge.engines.ort import build as building
 from mimo_edge.engines.ort.build import build_bundle, lower
 from mimo_edge.engines.ort.prepack import ENTRY, PACKED
@@ -201,10 +202,10 @@ def test_which_pieces_have_them(
 ) -> None:
     """The codec's; and on a processor whose sums saturate none."""
     here = sums_exactly(processor())
-    for piece in building.MANY_ROWS | {"backbone", "patch_decoder"}:
+    for piece in MANY_ROWS | {"backbone", "patch_decoder"}:
         model = onnx.load(built.path(piece), load_external_data=False)
         products = [n for n in model.graph.node if n.op_type in PACKED]
-        whole = here and piece in building.MANY_ROWS
+        whole = here and piece in MANY_ROWS
         kinds = {n.op_type for n in products}
         assert kinds == {"MatMulIntegerToFloat" if whole else "MatMulNBits"}, piece
         packed = {

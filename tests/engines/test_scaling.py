@@ -15,7 +15,9 @@ from mimo_edge.engines.quantized_graph import ROUNDED, Rounding, matrices, quant
 from mimo_edge.engines.quantized_piece import Plan, scaled
 from mimo_edge.engines.schemes import SCHEMES, dequantize, quantize
 from mimo_edge.engines.weight_file import WeightFile, is_external, map_tensor
+from mimo_edge.engines.work import Work, scaling_of
 from mimo_edge.export import exporter
+from mimo_edge.export.costs import export_costs, writing_of
 from mimo_edge.export.sources import Sources
 from mimo_edge.export.traced import traced_piece
 from mimo_edge.runtime.bundle.bundle import Bundle
@@ -259,13 +261,27 @@ def test_export_and_quantize_write_the_same(
 ) -> None:
     """Codes, scales and scaled norms of the piece that has every kind of layer."""
     chosen, piece, lm = everything(tmp_path), "patch_encoder", golden.lm_names[0]
-    quantize_bundle(bundle, chosen, tmp_path / "new", calibration=known)
+    said: list[tuple[str, int, int]] = []
+    quantize_bundle(
+        bundle,
+        chosen,
+        tmp_path / "new",
+        calibration=known,
+        on_progress=lambda *now: said.append(now),
+    )
+    assert [done for _, done, _ in said] == sorted(done for _, done, _ in said)
+    assert len({done for what, done, _ in said if what == f"scaling {piece}"}) > 3
+    assert len({total for *_, total in said}) == 1 and said[-1][1] == said[-1][2]
     text = golden.folder / "text_tokenizer"
     sources = Sources.open(golden.folder / lm, golden.folder / "audio_tokenizer", text)
     traced = traced_piece(sources.pieces(torch.float32), piece)
     exported = tmp_path / "exported"
     exported.mkdir()
+    costs = export_costs(sources, chosen, "fp32", [piece])
+    work = Work(costs)
     with WeightFile(exported / f"{piece}.onnx.data") as data:
-        exporter._write_piece(sources, data, piece, traced, "fp32", chosen, known, lambda _: None)
+        exporter._write_piece(sources, data, piece, traced, "fp32", chosen, known, work)
+    assert costs[scaling_of(piece)] > 0
+    assert work.done == round(costs[scaling_of(piece)] + costs[writing_of(piece)])
     for name in (f"{piece}.onnx.data", f"{piece}.onnx"):
         assert (exported / name).read_bytes() == (tmp_path / "new" / name).read_bytes()

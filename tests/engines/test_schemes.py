@@ -1,5 +1,6 @@
 """Weight schemes against plain rounding, exact values, and ONNX's own definition."""
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -56,6 +57,19 @@ def test_numbers_that_the_scheme_can_hold_come_back_as_they_were(
     scales = rng.uniform(1e-3, 1, (40, 1)).astype(np.float16).astype(np.float32)
     found = made(codes * scales, scheme, block, method)
     np.testing.assert_array_equal(schemes.dequantize(found), codes * scales)
+
+
+def test_fp8_is_rounded_as_a_cast_does() -> None:
+    codes = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    held = np.sort(codes[np.isfinite(codes)])
+    ties = (held[1:] + held[:-1]) / 2
+    rng = np.random.default_rng(3)
+    some = rng.standard_normal(100_000) * np.exp2(rng.integers(-20, 9, 100_000))
+    near = [np.nextafter(ties, np.float32(end)) for end in (-np.inf, np.inf)]
+    numbers = np.concatenate([held, ties, *near, some, [1e-44, -1e-44]]).astype(np.float32)
+    numbers = np.clip(numbers, -448, 448)
+    cast = numbers.astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    np.testing.assert_array_equal(SCHEMES["fp8"].codes(numbers), cast)
 
 
 def test_the_lowest_int4_code_is_used_where_it_fits() -> None:
