@@ -25,8 +25,10 @@ from mimo_edge.engines.ort.int8_cache import (
     watch_states,
     with_int8_cache,
 )
+from mimo_edge.engines.ort.narrow import narrow_scores
 from mimo_edge.engines.ort.norms import lower_norms
 from mimo_edge.engines.ort.packed_states import pack_states
+from mimo_edge.engines.ort.parts import lower_parts
 from mimo_edge.engines.ort.prepack import ENTRY, PACKED, pack, point_to_packed
 from mimo_edge.engines.ort.products import (
     EXACT,
@@ -37,6 +39,7 @@ from mimo_edge.engines.ort.products import (
     lower_products,
 )
 from mimo_edge.engines.ort.rows import row_products, sums_exactly
+from mimo_edge.engines.ort.tables import Whole, lower_tables
 from mimo_edge.engines.resumed import write_pieces
 from mimo_edge.engines.weight_file import (
     Stored,
@@ -69,24 +72,29 @@ def lower(
     bundle: Bundle,
     piece: str,
     cache: Mapping[str, Floats] | None = None,
-) -> list[Product]:
-    """All steps, in place. Returns the products whose weights are laid out anew.
+) -> tuple[list[Product], list[Whole]]:
+    """All steps, in place. Returns the products whose weights are laid out anew, and the tables
+    that are put together.
 
     `cache` are the scales of the backbone's keys and values, if they are to be int8.
     """
     lengths = {"backbone": bundle.model.context, "patch_decoder": bundle.model.sub_steps}
     if piece in lengths:  # elsewhere a cache is a ring, or nothing is causal
         lower_attention(model, lengths[piece])
+    if piece == "patch_decoder":
+        narrow_scores(model, bundle.model)
     scales = cache if piece == PIECE else None
     if scales is not None:
         quantize_cache(model, scales)
     found = _products(model, piece, bundle.piece(piece).dynamic)
     lower_products(model, found)
+    tables = lower_tables(model)
     pack_states(model)
+    lower_parts(model)
     if scales is not None:
         watch_states(model)
     lower_norms(model)
-    return found
+    return found, tables
 
 
 def _products(model: onnx.ModelProto, piece: str, dynamic: bool) -> list[Product]:
@@ -196,7 +204,8 @@ def _build_piece(
     spec, data = bundle.piece(piece), bundle.folder / bundle.piece(piece).data
     model = onnx.load(bundle.path(piece), load_external_data=False)
     before, total = constants(model), _cost(model, packed)
-    found = lower(model, bundle, piece, cache)
+    found, tables = lower(model, bundle, piece, cache)
+    wholes = {whole.name: whole.parts for whole in tables}
     after = constants(model)
     nodes = {node.input[1]: node for node in model.graph.node if node.op_type in PACKED}
     keys: dict[str, str] = {}
@@ -219,10 +228,10 @@ def _build_piece(
             done += _each(packed) * sum(layer.bytes for layer in product.layers)
             on_progress(done / total)
         for name, tensor in after.items():
-            if is_external(tensor) and name not in new:
-                values = map_tensor(tensor, data)
-                yield Stored(name, [values])
-                done += COPY * values.nbytes
+            if name in wholes or (is_external(tensor) and name not in new):
+                parts = [map_tensor(part, data) for part in wholes.get(name, (tensor,))]
+                yield Stored(name, parts)
+                done += COPY * sum(part.nbytes for part in parts)
                 on_progress(done / total)
 
     places = written.write(tensors())
