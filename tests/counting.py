@@ -27,6 +27,7 @@ class CountingRows:
     """Rows whose ids can be read: `ids[row]` are the text ids that it holds."""
 
     capacity = 40
+    remembered, last_shape = 0, ()  # of a codec's rows
 
     def __init__(self, rows: int) -> None:
         self.rows = rows

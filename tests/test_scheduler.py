@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from mimo_edge.runtime.bundle.errors import BundleError, BusyError, ContextError, InputError
+from mimo_edge.runtime.generation.loop import Loop
+from mimo_edge.runtime.generation.request import Request
 from mimo_edge.runtime.generation.scheduler import Handle, Scheduler
 
-from tests.counting import SPEECH, CountingBackend, answer, request
+from tests.counting import SPEECH, CountingBackend, CountingRows, answer, request
 
 
 def scheduler_of(slots: int, **settings: Any) -> tuple[Scheduler, CountingBackend]:
@@ -109,6 +111,45 @@ def test_cancelled_while_it_waits_and_while_it_runs() -> None:
         assert len(ids(running)) < 30
         assert ids(after) == answer(4, 2)
         running.cancel()  # long gone
+
+
+def test_cancelled_between_queue_and_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduler, backend = scheduler_of(1)
+    begins, go_on, begin = threading.Event(), threading.Event(), Loop.begin
+
+    def slowly(self: Loop, asked: Request) -> int:
+        begins.set()
+        assert go_on.wait(30)
+        return begin(self, asked)
+
+    monkeypatch.setattr(Loop, "begin", slowly)
+    with scheduler:
+        handle = scheduler.submit(request(3, max_new=30))
+        assert begins.wait(30)
+        assert scheduler.waiting == scheduler.busy == 0
+        handle.cancel()
+        go_on.set()
+        assert len(ids(handle)) < 3
+        assert ids(scheduler.submit(request(4, max_new=2))) == answer(4, 2)
+    assert backend.states.calls.count("step") < 6
+
+
+def test_a_dropped_stream_waits_for_nothing() -> None:
+    """The garbage collection may close it while its thread has the scheduler's lock."""
+    scheduler, backend = scheduler_of(1)
+    backend.new_codec_rows = lambda rows: CountingRows(rows)  # type: ignore[attr-defined]
+    with scheduler:
+        states = scheduler.audio.new_codec_rows(1)
+
+        def collect() -> None:
+            with scheduler._changed:
+                states.close()
+
+        thread = threading.Thread(target=collect, daemon=True)
+        thread.start()
+        thread.join(30)
+        assert not thread.is_alive()
+        until(lambda: states._states.closed)  # type: ignore[attr-defined]
 
 
 def test_cancelled_with_a_reason_its_reader_gets_that() -> None:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Self, TypeVar
 
 from mimo_edge.runtime.backends.base import Backend, CodecStates, Feed, Floats, Ints
 from mimo_edge.runtime.bundle.errors import BusyError, InputError, MimoError
@@ -25,12 +25,6 @@ WAITING = 64  # requests that may wait for a slot
 LINGER = 0.05  # seconds for which the thread waits for more work before it ends
 
 T = TypeVar("T")
-
-
-class Run(Protocol):
-    """Does a job where the backend is."""
-
-    def __call__(self, job: Callable[[], T]) -> T: ...
 
 
 class Handle:
@@ -95,12 +89,13 @@ class Scheduler:
         if slots is not None and slots < 1:
             raise InputError(f"slots must be 1 or more, not {slots}; each is an answer at a time")
         self.backend, self.slots = backend, backend.slots if slots is None else slots
-        self.audio = ScheduledAudio(self.run, backend)
+        self.audio = ScheduledAudio(self, backend)
         self._empty_id, self._most, self._reuse = empty_id, waiting, reuse
         self._loop: Loop | None = None  # made at the first request
         self._changed = threading.Condition()  # guards what follows
         self._queue: deque[Handle] = deque()
         self._jobs: deque[Callable[[], None]] = deque()
+        self._joining: Handle | None = None  # has left the queue, and has no request id yet
         self._running: dict[int, Handle] = {}  # by request id
         self._cancelled: set[Handle] = set()
         self._thread: threading.Thread | None = None
@@ -155,6 +150,17 @@ class Scheduler:
         """Do something with the backend, between two steps. Raises what `job` raises."""
         if threading.current_thread() is self._thread:
             return job()
+        result, error = self.post(job).get()
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]
+
+    def post(self, job: Callable[[], T]) -> SimpleQueue[tuple[T | None, BaseException | None]]:
+        """As `run`, without waiting: what comes of it will be put into the queue.
+
+        For what the garbage collection of a dropped stream may call too: it works in a thread that
+        may have any lock, this scheduler's among them, so it must not wait.
+        """
         done: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
 
         def work() -> None:
@@ -166,19 +172,16 @@ class Scheduler:
         with self._changed:
             self._jobs.append(work)
             self._wake()
-        result, error = done.get()
-        if error is not None:
-            raise error
-        return result  # type: ignore[return-value]
+        return done
 
     def close(self) -> None:
         """End all requests and wait for the thread; the backend itself stays open."""
         with self._changed:
             self._closed = True
-            for handle in (*self._queue, *self._running.values()):
+            for handle in self._open():
                 handle._put(_closed())
             self._queue.clear()
-            self._cancelled.update(self._running.values())
+            self._cancelled.update(self._open())
             thread = self._thread
             self._changed.notify_all()
         if thread is not None and thread is not threading.current_thread():
@@ -203,8 +206,13 @@ class Scheduler:
             if handle in self._queue:
                 self._queue.remove(handle)
                 handle._put(None)
-            elif handle in self._running.values():
+            elif handle in self._open():
                 self._cancelled.add(handle)
+
+    def _open(self) -> tuple[Handle, ...]:
+        """Who waits for an outcome. Under the lock."""
+        joining = () if self._joining is None else (self._joining,)
+        return (*self._queue, *joining, *self._running.values())
 
     def _wake(self) -> None:
         """Let the thread know, or start one. Under the lock."""
@@ -225,19 +233,19 @@ class Scheduler:
                     if not self._has_work():
                         self._thread = None
                         return
-                    jobs = [*self._jobs]
-                    self._jobs.clear()
+                    jobs, self._jobs = self._jobs, deque()
                 for job in jobs:
                     job()
                 self._round()
         except BaseException as error:  # a fault of ours: nobody may wait for ever
             with self._changed:
                 self._closed, self._thread = True, None
-                for handle in (*self._queue, *self._running.values()):
+                for handle in self._open():
                     handle._put(error)
                 self._queue.clear()
                 self._running.clear()
-                jobs = [*self._jobs]
+                self._joining = None
+                jobs, self._jobs = self._jobs, deque()
             for job in jobs:
                 job()
             raise
@@ -268,10 +276,11 @@ class Scheduler:
             for request_id, handle in gone:
                 del self._running[request_id]
                 self._cancelled.discard(handle)
-        for request_id, handle in gone:
+        for _, handle in gone:
+            handle._put(None)
+        for request_id, _ in gone:
             assert self._loop is not None
             self._loop.remove(request_id)
-            handle._put(None)
 
     def _admit(self) -> None:
         """Let waiting requests join while slots are free; one that cannot is told so."""
@@ -279,25 +288,27 @@ class Scheduler:
             with self._changed:
                 if not self._queue or len(self._running) >= self.slots:
                     return
-                handle = self._queue.popleft()
+                handle = self._joining = self._queue.popleft()
             try:
                 if self._loop is None:
                     self._loop = Loop(self.backend, self._empty_id, self.slots, reuse=self._reuse)
                 request_id = self._loop.begin(handle.request)
             except Exception as error:
+                with self._changed:
+                    self._joining = None
+                    self._cancelled.discard(handle)
                 handle._put(error)
                 continue
             with self._changed:
-                self._running[request_id] = handle
-                if self._closed:  # while it joined
-                    self._cancelled.add(handle)
+                self._joining, self._running[request_id] = None, handle
 
 
 class ScheduledAudio:
     """The audio pieces of a scheduler's backend, as jobs of its thread."""
 
-    def __init__(self, run: Run, backend: Backend) -> None:
-        self._run, self._backend, self.bundle = run, backend, backend.bundle
+    def __init__(self, scheduler: Scheduler, backend: Backend) -> None:
+        self._scheduler, self._run = scheduler, scheduler.run
+        self._backend, self.bundle = backend, backend.bundle
 
     def mel(self, wav: Floats) -> Floats:
         """wav [N] -> log-mel [1 + N // hop, n_mels]"""
@@ -313,14 +324,15 @@ class ScheduledAudio:
 
     def new_codec_rows(self, rows: int) -> CodecStates:
         """Fresh state of this many streams."""
-        return ScheduledStates(self._run, self._run(lambda: self._backend.new_codec_rows(rows)))
+        states = self._run(lambda: self._backend.new_codec_rows(rows))
+        return ScheduledStates(self._scheduler, states)
 
 
 class ScheduledStates:
     """The state of streams of the codec; what uses it are jobs of the scheduler's thread."""
 
-    def __init__(self, run: Run, states: CodecStates) -> None:
-        self._run, self._states = run, states
+    def __init__(self, scheduler: Scheduler, states: CodecStates) -> None:
+        self._run, self._post, self._states = scheduler.run, scheduler.post, states
         self.rows, self.remembered = states.rows, states.remembered
         self.last_shape = states.last_shape
 
@@ -337,9 +349,9 @@ class ScheduledStates:
         self._run(lambda: self._states.clear(row))
 
     def close(self) -> None:
-        """Also after the scheduler was closed, whose thread then uses them no more."""
+        """Soon. Also after the scheduler was closed, whose thread then uses them no more."""
         try:
-            self._run(self._states.close)
+            self._post(self._states.close)
         except InputError:
             self._states.close()
 

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from mimo_edge.runtime.audio import codec
 from mimo_edge.runtime.bundle.errors import MimoError
 from mimo_edge.runtime.chat.prompts import PromptBuilder
 from mimo_edge.runtime.generation.generation import chunks_of
-from mimo_edge.runtime.server.errors import RequestError
+from mimo_edge.runtime.server.errors import GoneError, RequestError
 from mimo_edge.runtime.server.limits import Limits, free_memory
 from mimo_edge.runtime.server.metrics import Metrics
 from mimo_edge.runtime.server.spoken import SpokenAnswers
@@ -30,6 +31,13 @@ class Streaming:
     lookahead: int | None = None
     left: int | None = None
     right: int | None = None
+
+
+class Cancellable(Protocol):
+    """Work that can be ended."""
+
+    def cancel(self, reason: Exception) -> None:
+        """Soon; whoever reads gets the reason."""
 
 
 class Service:
@@ -53,6 +61,7 @@ class Service:
         self.capacity = model.scheduler.slots + limits.queue
         self.pool = ThreadPoolExecutor(self.capacity, "mimo-edge answer")
         self.draining = False
+        self.works: set[Cancellable] = set()  # what the pool works for
         self.open = 0  # requests that have been let in
         self.sessions = 0  # realtime connections; only the event loop changes it
         self._lock = threading.Lock()
@@ -112,7 +121,9 @@ class Service:
                 self.open -= 1
 
     def close(self) -> None:
-        """Wait for the threads; the model stays open."""
+        """End what still works for somebody, and wait for the threads; the model stays open."""
+        for work in [*self.works]:
+            work.cancel(GoneError())
         self.pool.shutdown()
 
     def _watch(self) -> None:

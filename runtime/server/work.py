@@ -60,6 +60,7 @@ class Work(Generic[T]):
         self._handles: list[Handle] = []
         self._reason: Exception | None = None
         self._interrupted = False
+        service.works.add(self)
         self._done = asyncio.wrap_future(service.pool.submit(self._run))
 
     async def __aiter__(self) -> AsyncIterator[T]:
@@ -145,6 +146,7 @@ class Work(Generic[T]):
         except BaseException as failure:
             error = failure
             self._leave()
+        self._service.works.discard(self)
         self._put(_End(error))
 
     def _leave(self) -> None:
@@ -158,4 +160,4 @@ class Work(Generic[T]):
         try:
             self._loop.call_soon_threadsafe(self._items.put_nowait, item)
         except RuntimeError:  # the loop is closed: nobody reads any more
-            self._reason = self._reason or RuntimeError("the server has stopped")
+            self.cancel(GoneError())

@@ -1,7 +1,9 @@
 """A server on nano, in a thread of this process, on a free loopback port."""
 
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+from mimo_edge.runtime.generation.loop import Loop
 from mimo_edge.runtime.server.app import make_app
 from mimo_edge.runtime.server.limits import Limits
 from mimo_edge.runtime.server.service import Service, Streaming
@@ -90,7 +93,16 @@ def serving(
         server.drain()
         thread.join(60)
         other.close()
-        assert not thread.is_alive()
+        assert not thread.is_alive(), _stacks()
+
+
+def _stacks() -> str:
+    """Where each thread is, for a server that does not end."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    return "\n".join(
+        f"{names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame))}"
+        for ident, frame in sys._current_frames().items()
+    )
 
 
 @pytest.fixture(scope="session")
@@ -119,15 +131,18 @@ def client(shared: Serving) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture
 def slow(nano: MimoAudio, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Call it to make every step take its time, so that a test can act in the middle."""
+    """Call it to make every step take its time, so that a test can act in the middle; or those
+    for which `when` is true."""
 
-    def begin(seconds: float = 0.05) -> None:
-        step = nano.scheduler._loop.step  # type: ignore[union-attr]
+    def begin(seconds: float = 0.05, when: Callable[[], bool] = lambda: True) -> None:
+        loop = nano.scheduler._loop
+        assert loop is not None
 
         def slowly() -> object:
-            time.sleep(seconds)
-            return step()
+            if nano.scheduler.busy:
+                time.sleep(seconds if when() else 0.02)
+            return Loop.step(loop)
 
-        monkeypatch.setattr(nano.scheduler._loop, "step", slowly)
+        monkeypatch.setattr(loop, "step", slowly)
 
     return begin

@@ -1,13 +1,15 @@
 """What a server must bear: many callers, those that leave, garbage, failures, and its own end."""
 
+import asyncio
 import json
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,10 @@ import openai
 import pytest
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.server.limits import Limits
-from mimo_edge.runtime.server.service import Streaming
+from mimo_edge.runtime.server.service import Service, Streaming
 from mimo_edge.runtime.server.serving import listen
+from mimo_edge.runtime.server.voices import Voices
+from mimo_edge.runtime.server.work import Work
 from mimo_edge.runtime.tasks import MimoAudio
 
 from tests.server.conftest import CLIP, SLOTS, Serving, serving, until
@@ -185,15 +189,19 @@ def test_what_is_too_large_or_too_long(nano: MimoAudio) -> None:
 
 
 def test_a_request_may_not_take_for_ever(nano: MimoAudio, slow: Callable[..., None]) -> None:
-    limits, how = Limits(seconds=1.2), Streaming(chunk=1)
+    limits, how = Limits(seconds=2), Streaming(chunk=1)
     with serving(nano, limits=limits, streaming=how) as running, running.http() as http:
         http.post("/v1/audio/speech", json=asked(2))
-        slow(0.08)
+        heard = "mimo_time_to_first_audio_seconds_count"
+        slow(2, when=lambda: running.metric(heard) > 1)
         with pytest.raises(httpx.RemoteProtocolError):  # sound has no other way to say it
             http.post("/v1/audio/speech", json=asked(0))
+        running.idle()
+        slow(2, when=lambda: running.metric(heard) > 2)
         events = http.post("/v1/audio/speech", json=asked(0, stream_format="sse")).text
         assert json.loads(events.strip().split("\n\n")[-1][6:])["error"]["code"] == "timeout"
-        slow(0.2)
+        running.idle()
+        slow(2)
         files = {"file": CLIP.read_bytes()}
         late = http.post("/v1/audio/transcriptions", files=files)  # nothing was sent yet
         assert late.status_code == 504 and late.json()["error"]["code"] == "timeout"
@@ -299,6 +307,22 @@ def test_two_hundred_at_once(nano: MimoAudio) -> None:
         running.idle()
 
 
+def test_work_that_nobody_reads_ends_with_the_server(nano: MimoAudio) -> None:
+    def endless(work: Work[int]) -> Iterator[int]:
+        yield from count()
+
+    async def forgotten() -> None:
+        Work(service, endless)
+
+    voices = Voices(nano, None, most=1, max_seconds=1.0)
+    service = Service(nano, voices, name="nano", limits=Limits(), streaming=Streaming())
+    asyncio.run(forgotten())
+    closing = threading.Thread(target=service.close, daemon=True)
+    closing.start()
+    closing.join(30)
+    assert not closing.is_alive() and not service.works
+
+
 def test_slots_share_their_steps(nano: MimoAudio, bundle: Path) -> None:
     """8 callers, with 4 slots and with 1: the same answers in far fewer steps. Counted, not
     timed: docs/server.md has the times."""
@@ -317,6 +341,7 @@ def test_slots_share_their_steps(nano: MimoAudio, bundle: Path) -> None:
 
                 def counted(step: Any = step, steps: list[int] = steps) -> Any:
                     steps[0] += 1
+                    time.sleep(0.03)  # longer than all 8 take to ask
                     return step()
 
                 loop.step = counted  # type: ignore[method-assign]
