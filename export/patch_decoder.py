@@ -62,7 +62,7 @@ class PatchDecoderGraph(nn.Module):
 
         scores K x [B, V_k], uniforms [B, K], settings [B] -> heads and ids, each [B, M]. Sorting is
         most of the work, and no more than M of the K heads ever count at one sub-step. An id is -1
-        if a score of its head is NaN or infinite, or all of them add up to what is.
+        if the sum of its head's scores is NaN or infinite, as it is if one of them is.
         """
         config, sizes = self.patch_decoder.config, [s.shape[-1] for s in scores]
         about = [

@@ -229,9 +229,9 @@ def _build_piece(
             on_progress(done / total)
         for name, tensor in after.items():
             if name in wholes or (is_external(tensor) and name not in new):
-                parts = [map_tensor(part, data) for part in wholes.get(name, (tensor,))]
-                yield Stored(name, parts)
-                done += COPY * sum(part.nbytes for part in parts)
+                copied = [map_tensor(part, data) for part in wholes.get(name, (tensor,))]
+                yield Stored(name, copied)
+                done += COPY * sum(part.nbytes for part in copied)
                 on_progress(done / total)
 
     places = written.write(tensors())
