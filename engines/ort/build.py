@@ -28,7 +28,6 @@ from mimo_edge.engines.ort.int8_cache import (
 from mimo_edge.engines.ort.narrow import narrow_scores
 from mimo_edge.engines.ort.norms import lower_norms
 from mimo_edge.engines.ort.packed_states import pack_states
-from mimo_edge.engines.ort.parts import lower_parts
 from mimo_edge.engines.ort.prepack import ENTRY, PACKED, pack, point_to_packed
 from mimo_edge.engines.ort.products import (
     EXACT,
@@ -90,7 +89,6 @@ def lower(
     lower_products(model, found)
     tables = lower_tables(model)
     pack_states(model)
-    lower_parts(model)
     if scales is not None:
         watch_states(model)
     lower_norms(model)

@@ -29,7 +29,7 @@ def users(model: onnx.ModelProto) -> dict[str, list[int]]:
 
 
 def axis_of(node: onnx.NodeProto) -> int:
-    """The axis of a Gather, Split or Concat: 0 where nothing is said."""
+    """The axis of a Gather, Split or Concat; 0 where nothing is said."""
     return next((a.i for a in node.attribute if a.name == "axis"), 0)
 
 
