@@ -38,7 +38,6 @@ from mimo_edge.engines.ort.products import (
     lower_products,
 )
 from mimo_edge.engines.ort.rows import row_products, sums_exactly
-from mimo_edge.engines.ort.tables import Whole, lower_tables
 from mimo_edge.engines.resumed import write_pieces
 from mimo_edge.engines.weight_file import (
     Stored,
@@ -71,9 +70,8 @@ def lower(
     bundle: Bundle,
     piece: str,
     cache: Mapping[str, Floats] | None = None,
-) -> tuple[list[Product], list[Whole]]:
-    """All steps, in place. Returns the products whose weights are laid out anew, and the tables
-    that are put together.
+) -> list[Product]:
+    """All steps, in place. Returns the products whose weights are laid out anew.
 
     `cache` are the scales of the backbone's keys and values, if they are to be int8.
     """
@@ -87,12 +85,11 @@ def lower(
         quantize_cache(model, scales)
     found = _products(model, piece, bundle.piece(piece).dynamic)
     lower_products(model, found)
-    tables = lower_tables(model)
     pack_states(model)
     if scales is not None:
         watch_states(model)
     lower_norms(model)
-    return found, tables
+    return found
 
 
 def _products(model: onnx.ModelProto, piece: str, dynamic: bool) -> list[Product]:
@@ -202,8 +199,7 @@ def _build_piece(
     spec, data = bundle.piece(piece), bundle.folder / bundle.piece(piece).data
     model = onnx.load(bundle.path(piece), load_external_data=False)
     before, total = constants(model), _cost(model, packed)
-    found, tables = lower(model, bundle, piece, cache)
-    wholes = {whole.name: whole.parts for whole in tables}
+    found = lower(model, bundle, piece, cache)
     after = constants(model)
     nodes = {node.input[1]: node for node in model.graph.node if node.op_type in PACKED}
     keys: dict[str, str] = {}
@@ -226,10 +222,10 @@ def _build_piece(
             done += _each(packed) * sum(layer.bytes for layer in product.layers)
             on_progress(done / total)
         for name, tensor in after.items():
-            if name in wholes or (is_external(tensor) and name not in new):
-                copied = [map_tensor(part, data) for part in wholes.get(name, (tensor,))]
-                yield Stored(name, copied)
-                done += COPY * sum(part.nbytes for part in copied)
+            if is_external(tensor) and name not in new:
+                values = map_tensor(tensor, data)
+                yield Stored(name, [values])
+                done += COPY * values.nbytes
                 on_progress(done / total)
 
     places = written.write(tensors())

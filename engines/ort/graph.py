@@ -28,11 +28,6 @@ def users(model: onnx.ModelProto) -> dict[str, list[int]]:
     return found
 
 
-def axis_of(node: onnx.NodeProto) -> int:
-    """The axis of a Gather, Split or Concat; 0 where nothing is said."""
-    return next((a.i for a in node.attribute if a.name == "axis"), 0)
-
-
 def rewrite(
     model: onnx.ModelProto,
     at: Mapping[int, Sequence[onnx.NodeProto]],

@@ -1,5 +1,5 @@
-"""What `build --target ort-cpu` makes of the patch decoder's sampler and embeddings: the same
-codes, and the same next x to the last bit, whatever rows are together."""
+"""What `build --target ort-cpu` makes of the patch decoder's sampler: the same codes, and the same
+next x to the last bit, whatever rows are together."""
 
 import dataclasses
 
@@ -9,12 +9,11 @@ import pytest
 from mimo_edge.engines import recipe
 from mimo_edge.engines.ort.build import build_bundle
 from mimo_edge.engines.ort.narrow import narrow_scores, widths_of
-from mimo_edge.engines.ort.tables import lower_tables
 from mimo_edge.engines.quantize import quantize_bundle
 from mimo_edge.engines.weight_file import is_external
 from mimo_edge.runtime.backends.ort import OrtBackend
 from mimo_edge.runtime.bundle.bundle import Bundle
-from onnx import TensorProto, numpy_helper
+from onnx import numpy_helper
 
 from tests.bundles import exported
 from tests.golden import Golden
@@ -108,23 +107,17 @@ def test_scores_that_are_no_numbers(
 
 
 def test_what_is_lowered(pair: tuple[OrtBackend, OrtBackend]) -> None:
-    """One look-up for all codebooks, and a width that is found anew at each sub-step."""
-    graphs = [graph_of(backend.bundle).graph for backend in pair]
-    before, after = ([node.op_type for node in graph.node] for graph in graphs)
-    model = pair[0].bundle.model
-    wholes = [t for t in graphs[1].initializer if t.name.endswith("_whole")]
-    kinds = len(wholes)
-    assert kinds == (2 if "DequantizeLinear" in before else 1)
-    assert {t.dims[0] for t in wholes} == {sum(model.code_vocab)}
-    # one more Gather finds the width
-    assert before.count("Gather") - after.count("Gather") == (model.n_q - 1) * kinds - 1
-    assert "DequantizeLinear" not in after
-    assert after.count("Slice") == before.count("Slice") + 2
+    """All that is made of 0, 1, 2, ... has a width that is found anew at each sub-step."""
+    stored, built = (graph_of(backend.bundle).graph for backend in pair)
+    cut = {n.input[0]: n.output[0] for n in built.node if n.name.endswith("_drawn")}
+    before = [name for node in stored.node for name in node.input if name in cut]
+    after = [name for node in built.node for name in node.input if name in cut.values()]
+    assert len(cut) == 2 and len(after) == len(before)
+    assert [n.input[1] for n in built.node if n.op_type == "TopK"] == ["drawn_width"]
 
 
 def test_what_stays_as_it_is(pair: tuple[OrtBackend, OrtBackend]) -> None:
-    """Codebooks of one size, a constant as wide as the largest that is not known, and a table of
-    another kind."""
+    """Codebooks of one size, and a constant as wide as the largest that is not known."""
     bundle = pair[0].bundle
     model, stored = bundle.model, graph_of(bundle)
     one_size = dataclasses.replace(model, code_vocab=(max(model.code_vocab),) * model.n_q)
@@ -138,9 +131,6 @@ def test_what_stays_as_it_is(pair: tuple[OrtBackend, OrtBackend]) -> None:
             other = onnx.ModelProto()
             other.CopyFrom(stored)
             assert not narrow_scores(stored, model) and stored == other
-    tables = [t for t in stored.graph.initializer if "speech_embeddings." in t.name]
-    tables[-1].data_type = TensorProto.FLOAT16
-    assert not lower_tables(stored)
 
 
 def graph_of(bundle: Bundle) -> onnx.ModelProto:
