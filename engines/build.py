@@ -8,12 +8,12 @@ from typing import Any
 
 import onnx
 from mimo_edge.engines.builder import build, builder_flags
+from mimo_edge.engines.bundle_recipe import BundleRecipe
 from mimo_edge.engines.engine_store import EngineStore
 from mimo_edge.engines.lowering import lower
 from mimo_edge.engines.planner import estimate
 from mimo_edge.engines.ports import bundle_ports, check_ports
 from mimo_edge.engines.profiles import Limits, profiles
-from mimo_edge.engines.recipe import BundleRecipe
 from mimo_edge.engines.target import Target
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.engine import (

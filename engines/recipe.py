@@ -34,11 +34,10 @@ from typing import Any
 from mimo_edge.engines.calibration import HOW, Calibration
 from mimo_edge.engines.components import COMPONENTS, EXACT, TABLES, Matrix, bare
 from mimo_edge.engines.schemes import ACTIVATION_AWARE, CHANNEL, METHODS, SCHEMES
-from mimo_edge.runtime.bundle.bundle import Bundle
+from mimo_edge.engines.toml_values import TomlValues
 from mimo_edge.runtime.bundle.dtypes import PRECISIONS
 from mimo_edge.runtime.bundle.errors import MALFORMED, RecipeError
 from mimo_edge.runtime.bundle.files import read_text
-from mimo_edge.runtime.bundle.manifest import WeightScheme
 
 FOLDER = Path(__file__).parent / "recipes"
 FLOAT = "float"
@@ -272,43 +271,8 @@ def check_export(recipe: Recipe, compute: str) -> None:
             )
 
 
-@dataclass(frozen=True)
-class BundleRecipe:
-    """What a bundle is made by: the recipe's name, and the precision of each piece in words."""
-
-    name: str
-    precision: Mapping[str, str]
-
-
-def for_bundle(bundle: Bundle, name: str | None) -> BundleRecipe:
-    """The recipe that a bundle was made by. Raises RecipeError if another is asked for."""
-    own = bundle.manifest.recipe
-    wanted = own if name is None else load(name).name
-    if wanted != own:
-        raise RecipeError(
-            f"{bundle.folder} was made by recipe {own}, not {wanted}. Make one by that: "
-            f"mimo-edge export ... --recipe {wanted}, or of a float bundle mimo-edge quantize."
-        )
-    precision = {}
-    for piece in bundle.manifest.pieces:
-        spec = bundle.piece(piece)
-        stored = [w for w in spec.weights.values() if w.scheme not in PRECISIONS]
-        forms = {"+".join(forms_of(weights)) for weights in stored}
-        precision[piece] = " ".join([spec.compute, *sorted(forms)])
-    return BundleRecipe(own, precision)
-
-
-def forms_of(weights: WeightScheme) -> list[str]:
-    """How a component of a bundle is stored, most of it first: int4/128, int4/32."""
-    block = "" if weights.block is None else f"/{weights.block}"
-    return [f"{weights.scheme}{block}", *weights.also]
-
-
-class _Reader:
-    """Values of a recipe's file, checked."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
+class _Reader(TomlValues):
+    """Components and weights out of a recipe's file."""
 
     def component(self, name: str, raw: Mapping[str, Any]) -> Component:
         self.keys(raw, name, ("compute", "weights", "activations"))
@@ -357,40 +321,6 @@ class _Reader:
                 )
             blocks.append(number)
         return Weights(scheme, tuple(blocks), method)
-
-    def keys(self, raw: Any, owner: str, known: tuple[str, ...]) -> None:
-        if not isinstance(raw, Mapping):
-            raise RecipeError(f"{self.path}: {owner} must be a table, not {raw!r}")
-        for key in raw:
-            self.choice(key, known, f"a key of {owner}")
-
-    def choice(self, value: Any, known: tuple[str, ...], what: str) -> None:
-        if value not in known:
-            raise RecipeError(f"{self.path}: {what} is {value!r}; choose one of {', '.join(known)}")
-
-    def table(self, raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-        value = raw.get(key, {})
-        if not isinstance(value, dict):
-            raise RecipeError(f"{self.path}: {key} must be a table, not {value!r}")
-        return value
-
-    def texts(self, raw: Mapping[str, Any], key: str) -> tuple[str, ...]:
-        found = raw.get(key, [])
-        if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
-            raise RecipeError(f"{self.path}: {key} must be a list of texts, not {found!r}")
-        return tuple(found)
-
-    def tables(self, raw: Mapping[str, Any], key: str) -> list[Any]:
-        value = raw.get(key, [])
-        if not isinstance(value, list):
-            raise RecipeError(f"{self.path}: {key} must be a list of tables, not {value!r}")
-        return value
-
-    def text(self, raw: Mapping[str, Any], key: str) -> str:
-        value = raw.get(key)
-        if not isinstance(value, str) or not value:
-            raise RecipeError(f"{self.path}: {key} must be a text, not {value!r}")
-        return value
 
 
 def _of_table(weights: Weights) -> Weights:

@@ -9,6 +9,8 @@ from mimo_edge.runtime.bundle.data_files import by_data_file, data_file
 from mimo_edge.runtime.bundle.manifest import FileSpec, PieceSpec
 from mimo_edge.runtime.bundle.unfinished import Finished, read_markers, write_markers
 
+Group = list[str]  # the pieces of one data file
+KeyOf = Callable[[Group], str]  # what they are made from
 # writes the weights of a piece and its graph beside them; gives the graph's file
 Write = Callable[[str, WeightFile], tuple[PieceSpec, FileSpec]]
 
@@ -16,30 +18,43 @@ Write = Callable[[str, WeightFile], tuple[PieceSpec, FileSpec]]
 def write_pieces(
     folder: Path,
     pieces: Iterable[str],
-    key_of: Callable[[list[str]], str],
+    key_of: KeyOf,
     write: Write,
     work: Work,
     resume: bool = True,
 ) -> dict[str, Finished]:
-    """Every piece, finished. `key_of` says what the pieces of a data file are made from: with
-    `resume`, those that were finished before from the same are kept, and are no work of this run.
-    """
+    """Every piece, finished: with `resume` kept if it can be, or else written now. The stages of
+    `work` are called as the pieces."""
     groups = by_data_file(pieces)
-    keys = [key_of(group) for group in groups]
-    kept = [
-        read_markers(folder, group, key) if resume else None
-        for group, key in zip(groups, keys, strict=True)
-    ]
-    for group, there in zip(groups, kept, strict=True):
-        if there is not None:
-            for piece in group:
-                work.drop(piece)
-            work.say(f"kept {', '.join(group)}")
+    finished = keep_pieces(folder, groups, key_of, work) if resume else {}
+    for group in groups:
+        if group[0] not in finished:
+            finished |= write_group(folder, group, key_of(group), write)
+    return {piece: finished[piece] for group in groups for piece in group}
+
+
+def keep_pieces(
+    folder: Path,
+    groups: Iterable[Group],
+    key_of: KeyOf,
+    work: Work,
+    stages: Callable[[str], Iterable[str]] = lambda piece: (piece,),
+) -> dict[str, Finished]:
+    """The pieces that were finished before from the same, those of a data file all or none. Their
+    `stages` are no work of this run."""
     finished: dict[str, Finished] = {}
-    for group, key, there in zip(groups, keys, kept, strict=True):
-        if there is None:
-            with WeightFile(folder / data_file(group[0])) as data:
-                made = {piece: write(piece, data) for piece in group}
-            there = write_markers(folder, key, made, data.spec)
-        finished |= there
+    for group in groups:
+        there = read_markers(folder, group, key_of(group))
+        if there is not None:
+            finished |= there
+            for stage in (stage for piece in group for stage in stages(piece)):
+                work.drop(stage)
+            work.say(f"kept {', '.join(group)}")
     return finished
+
+
+def write_group(folder: Path, group: Group, key: str, write: Write) -> dict[str, Finished]:
+    """The pieces of one data file, written now, and marked as finished from what the key says."""
+    with WeightFile(folder / data_file(group[0])) as data:
+        made = {piece: write(piece, data) for piece in group}
+    return write_markers(folder, key, made, data.spec)

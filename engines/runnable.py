@@ -1,6 +1,6 @@
 """Which forms of weights a TensorRT target can run: what it cannot is refused before a build."""
 
-from mimo_edge.engines.recipe import forms_of
+from mimo_edge.engines.bundle_recipe import forms_of
 from mimo_edge.engines.target import Target
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import RecipeError

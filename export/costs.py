@@ -24,6 +24,11 @@ def writing_of(piece: str) -> str:
     return f"writing {piece}"
 
 
+def stages_of(piece: str) -> tuple[str, str]:
+    """All of a piece."""
+    return tracing(piece), writing_of(piece)
+
+
 def export_costs(
     sources: Sources, recipe: Recipe, dtype_name: str, names: Iterable[str]
 ) -> dict[str, float]:

@@ -10,7 +10,7 @@ import hashlib
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial as bind
 from pathlib import Path
 
@@ -22,16 +22,17 @@ from mimo_edge.engines.calibration import Calibration
 from mimo_edge.engines.quantized_graph import quantize_graph
 from mimo_edge.engines.quantized_piece import Plan, is_dynamic, quantized, recorded, scaled
 from mimo_edge.engines.recipe import Recipe, check_calibration, check_export, load
+from mimo_edge.engines.resumed import keep_pieces, write_group
 from mimo_edge.engines.weight_file import Stored, WeightFile, point_to
 from mimo_edge.engines.work import OnWork, Work, writing
-from mimo_edge.export.costs import HASHING, export_costs, tracing, writing_of
+from mimo_edge.export.costs import HASHING, export_costs, stages_of, tracing, writing_of
 from mimo_edge.export.piece import Port
 from mimo_edge.export.sources import Sources
 from mimo_edge.export.traced import TracedPiece
 from mimo_edge.export.tracers import together, traced_pieces
 from mimo_edge.export.tracing_share import TracingShare
 from mimo_edge.export.weights import Region, WeightReader
-from mimo_edge.runtime.bundle.data_files import by_data_file, data_file
+from mimo_edge.runtime.bundle.data_files import by_data_file
 from mimo_edge.runtime.bundle.dtypes import PRECISIONS
 from mimo_edge.runtime.bundle.files import hash_file, write_text
 from mimo_edge.runtime.bundle.folders import check_output
@@ -50,8 +51,6 @@ from mimo_edge.runtime.bundle.unfinished import (
     finish,
     own_place,
     partial_folder,
-    read_markers,
-    write_markers,
 )
 from mimo_edge.runtime.chat.protocol import protocol
 
@@ -68,6 +67,7 @@ CODE = (
     "export/*.py",
     "mimo_ref/*.py",
     "engines/quantized_*.py",
+    "engines/resumed.py",
     "engines/scaling.py",
     "engines/schemes.py",
     "engines/weight_file.py",
@@ -115,16 +115,10 @@ def export_bundle(
             calibration.check_source(source, sources.tensors[0].folder)
         made_by = [dataclasses.asdict(recipe), calibration and calibration.digest]
         key = json.dumps([source, dtype_name, made_by, tool_versions(), _code_digest()])
-        finished: dict[str, Finished] = {}
         groups = by_data_file(names)
-        for group in groups if resume else ():
-            kept = read_markers(partial, group, key)
-            if kept is not None:
-                finished |= kept
-                for name in group:
-                    work.drop(tracing(name))
-                    work.drop(writing_of(name))
-                work.say(f"kept {', '.join(group)}")
+        finished: dict[str, Finished] = {}
+        if resume:
+            finished = keep_pieces(partial, groups, lambda _: key, work, stages_of)
         left = [name for name in names if name not in finished]
         share = TracingShare({name: costs[tracing(name)] for name in left})
         for name in left:
@@ -133,16 +127,17 @@ def export_bundle(
         def begun(name: str) -> None:
             work.say(tracing(name))
 
+        def write(
+            ready: Mapping[str, TracedPiece], name: str, data: WeightFile
+        ) -> tuple[PieceSpec, FileSpec]:
+            on_write = bind(work.reach, writing_of(name))
+            return _write_piece(
+                sources, data, name, ready[name], dtype_name, recipe, calibration, on_write
+            )
+
         with traced_pieces(pieces, left, begun, share.hear) as traced:
             for ready in together(traced, groups):
-                made: dict[str, tuple[PieceSpec, FileSpec]] = {}
-                with WeightFile(partial / data_file(next(iter(ready)))) as data:
-                    for name, piece in ready.items():
-                        on_write = bind(work.reach, writing_of(name))
-                        made[name] = _write_piece(
-                            sources, data, name, piece, dtype_name, recipe, calibration, on_write
-                        )
-                finished |= write_markers(partial, key, made, data.spec)
+                finished |= write_group(partial, list(ready), key, bind(write, ready))
         files = {file: spec for name in names for file, spec in finished[name][1].items()}
         for path in sources.text_files:
             shutil.copyfile(path, partial / path.name)

@@ -13,41 +13,25 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeGuard, cast, overload
+from typing import Self, cast, overload
 
 import numpy as np
-from mimo_edge.runtime.audio import codec
-from mimo_edge.runtime.audio.pieces import encode_pieces
-from mimo_edge.runtime.audio.read import MIN_SAMPLES, audio_from_array, load_audio
+from mimo_edge.runtime.audio.recordings import encode_audio
 from mimo_edge.runtime.backends.base import Backend, Ints, Providers
 from mimo_edge.runtime.backends.opening import open_backend
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import ContextError, InputError
-from mimo_edge.runtime.chat.checks import as_grid, as_messages
-from mimo_edge.runtime.chat.conversation import Audio, Message
+from mimo_edge.runtime.chat.checks import as_grid, check_history
+from mimo_edge.runtime.chat.conversation import Audio
+from mimo_edge.runtime.chat.messages import Messages, as_messages, check_used, is_conversation
 from mimo_edge.runtime.chat.presets import PRESETS
 from mimo_edge.runtime.chat.prompts import Example, PromptBuilder, Turn
-from mimo_edge.runtime.chat.segments import Grid, PromptLayout, pad_codes
+from mimo_edge.runtime.chat.segments import Grid, PromptLayout
 from mimo_edge.runtime.chat.text_tokenizer import TextTokenizer
 from mimo_edge.runtime.generation.generation import Generation, Result, Started
 from mimo_edge.runtime.generation.request import Request
 from mimo_edge.runtime.generation.scheduler import Scheduler
 from mimo_edge.runtime.options import Options
-
-Messages = Iterable[Message | Mapping[str, Any]]
-# what the turns of a conversation are made of: task -> role -> fields
-_SAID: dict[str, dict[str, tuple[str, ...]]] = {
-    "dialogue": {"user": ("audio",), "assistant": ("text", "audio")},
-    "speech-to-text": {"user": ("audio",), "assistant": ("text",)},
-    "chat": {"user": ("text",), "assistant": ("text",)},
-}
-
-
-def _is_conversation(given: object) -> TypeGuard[Messages]:
-    """Whether it is messages, a list of them or a generator, and not one recording."""
-    if isinstance(given, str | Path | bytes | bytearray | memoryview | np.ndarray):
-        return False
-    return isinstance(given, Iterable) and not hasattr(given, "read")
 
 
 @dataclass(frozen=True)
@@ -110,30 +94,7 @@ class MimoAudio:
     def encode(self, audio: Audio, sampling_rate: int | None = None) -> Ints:
         """Audio -> codes [K, T], whole patches. Raises AudioError, and ContextError for what no
         prompt can hold."""
-        model, pieces = self.backend.bundle.model, self.member.piece_seconds
-        if isinstance(audio, np.ndarray) and audio.ndim == 2 and audio.dtype == np.int64:
-            return pad_codes(audio.astype(np.int64), model.group_size)
-        # pieces are filled where they are too short for a mel
-        least, most = MIN_SAMPLES if pieces is None else 1, model.max_audio_seconds
-        if isinstance(audio, np.ndarray):
-            rate = model.sampling_rate if sampling_rate is None else sampling_rate
-            wav = audio_from_array(
-                audio, rate, rate=model.sampling_rate, max_seconds=most, min_samples=least
-            )
-        elif sampling_rate is not None:
-            raise InputError("a sampling_rate is of an array; a file says its own: leave it out")
-        else:
-            rate = model.sampling_rate
-            wav = load_audio(audio, rate=rate, max_seconds=most, min_samples=least)
-        patches = len(wav) // (model.group_size * model.samples_per_frame)
-        if patches >= model.context:  # before minutes are spent on it
-            raise ContextError(
-                f"the audio, {len(wav) / model.sampling_rate:.0f} s, is {patches} patches and the "
-                f"context holds {model.context} with the answer. Cut it into parts."
-            )
-        if pieces is not None:
-            return encode_pieces(self.scheduler.audio, wav, pieces)
-        return codec.encode(self.scheduler.audio, wav)
+        return encode_audio(self.scheduler.audio, audio, sampling_rate)
 
     @overload
     def transcribe(
@@ -270,7 +231,7 @@ class MimoAudio:
         (a `Result.history`; system prompt and voice are then those of the first turn)."""
         self.member.check_task("dialogue")
         codes = None if voice is None or history is not None else self.encode(voice)
-        if _is_conversation(audio):
+        if is_conversation(audio):
             turns = self._turns("dialogue", audio, history)
             prompt = self.prompts.dialogue_turns(turns, system_prompt=system_prompt, voice=codes)
         else:
@@ -293,7 +254,7 @@ class MimoAudio:
     ) -> Generation:
         """Answer speech with text: one turn, a conversation, or the next turn of `history`."""
         self.member.check_task("speech-to-text")
-        if _is_conversation(audio):
+        if is_conversation(audio):
             turns = self._turns("speech-to-text", audio, history)
             prompt = self.prompts.speech_to_text_turns(turns, thinking=thinking)
         else:
@@ -342,34 +303,11 @@ class MimoAudio:
         if history is not None:
             raise InputError("give a conversation or a history, not both")
         turns = as_messages(messages)
-        for index, message in enumerate(turns):
-            fields = _SAID[task].get(message.role, ("text", "audio"))
-            for name in ("text", "audio"):
-                if name not in fields and getattr(message, name) is not None:
-                    raise InputError(
-                        f"turn {index} ({message.role}): {task} does not use its {name}; take it "
-                        f"out, or give it as {fields[0]}"
-                    )
+        check_used(task, turns)
         return [
             Turn(m.role, m.text, None if m.audio is None else self.encode(m.audio, m.sampling_rate))
             for m in turns
         ]
-
-    def _checked(self, history: Grid) -> Grid:
-        """A history comes from outside: one of another model must not reach the backend."""
-        rows, group = 1 + self.layout.n_q, self.layout.group_size
-        fits = history.ndim == 2 and history.dtype == np.int64 and len(history) == rows
-        if fits and history.shape[1] % group == 0:
-            text, codes = history[0, ::group], history[1:]
-            model = self.backend.bundle.model
-            limits = np.array((model.vocab_size, *model.code_vocab))[:, None]
-            ids = np.concatenate((text.repeat(group)[None], codes))
-            if ((ids >= 0) & (ids < limits)).all():
-                return history
-        raise InputError(
-            f"the history, {history.dtype} {list(history.shape)}, is not of this model; pass "
-            "Result.history of the same bundle, or start without one"
-        )
 
     def _generation(
         self,
@@ -382,7 +320,8 @@ class MimoAudio:
     ) -> Generation:
         preset, context = PRESETS[task], self.backend.bundle.model.context
         if (grid := as_grid(history)) is not None:
-            prompt = np.concatenate((self._checked(grid), prompt), axis=1)
+            check_history(grid, self.backend.bundle.model)
+            prompt = np.concatenate((grid, prompt), axis=1)
         patches = prompt.shape[1] // self.layout.group_size
         if patches >= context:
             raise ContextError(

@@ -12,6 +12,7 @@ from typing import NoReturn
 from mimo_edge.engines import recipe
 from mimo_edge.engines.build import build_engines, engine_home, identity_of
 from mimo_edge.engines.builder import INTERRUPTED, StillBuilding, load_module
+from mimo_edge.engines.bundle_recipe import BundleRecipe, for_bundle
 from mimo_edge.engines.planner import Estimate, estimate
 from mimo_edge.engines.profiles import Limits
 from mimo_edge.engines.runnable import check_runnable
@@ -89,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         if args.target == ORT_CUDA:
             return _check_sessions(bundle, args.target, args.dry_run, args.json)
         target = parse(args.target)
-        chosen = recipe.for_bundle(bundle, args.recipe)
+        chosen = for_bundle(bundle, args.recipe)
         check_runnable(bundle, target)
         context = bundle.model.context
         limits = Limits(context if args.max_seq is None else args.max_seq, args.max_batch)
@@ -117,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
 def engines_of(
     bundle: Bundle,
     target: Target,
-    chosen: recipe.BundleRecipe,
+    chosen: BundleRecipe,
     limits: Limits,
     home: Path,
     progress: StageProgress,

@@ -47,8 +47,7 @@ class BuildForm:
         return (built.packed, built.calibration) == (self.packed, digest)
 
     def __str__(self) -> str:
-        kept = "" if self.calibration is None else f", keys and values in {INT8}"
-        return f"weights packed in {self.packed}{kept}"
+        return _in_words(self.packed, self.calibration is not None)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,6 +71,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help=f"for --kv-cache {INT8}: what `mimo-edge calibrate` found of this checkpoint",
     )
+
+
+def form_of(built: Built) -> str:
+    """The form that a build has, in words."""
+    return _in_words(built.packed, bool(built.calibration))
 
 
 def asked(args: argparse.Namespace) -> bool:
@@ -145,6 +149,10 @@ def build_of(
         backend.load(list(made.manifest.pieces))
     work.end()
     return made
+
+
+def _in_words(packed: str, int8_cache: bool) -> str:
+    return f"weights packed in {packed}" + (f", keys and values in {INT8}" if int8_cache else "")
 
 
 def _calibration(args: argparse.Namespace) -> Calibration | None:

@@ -5,8 +5,8 @@ import json
 from functools import partial
 from pathlib import Path
 
-from mimo_edge.engines import recipe
 from mimo_edge.engines.build import engine_home
+from mimo_edge.engines.bundle_recipe import for_bundle
 from mimo_edge.engines.pack import ORT_TARGETS, Engines, folder_bytes, pack_bundle, spelled
 from mimo_edge.engines.profiles import Limits
 from mimo_edge.engines.runnable import check_runnable
@@ -16,10 +16,11 @@ from mimo_edge.runtime.bundle.built import ORT_CPU, find_built
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import EnvironmentProblem, InputError
 from mimo_edge.runtime.bundle.folders import check_output
+from mimo_edge.runtime.bundle.manifest import IN_FILE
 from mimo_edge.runtime.bundle.pack import PACK
 from mimo_edge.scripts import build_ort
 from mimo_edge.scripts.build import engines_of
-from mimo_edge.scripts.build_ort import BuildForm
+from mimo_edge.scripts.build_ort import BuildForm, form_of
 from mimo_edge.scripts.progress import StageProgress, size
 
 EPILOG = """targets: those of `mimo-edge build`. For TensorRT the engines are built first, or taken
@@ -71,34 +72,43 @@ def run(args: argparse.Namespace) -> int:
             on_progress=partial(progress.report, "checking the bundle"),
         )
         check_output(args.output, [bundle.folder], args.force)
+        source = bundle
         if target == ORT_CPU:
             form = BuildForm.of(args) if build_ort.asked(args) else None
-            bundle = _built(bundle, form, progress)
+            source = _built(bundle, form, args.output, progress)
         engines = None if target in ORT_TARGETS else _engines(args, bundle, progress)
         if engines is not None and target == "trt":
             gpu = ", ".join(engines.manifest.identity.capabilities)
             progress.note(f"the engines are for this machine's GPU, compute capability {gpu}")
         pack = pack_bundle(
-            bundle,
+            source,
             target,
             args.output,
             engines,
             force=args.force,
             on_progress=partial(progress.report, "packing"),
         )
-    packed = folder_bytes(args.output)
+    packed, what = folder_bytes(args.output), _in_words(source, engines)
     if args.json:
         raw = {"folder": str(args.output), "bytes": packed, "bundle_bytes": bundle.bytes}
-        print(json.dumps(raw | json.loads(pack.to_json())))
+        print(json.dumps(raw | {"carries": what} | json.loads(pack.to_json())))
         return 0
     print(
-        f"{args.output}: for {pack.target}, {size(packed)} where the bundle has "
+        f"{args.output}: for {pack.target}, {what}, {size(packed)} where the bundle has "
         f"{size(bundle.bytes)}; {PACK} leads back to bundle {pack.packed_from[:16]}"
     )
     return 0
 
 
-def _built(bundle: Bundle, form: BuildForm | None, progress: StageProgress) -> Bundle:
+def _in_words(source: Bundle, engines: Engines | None) -> str:
+    """What a pack carries."""
+    if engines is not None:
+        return "engines"
+    built = source.manifest.built
+    return "the bundle as it is" if built is None else f"a build with {form_of(built)}"
+
+
+def _built(bundle: Bundle, form: BuildForm | None, output: Path, progress: StageProgress) -> Bundle:
     """The build of the bundle for this machine: in the form that is asked for, made if need be, or,
     where none is, the one that is there. The bundle itself, if none is there either."""
     built = bundle.manifest.built
@@ -114,21 +124,25 @@ def _built(bundle: Bundle, form: BuildForm | None, progress: StageProgress) -> B
         return build_ort.build_of(bundle, form, progress)
     try:
         found = find_built(bundle, onnxruntime_version())
-    except EnvironmentProblem:  # nothing can have been built here
+    except EnvironmentProblem as error:  # nothing can have been built here
+        progress.note(f"packing the bundle as it is: a faster build of it cannot be here, {error}")
         return bundle
-    if found is None:
+    if found is None or found.manifest.built is None:
         progress.note(
-            f"packing the bundle as it is. What `mimo-edge build {bundle.folder} --target "
-            f"{ORT_CPU}` makes for processors like this one starts sooner and is faster"
+            "packing the bundle as it is. Built for processors like this one, it starts sooner and "
+            f"is faster: mimo-edge pack {bundle.folder} --target {ORT_CPU} --packed {IN_FILE} "
+            f"-o {output} --force"
         )
-    return found or bundle
+        return bundle
+    progress.note(f"packing the build in {found.folder}: {form_of(found.manifest.built)}")
+    return found
 
 
 def _engines(args: argparse.Namespace, bundle: Bundle, progress: StageProgress) -> Engines:
     """Those of the bundle, built if they are not there."""
     bundle.check_whole("build engines")
     target = parse(args.target)
-    chosen = recipe.for_bundle(bundle, None)
+    chosen = for_bundle(bundle, None)
     check_runnable(bundle, target)
     context = bundle.model.context
     limits = Limits(

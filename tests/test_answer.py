@@ -1,8 +1,5 @@
 """What is made of a generated answer, against upstream's `MimoAudio.forward`."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 from mimo_edge.runtime.bundle.errors import InputError
@@ -14,6 +11,9 @@ from mimo_edge.runtime.chat.answer import (
 from mimo_edge.runtime.chat.segments import PromptLayout
 from mimo_edge.runtime.chat.text_tokenizer import SpecialIds, TextTokenizer
 from mimo_edge.runtime.chat.thought import split_thinking
+
+from tests.golden import Golden
+from tests.grids import layout_of
 
 SMALL = PromptLayout(group_size=2, n_q=3, empty_codes=(9, 9, 5))
 SPECIAL = SpecialIds(
@@ -37,15 +37,12 @@ def spoken(text_ids: list[int], **options: bool) -> list[int]:
     return answer.codes[0, :: SMALL.group_size].tolist()
 
 
-def test_answers_are_upstreams(golden_dir: Path) -> None:
-    info = json.loads((golden_dir / "info.json").read_text("utf-8"))
-    layout = PromptLayout(
-        info["group_size"], info["audio_channels"], tuple(info["speech_empty_ids"])
-    )
-    tokenizer = TextTokenizer.from_folder(golden_dir / "text_tokenizer")
-    cases = json.loads((golden_dir / "post.json").read_text("utf-8"))
+def test_answers_are_upstreams(golden: Golden) -> None:
+    layout = layout_of(golden)
+    tokenizer = TextTokenizer.from_folder(golden.folder / "text_tokenizer")
+    cases = golden.json("post.json")
     wrong = []
-    with np.load(golden_dir / "post.npz") as arrays:
+    with np.load(golden.folder / "post.npz") as arrays:
         for name, case in cases.items():
             answer = split_answer(
                 arrays[f"{name}.generated"],
@@ -114,8 +111,8 @@ def test_a_grid_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
         split_answer(np.zeros(shape, np.int64), SMALL, SPECIAL, stopped=False)
 
 
-def test_blanks_are_stripped_before_the_marks_go(golden_dir: Path) -> None:
-    tokenizer = TextTokenizer.from_folder(golden_dir / "text_tokenizer")
+def test_blanks_are_stripped_before_the_marks_go(golden: Golden) -> None:
+    tokenizer = TextTokenizer.from_folder(golden.folder / "text_tokenizer")
     for text, expected in (
         ("  hi there \n", "hi there"),
         ("<|empty|> hi <|eot|>", " hi "),  # upstream's order

@@ -6,14 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 from mimo_edge.runtime.bundle.errors import InputError
-from mimo_edge.runtime.chat.checks import (
-    SEEDS,
-    as_grid,
-    as_messages,
-    checked_limits,
-    whole_number,
-)
+from mimo_edge.runtime.chat.checks import SEEDS, as_grid, checked_limits, whole_number
 from mimo_edge.runtime.chat.conversation import Message
+from mimo_edge.runtime.chat.messages import as_messages
 from mimo_edge.runtime.chat.presets import Sampling
 from mimo_edge.runtime.options import Options
 

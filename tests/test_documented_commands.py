@@ -45,6 +45,12 @@ def test_pages_of_deployment_are_among_them() -> None:
         assert {"export", "plan", "pack", "doctor", "run"} <= commands <= COMMANDS.keys()
 
 
+def test_the_first_page_names_every_command() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = {name for name in COMMANDS if re.search(rf"(mimo-edge |make |`){name}[ `]", text)}
+    assert named == COMMANDS.keys()
+
+
 def test_what_does_not_exist_is_found(capsys: pytest.CaptureFixture[str]) -> None:
     for line in ("pack bundle --target trt -o device --fast", "paint bundle"):
         parser, _ = parser_of(line.split())

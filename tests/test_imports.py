@@ -16,7 +16,7 @@ QUANTISING = tuple(
     f"engines.{name}"
     for name in (
         *("calibration", "components", "recipe", "scaling", "schemes", "weigh", "weight_file"),
-        *("quantized_graph", "quantized_piece", "work"),
+        *("quantized_graph", "quantized_piece", "resumed", "work"),
     )
 )
 

@@ -1,16 +1,13 @@
 """The prompt of every task, against upstream's."""
 
-import json
 import random
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from mimo_edge.runtime.bundle.errors import InputError, TextError
 from mimo_edge.runtime.chat.prompts import Example, PromptBuilder, Turn
-from mimo_edge.runtime.chat.segments import PromptLayout
 from mimo_edge.runtime.chat.templates import (
     ASR_EN,
     ASR_ZH,
@@ -21,14 +18,15 @@ from mimo_edge.runtime.chat.templates import (
 )
 from mimo_edge.runtime.chat.text_tokenizer import TextTokenizer
 
+from tests.golden import Golden
+from tests.grids import layout_of
+
 
 @pytest.fixture(scope="module")
-def builder(golden_dir: Path) -> PromptBuilder:
-    info = json.loads((golden_dir / "info.json").read_text("utf-8"))
-    layout = PromptLayout(
-        info["group_size"], info["audio_channels"], tuple(info["speech_empty_ids"])
+def builder(golden: Golden) -> PromptBuilder:
+    return PromptBuilder(
+        TextTokenizer.from_folder(golden.folder / "text_tokenizer"), layout_of(golden)
     )
-    return PromptBuilder(TextTokenizer.from_folder(golden_dir / "text_tokenizer"), layout)
 
 
 def speech(frames: int = 8) -> np.ndarray:
@@ -104,10 +102,10 @@ def build(builder: PromptBuilder, case: dict[str, Any], given: dict[str, Any]) -
     raise AssertionError(f"unknown golden method {case['method']}")
 
 
-def test_prompts_are_upstreams(golden_dir: Path, builder: PromptBuilder) -> None:
-    cases = json.loads((golden_dir / "prompts.json").read_text("utf-8"))
+def test_prompts_are_upstreams(golden: Golden, builder: PromptBuilder) -> None:
+    cases = golden.json("prompts.json")
     wrong = []
-    with np.load(golden_dir / "prompts.npz") as arrays:
+    with np.load(golden.folder / "prompts.npz") as arrays:
 
         def audio(name: str) -> np.ndarray:
             return arrays[f"audio.{name}"].reshape(-1, builder.layout.n_q).T
@@ -121,8 +119,8 @@ def test_prompts_are_upstreams(golden_dir: Path, builder: PromptBuilder) -> None
     assert not wrong, "prompts that differ from upstream's:\n" + "\n".join(wrong)
 
 
-def test_templates_are_drawn_as_upstream_draws_them(golden_dir: Path) -> None:
-    cases = json.loads((golden_dir / "prompts.json").read_text("utf-8"))
+def test_templates_are_drawn_as_upstream_draws_them(golden: Golden) -> None:
+    cases = golden.json("prompts.json")
     drawn = 0
     for name, case in cases.items():
         for expected in case["template"]:

@@ -1,8 +1,6 @@
 """The grids of text, audio and interleaved speech, against upstream's."""
 
-import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,9 @@ from mimo_edge.runtime.chat.segments import (
     text_segment,
 )
 from mimo_edge.runtime.chat.text_tokenizer import SpecialIds, TextTokenizer
+
+from tests.golden import Golden
+from tests.grids import layout_of
 
 SMALL = PromptLayout(group_size=2, n_q=3, empty_codes=(9, 9, 5))
 SPECIAL = SpecialIds(
@@ -65,15 +66,12 @@ def golden_grid(
     return streaming_segment(text_ids, audio(f"{name}.codes_flat"), layout, tokenizer.special)
 
 
-def test_segments_are_upstreams(golden_dir: Path) -> None:
-    info = json.loads((golden_dir / "info.json").read_text("utf-8"))
-    layout = PromptLayout(
-        info["group_size"], info["audio_channels"], tuple(info["speech_empty_ids"])
-    )
-    tokenizer = TextTokenizer.from_folder(golden_dir / "text_tokenizer")
-    cases = json.loads((golden_dir / "segments.json").read_text("utf-8"))
+def test_segments_are_upstreams(golden: Golden) -> None:
+    layout = layout_of(golden)
+    tokenizer = TextTokenizer.from_folder(golden.folder / "text_tokenizer")
+    cases = golden.json("segments.json")
     wrong = []
-    with np.load(golden_dir / "segments.npz") as arrays:
+    with np.load(golden.folder / "segments.npz") as arrays:
         for name, case in cases.items():
             grid = golden_grid(name, case, arrays, tokenizer, layout)
             assert grid.dtype == np.int64

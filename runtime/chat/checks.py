@@ -1,23 +1,18 @@
 """What a program may give in place of what a task needs, and the sentence for what it may not.
 
-Numbers of any kind are plain numbers afterwards, messages of any kind are `Message`.
+Numbers of any kind are plain numbers afterwards.
 """
 
-import base64
-import binascii
 import operator
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from mimo_edge.runtime.bundle.errors import InputError
-from mimo_edge.runtime.chat.conversation import Message
+from mimo_edge.runtime.bundle.manifest import ModelSpec
 from mimo_edge.runtime.chat.presets import Sampling
 from mimo_edge.runtime.chat.segments import Grid
 
 SEEDS = 1 << 128
-_OWN_KEYS = {"role", "text", "audio"}
-_SENT_KEYS = {"role", "content"}  # as chat APIs send them
 
 
 def whole_number(name: str, value: object, least: int, most: int | None = None) -> int:
@@ -67,69 +62,18 @@ def as_grid(history: object) -> Grid | None:
     )
 
 
-def as_messages(messages: object) -> list[Message]:
-    """The messages of a conversation from any iterable of `Message` or of mappings.
-
-    A mapping has "role" and "text" or "audio", or, as chat APIs send it, "role" and "content":
-    text, or a list of parts of type "text" and "input_audio". Raises InputError that names the
-    message.
-    """
-    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Iterable):
-        raise InputError(
-            f"messages must be a list of messages, not {type(messages).__name__}; put a single one "
-            "into a list"
-        )
-    return [_message(message, index) for index, message in enumerate(messages)]
-
-
-def _message(message: object, index: int) -> Message:
-    if isinstance(message, Mapping):
-        keys = set(message)
-        if keys == _SENT_KEYS:
-            message = _sent(message["role"], message["content"], index)
-        elif "role" in keys <= _OWN_KEYS:
-            message = Message(message["role"], message.get("text"), message.get("audio"))
-        else:
-            raise InputError(
-                f"message {index} has the keys {sorted(map(str, keys))}; give role, and text or "
-                "audio or content, nothing else"
-            )
-    if not isinstance(message, Message):
-        raise InputError(f"message {index} must be a Message, not {type(message).__name__}")
-    if not isinstance(message.role, str):
-        raise InputError(f"message {index}: role must be text, not {message.role!r}")
-    if not isinstance(message.text, str | None):
-        raise InputError(f"message {index}: text must be text, not {message.text!r}")
-    return message
-
-
-def _sent(role: object, content: object, index: int) -> Message:
-    """A message as chat APIs send it."""
-    if role == "system":
-        raise InputError(
-            f"message {index} is of the system: give its text as system_prompt instead"
-        )
-    if isinstance(content, str):
-        return Message(role, content)  # type: ignore[arg-type]
-    texts: list[str] = []
-    sounds: list[bytes] = []
-    try:
-        for part in content:  # type: ignore[attr-defined]
-            if part["type"] == "text":
-                texts.append(str(part["text"]))
-            elif part["type"] == "input_audio":
-                sounds.append(base64.b64decode(part["input_audio"]["data"], validate=True))
-            else:
-                raise ValueError(f"its type {part['type']!r} is not known")
-    except (TypeError, KeyError, ValueError, binascii.Error) as error:
-        raise InputError(
-            f"message {index}: content must be text, or parts of type text and input_audio "
-            f"({error})"
-        ) from error
-    if len(texts) > 1 or len(sounds) > 1:
-        raise InputError(f"message {index}: give one text and one audio at most")
-    return Message(
-        role,  # type: ignore[arg-type]
-        texts[0] if texts else None,
-        sounds[0] if sounds else None,
+def check_history(history: Grid, model: ModelSpec) -> None:
+    """A history comes from outside: one of another model must not reach the backend. Raises
+    InputError."""
+    group = model.group_size
+    fits = history.ndim == 2 and history.dtype == np.int64 and len(history) == 1 + model.n_q
+    if fits and history.shape[1] % group == 0:
+        text, codes = history[0, ::group], history[1:]
+        limits = np.array((model.vocab_size, *model.code_vocab))[:, None]
+        ids = np.concatenate((text.repeat(group)[None], codes))
+        if ((ids >= 0) & (ids < limits)).all():
+            return
+    raise InputError(
+        f"the history, {history.dtype} {list(history.shape)}, is not of this model; pass "
+        "Result.history of the same bundle, or start without one"
     )

@@ -23,7 +23,7 @@ _CORE_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 _EXTRA_FILES = ("tokenizer_config.json", "added_tokens.json", "special_tokens_map.json")
 
 # Appended in this order where the files lack them: the embedding rows were trained in this order.
-_SPEECH_TOKENS = (
+SPEECH_TOKENS = (
     "<|sosp|>",
     "<|eosp|>",
     "<|empty|>",
@@ -88,7 +88,7 @@ class TextTokenizer:
         extras = {name: _read_json(read[name]) for name in _EXTRA_FILES if name in read}
         tokenizer = _load_core(read)
         _add_declared(tokenizer, extras, folder)
-        missing = [token for token in _SPEECH_TOKENS if tokenizer.token_to_id(token) is None]
+        missing = [token for token in SPEECH_TOKENS if tokenizer.token_to_id(token) is None]
         tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in missing])
         return cls(tokenizer, _special_ids(tokenizer, extras, folder))
 

@@ -8,12 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from mimo_edge.scripts.checkpoint.small_tokenizer import (
-    BPE_SIZE,
-    QWEN_SPECIALS,
-    SPEECH_SPECIALS,
-    THINK_SPECIALS,
-)
+from mimo_edge.runtime.chat.text_tokenizer import SPEECH_TOKENS
+from mimo_edge.scripts.checkpoint.small_tokenizer import BPE_SIZE, QWEN_SPECIALS, THINK_SPECIALS
 
 Config = dict[str, Any]
 
@@ -190,7 +186,7 @@ PRESETS: dict[str, Preset] = {
     "tiny": _preset(
         _TINY,
         _TINY_AUDIO,
-        _numbered(BPE_SIZE, (*QWEN_SPECIALS[:3], *THINK_SPECIALS, *SPEECH_SPECIALS)),
+        _numbered(BPE_SIZE, (*QWEN_SPECIALS[:3], *THINK_SPECIALS, *SPEECH_TOKENS)),
         torch.float32,
     ),
     "tiny-asr": _preset(
@@ -216,7 +212,7 @@ PRESETS: dict[str, Preset] = {
         },
         _TINY_AUDIO,
         # the released tokenizer, too, spells <think> as plain text
-        _numbered(BPE_SIZE, (*QWEN_SPECIALS[:3], *SPEECH_SPECIALS)),
+        _numbered(BPE_SIZE, (*QWEN_SPECIALS[:3], *SPEECH_TOKENS)),
         torch.float32,
     ),
     "real": _preset(
@@ -251,7 +247,7 @@ PRESETS: dict[str, Preset] = {
             "codebook_size": [1024] * 2 + [128] * 18,
         },
         # as the released files: Qwen2.5's 22 tokens (none for <think>), then the eight of speech
-        _numbered(151643, (*QWEN_SPECIALS, *SPEECH_SPECIALS)),
+        _numbered(151643, (*QWEN_SPECIALS, *SPEECH_TOKENS)),
         torch.bfloat16,
     ),
 }

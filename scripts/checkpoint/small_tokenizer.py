@@ -35,16 +35,6 @@ QWEN_SPECIALS = (
     "<|file_sep|>",
 )
 THINK_SPECIALS = ("<think>", "</think>")
-SPEECH_SPECIALS = (
-    "<|sosp|>",
-    "<|eosp|>",
-    "<|empty|>",
-    "<|Human|>",
-    "<|SpeechLM|>",
-    "<|sostm|>",
-    "<|eostm|>",
-    "<|eot|>",
-)
 
 _TEXT = """\
 The ferry leaves the harbour at seven in the morning, and the gulls follow it as far as the last

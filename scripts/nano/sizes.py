@@ -6,17 +6,14 @@ About 12 million parameters in all: at most 25 MB in fp16.
 from dataclasses import replace
 
 import torch
+from mimo_edge.runtime.chat.text_tokenizer import SPEECH_TOKENS
 from mimo_edge.scripts.checkpoint.presets import PRESETS, Preset
-from mimo_edge.scripts.checkpoint.small_tokenizer import (
-    QWEN_SPECIALS,
-    SPEECH_SPECIALS,
-    THINK_SPECIALS,
-)
+from mimo_edge.scripts.checkpoint.small_tokenizer import QWEN_SPECIALS, THINK_SPECIALS
 
 BPE_SIZE = 1056  # 256 bytes and 800 merges: nearly every word of the grammar is one token
 SPECIALS = {
     token: BPE_SIZE + offset
-    for offset, token in enumerate((*QWEN_SPECIALS[:3], *THINK_SPECIALS, *SPEECH_SPECIALS))
+    for offset, token in enumerate((*QWEN_SPECIALS[:3], *THINK_SPECIALS, *SPEECH_TOKENS))
 }
 CODEBOOKS = (256, 256, 64, 64, 64, 64, 64, 64)
 # upstream's weights in the loss of the language model: text, then each codebook

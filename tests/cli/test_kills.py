@@ -61,8 +61,8 @@ BUILD = """
 import sys, time
 from types import SimpleNamespace
 from mimo_edge.engines import build
+from mimo_edge.engines.bundle_recipe import for_bundle
 from mimo_edge.engines.profiles import Limits
-from mimo_edge.engines.recipe import for_bundle
 from mimo_edge.engines.target import parse
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.scripts.signals import ending_signals

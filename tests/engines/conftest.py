@@ -9,11 +9,12 @@ from typing import Any
 
 import onnx
 import pytest
+from mimo_edge.engines import build as build_module
 from mimo_edge.engines import recipe
 from mimo_edge.engines.build import identity_of
+from mimo_edge.engines.bundle_recipe import for_bundle
 from mimo_edge.engines.profiles import Limits, profiles
 from mimo_edge.engines.quantize import quantize_bundle
-from mimo_edge.engines.recipe import for_bundle
 from mimo_edge.engines.target import Target
 from mimo_edge.runtime.backends.cuda import CudaDevice
 from mimo_edge.runtime.backends.trt import TrtBackend
@@ -24,7 +25,8 @@ from mimo_edge.runtime.bundle.files import hash_file, write_text
 from mimo_edge.runtime.bundle.manifest import MANIFEST as BUNDLE_MANIFEST
 from mimo_edge.runtime.bundle.manifest import PIECES
 
-from tests.bundles import exported
+from tests.bundles import exported, hollow
+from tests.engines.fake_builds import Builds
 from tests.engines.fake_cuda import FakeCuda
 from tests.engines.fake_tensorrt import FakeClassicTensorRT, FakeTensorRT, fake_plan
 from tests.engines.wild import wild
@@ -62,6 +64,7 @@ OWN_RECIPES = {  # beside the presets
         weights = { scheme = "fp8" }
     """,
 }
+Open = Callable[..., tuple[TrtBackend, FakeCuda]]  # what `open_fake` gives
 MODULES: dict[str, type[FakeTensorRT]] = {"trt-rtx": FakeTensorRT, "trt": FakeClassicTensorRT}
 
 
@@ -166,7 +169,7 @@ def open_on(
 @pytest.fixture(scope="session")
 def open_fake(
     fake_engines: Callable[..., tuple[Bundle, Path]],
-) -> Callable[..., tuple[TrtBackend, FakeCuda]]:
+) -> Open:
     """A TensorRT backend on a fresh fake GPU."""
     made: dict[tuple[str, str], Bundle] = {}
 
@@ -185,3 +188,18 @@ def scratch(
 ) -> tuple[Bundle, Path]:
     """A bundle with engines that the test may damage."""
     return fake_engines(golden.lm_names[0])
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    """A hollow one with a cache folder of its own: they are all alike, and share their engines."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return hollow(tmp_path / "bundle")
+
+
+@pytest.fixture
+def builds(monkeypatch: pytest.MonkeyPatch) -> Builds:
+    """In the place of `engines.builder.build`."""
+    stand_in = Builds()
+    monkeypatch.setattr(build_module, "build", stand_in)
+    return stand_in

@@ -61,6 +61,10 @@ class FakeCuda:
     def used(self) -> int:
         return sum(len(block) for block in self.blocks.values())
 
+    def names(self) -> list[str]:
+        """Of the calls, in their order."""
+        return [call[0] for call in self.calls]
+
     def leaks(self) -> dict[str, Any]:
         """What is still held."""
         held = {

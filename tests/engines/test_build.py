@@ -18,9 +18,9 @@ from mimo_edge.engines import builder
 from mimo_edge.engines.build import build_engines, identity_of
 from mimo_edge.engines.build_log import BuildLog
 from mimo_edge.engines.builder import Built, build
+from mimo_edge.engines.bundle_recipe import for_bundle
 from mimo_edge.engines.ports import bundle_ports, check_ports
 from mimo_edge.engines.profiles import profiles
-from mimo_edge.engines.recipe import for_bundle
 from mimo_edge.engines.target import Target
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.engine import EngineManifest, read

@@ -5,7 +5,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from mimo_edge.engines import build as build_module
 from mimo_edge.engines.build import build_engines, engine_home
 from mimo_edge.runtime.backends.opening import open_backend
 from mimo_edge.runtime.bundle.bundle import Bundle
@@ -15,21 +14,7 @@ from mimo_edge.runtime.bundle.files import hash_file
 from mimo_edge.runtime.bundle.manifest import PIECES
 from mimo_edge.scripts.cli import main
 
-from tests.bundles import hollow
-from tests.engines.test_folders import CLASSIC, LIMITS, WANTED, Builds, built, identity_of
-
-
-@pytest.fixture
-def builds(monkeypatch: pytest.MonkeyPatch) -> Builds:
-    stand_in = Builds()
-    monkeypatch.setattr(build_module, "build", stand_in)
-    return stand_in
-
-
-@pytest.fixture
-def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return hollow(tmp_path / "bundle")
+from tests.engines.fake_builds import CLASSIC, LIMITS, WANTED, Builds, built, identity_of
 
 
 def changed(bundle: Bundle, name: str) -> Bundle:

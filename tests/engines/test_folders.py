@@ -5,111 +5,24 @@ Nothing is traced and no TensorRT builds: bundles are hollow, plans a few bytes.
 
 import dataclasses
 import errno
-import gc
-import hashlib
 import os
-import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-import onnx
 import pytest
 from mimo_edge.engines import build as build_module
-from mimo_edge.engines import recipe
-from mimo_edge.engines.build import build_engines
-from mimo_edge.engines.build_log import BuildLog
-from mimo_edge.engines.builder import Built
-from mimo_edge.engines.lowering import lower
-from mimo_edge.engines.ports import graph_ports
-from mimo_edge.engines.profiles import Limits, profiles
-from mimo_edge.engines.target import Target
+from mimo_edge.engines.bundle_recipe import for_bundle
 from mimo_edge.runtime.bundle.bundle import Bundle
-from mimo_edge.runtime.bundle.engine import (
-    MANIFEST,
-    EngineManifest,
-    Identity,
-    PieceIdentity,
-    piece_hashes,
-    read,
-)
-from mimo_edge.runtime.bundle.engine_folders import Wanted, find, home_of, name_of
+from mimo_edge.runtime.bundle.engine import MANIFEST, read
+from mimo_edge.runtime.bundle.engine_folders import find, home_of, name_of
 from mimo_edge.runtime.bundle.errors import EngineError, RecipeError, ResourceError
 from mimo_edge.runtime.bundle.files import hash_file
 from mimo_edge.runtime.bundle.manifest import PIECES
 from mimo_edge.scripts.cli import main
 
 from tests.bundles import hollow
-
-LIMITS = Limits(max_seq=32)
-CLASSIC = Target("trt", ("8.9",))
-VERSION = "11.4.1.1"
-WANTED = Wanted("trt", VERSION, "8.9")
-
-
-def identity_of(bundle: Bundle, max_seq: int = LIMITS.max_seq) -> Identity:
-    """As `build.identity_of` has it: only of the language model do graphs depend on max_seq."""
-
-    def piece_identity(piece: str) -> PieceIdentity:
-        source, weights = piece_hashes(bundle, piece)
-        length = max_seq if piece == "backbone" else 0
-        lowered = hashlib.sha256(f"{source} {length}".encode()).hexdigest()
-        limits = Limits(length or LIMITS.max_seq)
-        return PieceIdentity(source, weights, lowered, "fp32", profiles(bundle, piece, limits))
-
-    return Identity(
-        product=CLASSIC.product,
-        version=VERSION,
-        capabilities=CLASSIC.capabilities,
-        flags=(),
-        recipe="fp32",
-        max_seq=max_seq,
-        max_batch=1,
-        pieces={piece: piece_identity(piece) for piece in PIECES},
-    )
-
-
-def built(bundle: Bundle, max_seq: int = LIMITS.max_seq, **how: Any) -> tuple[Path, EngineManifest]:
-    identity = identity_of(bundle, max_seq)
-    return build_engines(bundle, identity, CLASSIC, None, LIMITS, home_of(bundle), **how)
-
-
-class Builds:
-    """Stands in for `engines.builder.build`; `given` is what each build was given as a cache."""
-
-    def __init__(self) -> None:
-        self.given: list[bytes] = []
-        self.graphs: list[str] = []
-        self.warnings: list[str] = []
-        self.plans: list[weakref.ref[np.ndarray]] = []
-
-    def __call__(self, trt: Any, target: Target, graph: Path, *rest: Any) -> Built:
-        if any(plan() is not None for plan in self.plans):
-            gc.collect()  # it takes a while where all tests run in one process
-        assert all(plan() is None for plan in self.plans), "a finished plan is still in memory"
-        self.graphs.append(graph.stem)
-        self.given.append(rest[3])
-        plan = np.frombuffer(graph.stem.encode(), np.uint8).copy()
-        self.plans.append(weakref.ref(plan))
-        log = BuildLog(warnings=list(self.warnings))
-        lowered = lower(onnx.load(graph, load_external_data=False), rest[1]).graph
-        ports = graph_ports(lowered.input), graph_ports(lowered.output)
-        return Built(memoryview(plan), log, 0.0, *ports, f"after {graph.stem}".encode())
-
-
-@pytest.fixture
-def builds(monkeypatch: pytest.MonkeyPatch) -> Builds:
-    stand_in = Builds()
-    monkeypatch.setattr(build_module, "build", stand_in)
-    return stand_in
-
-
-@pytest.fixture
-def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
-    """With a cache folder of its own: hollow bundles are all alike, and share their engines."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return hollow(tmp_path / "bundle")
+from tests.engines.fake_builds import VERSION, WANTED, Builds, built, identity_of
 
 
 def test_classic_engines_are_found(bundle: Bundle, builds: Builds) -> None:
@@ -193,9 +106,9 @@ def test_a_build_without_disk_leaves_no_folder(
 
 def test_a_recipe_in_another_precision_than_the_bundle(tmp_path: Path) -> None:
     bundle = hollow(tmp_path / "bundle", "fp16")
-    assert recipe.for_bundle(bundle, None).name == "fp16"
+    assert for_bundle(bundle, None).name == "fp16"
     with pytest.raises(RecipeError, match="was made by recipe fp16, not bf16"):
-        recipe.for_bundle(bundle, "bf16")
+        for_bundle(bundle, "bf16")
 
 
 def test_dry_run_loads_nothing(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from mimo_edge.engines.build import build_engines, identity_of
+from mimo_edge.engines.bundle_recipe import for_bundle
 from mimo_edge.engines.profiles import Limits
-from mimo_edge.engines.recipe import for_bundle
 from mimo_edge.engines.target import RTX_CAPABILITIES, Target
 from mimo_edge.parity import tolerances
 from mimo_edge.runtime.audio import codec
@@ -16,11 +16,10 @@ from mimo_edge.runtime.backends.opening import open_backend
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.engine_folders import home_of
 from mimo_edge.runtime.chat.presets import Sampling
-from mimo_edge.runtime.generation.loop import generate
-from mimo_edge.runtime.generation.request import Request, join_steps
 
 from tests import check
 from tests.golden import Golden
+from tests.grids import check_greedy
 
 pytestmark = pytest.mark.gpu
 GREEDY = Sampling(0.0)
@@ -46,16 +45,9 @@ def backend(
 
 
 def test_generate(golden: Golden, backend: Backend) -> None:
-    lm, model = golden.lm_names[0], backend.bundle.model
-    arrays = golden.npz(f"{lm}.generate.npz")
+    lm = golden.lm_names[0]
     for case in golden.generate_cases(lm):
-        prompt = arrays[f"{case}.ids"]
-        expected = arrays[f"{case}.free.out"][:, prompt.shape[1] :]
-        count = expected.shape[1] // model.group_size
-        steps = list(
-            generate(backend, Request(prompt, GREEDY, GREEDY, max_new=count), golden.empty_id)
-        )
-        check.equal(join_steps(steps, model.empty_codes, model.group_size), expected, case)
+        check_greedy(golden, backend, lm, case)
 
 
 def test_audio(golden: Golden, backend: Backend) -> None:

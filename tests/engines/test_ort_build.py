@@ -341,8 +341,9 @@ def test_packed_in_memory(
         MANIFEST: hash_file(place / MANIFEST)
     }
     made = (place / MANIFEST).stat().st_mtime_ns
-    said(*packing, "-o", str(tmp_path / "another"))
+    carried = said(*packing, "-o", str(tmp_path / "another"))["carries"]
     assert form(tmp_path / "another") == "memory", "what is there is carried"
+    assert carried == "a build with weights packed in memory"
     said(*words, "--packed", "memory")
     assert (place / MANIFEST).stat().st_mtime_ns == made, "what is there is not built again"
     said(*words)

@@ -1,35 +1,34 @@
 """Packs: what one device needs of a bundle, runs like it, and is refused where it does not fit."""
 
+import dataclasses
 import json
+import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import tensorrt_rtx
-from mimo_edge.engines import build as build_module
 from mimo_edge.engines.pack import Engines, pack_bundle, spelled
 from mimo_edge.runtime.backends.opening import open_backend
+from mimo_edge.runtime.bundle.built import built_here, place_of
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.engine import read
 from mimo_edge.runtime.bundle.engine_folders import INSIDE, Trust, Wanted, find
 from mimo_edge.runtime.bundle.errors import BundleError, EngineError, InputError
-from mimo_edge.runtime.bundle.manifest import MANIFEST, PIECES
+from mimo_edge.runtime.bundle.manifest import IN_FILE, IN_MEMORY, MANIFEST, PIECES
 from mimo_edge.runtime.bundle.pack import PACK
-from mimo_edge.scripts.cli import main
+from mimo_edge.scripts.cli import main, parser_of
 
-from tests.bundles import exported, hollow
+from tests.bundles import exported
 from tests.engines.conftest import open_on
+from tests.engines.fake_builds import Builds
 from tests.engines.fake_cuda import FakeCuda
 from tests.engines.fake_tensorrt import FakeTensorRT
-from tests.engines.test_folders import Builds
 from tests.golden import Golden
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Bundle:
-    return hollow(tmp_path / "bundle")
 
 
 @pytest.fixture
@@ -56,6 +55,51 @@ def test_a_pack_says_the_same_as_its_bundle(golden: Golden, tmp_path: Path) -> N
             heard[folder.name] = backend.mel(np.zeros(4800, np.float32))
     assert said["bundle"] == said["device"]
     assert np.array_equal(heard["bundle"], heard["device"])
+
+
+def test_it_is_said_whether_a_build_was_packed(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And without one, which command makes the faster pack."""
+    device = tmp_path / "device"
+    words = ["pack", str(bundle.folder), "--target", "ort-cpu", "-o", str(device)]
+    assert main(words) == 0
+    out, err = capsys.readouterr()
+    assert f"{device}: for ort-cpu, the bundle as it is, " in out
+    advice = re.search(r"packing the bundle as it is.* is faster: mimo-edge (.*)", err)
+    assert advice is not None
+    advised = advice[1].split()
+    asked = vars(parser_of(advised)[0].parse_args(advised))
+    assert (asked["bundle"], asked["output"]) == (bundle.folder, device)
+    assert asked["packed"] == IN_FILE and asked["force"]
+
+    place = place_of(bundle, onnxruntime.__version__)
+    shutil.copytree(bundle.folder, place)
+    made_for = built_here(bundle, onnxruntime.__version__, {}, IN_MEMORY, "0" * 64)
+    manifest = dataclasses.replace(bundle.manifest, built=made_for)
+    (place / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    form = "weights packed in memory, keys and values in int8"
+    for source in (bundle.folder, place):  # a build is packed by its own path, too
+        words[1] = str(source)
+        assert main([*words, "--force", "--json"]) == 0
+        out, err = capsys.readouterr()
+        assert json.loads(out)["carries"] == f"a build with {form}"
+        assert (f"packing the build in {place}: {form}" in err) == (source == bundle.folder)
+        assert Bundle.open(device).manifest == manifest
+
+
+def test_without_onnxruntime_the_bundle_is_packed_as_it_is(
+    bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    command = ["pack", str(bundle.folder), "--target", "ort-cpu", "-o", str(tmp_path / "device")]
+    assert main(command) == 0
+    out, err = capsys.readouterr()
+    assert "the bundle as it is" in out
+    assert re.search(r"as it is: .* no ONNX Runtime is installed\. Choose a variant: .*pip", err)
 
 
 def test_its_identity_leads_back(bundle: Bundle, packed: Path) -> None:
@@ -233,14 +277,11 @@ def test_doctor_on_engines(
 
 def test_command_builds_what_is_not_there(
     bundle: Bundle,
+    builds: Builds,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The engines stay where they are built, and a second pack builds nothing."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    builds = Builds()
-    monkeypatch.setattr(build_module, "build", builds)
     device = tmp_path / "device"
     command = ["pack", str(bundle.folder), "--target", "trt-rtx:8.9", "--max-seq", "32"]
     assert main([*command, "-o", str(device), "--json"]) == 0

@@ -11,6 +11,7 @@ import pytest
 import tensorrt_rtx
 from mimo_edge.engines import recipe, target
 from mimo_edge.engines.build_log import BuildLog, logger_of
+from mimo_edge.engines.bundle_recipe import for_bundle
 from mimo_edge.engines.lowering import fix_capacity, widen_transposed_convolutions
 from mimo_edge.engines.planner import estimate_piece
 from mimo_edge.engines.profiles import Limits, profiles
@@ -48,9 +49,9 @@ def test_targets_that_are_none(text: str, says: str) -> None:
 
 def test_recipes(golden: Golden, bundle_copy: Callable[..., Bundle]) -> None:
     bundle = bundle_copy(golden.lm_names[0])
-    assert recipe.for_bundle(bundle, None).name == "fp32"
+    assert for_bundle(bundle, None).name == "fp32"
     with pytest.raises(InputError, match="--recipe fp16"):
-        recipe.for_bundle(bundle, "fp16")
+        for_bundle(bundle, "fp16")
     with pytest.raises(InputError, match="no recipe"):
         recipe.load("fp7")
 

@@ -21,7 +21,7 @@ from mimo_edge.engines.builder import (
     StillBuilding,
     build,
 )
-from mimo_edge.engines.recipe import for_bundle
+from mimo_edge.engines.bundle_recipe import for_bundle
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.engine import read
 from mimo_edge.runtime.bundle.engine_folders import home_of, name_of

@@ -1,21 +1,17 @@
 """Streams of the codec on TensorRT: the real backend on a fake GPU, against ONNX Runtime."""
 
 import gc
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 from mimo_edge.parity import tolerances
 from mimo_edge.runtime.audio.stateful import StreamRows
 from mimo_edge.runtime.backends.ort import OrtBackend
-from mimo_edge.runtime.backends.trt import TrtBackend
 from mimo_edge.runtime.bundle.errors import InputError, ResourceError
 
 from tests import check
-from tests.engines.fake_cuda import FakeCuda
+from tests.engines.conftest import Open
 from tests.golden import Golden
-
-Open = Callable[..., tuple[TrtBackend, FakeCuda]]
 
 
 @pytest.mark.parametrize("product", ["trt-rtx", "trt"])

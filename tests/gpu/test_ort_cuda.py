@@ -13,11 +13,10 @@ from mimo_edge.runtime.backends.ort_graphs import GRAPH_PIECES
 from mimo_edge.runtime.backends.ort_rows import OrtRowStates
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.chat.presets import Sampling
-from mimo_edge.runtime.generation.loop import generate
-from mimo_edge.runtime.generation.request import Request, join_steps
 
 from tests import check
 from tests.golden import Golden
+from tests.grids import check_greedy
 
 pytestmark = pytest.mark.gpu
 GREEDY = Sampling(0.0)
@@ -26,14 +25,9 @@ AUDIO = 10 * tolerances.AUDIO.absolute
 
 def answers(golden: Golden, backend: OrtBackend) -> None:
     """Every greedy answer of the golden set."""
-    lm, model = golden.lm_names[0], backend.bundle.model
-    arrays = golden.npz(f"{lm}.generate.npz")
+    lm = golden.lm_names[0]
     for case in golden.generate_cases(lm):
-        prompt = arrays[f"{case}.ids"]
-        expected = arrays[f"{case}.free.out"][:, prompt.shape[1] :]
-        request = Request(prompt, GREEDY, GREEDY, max_new=expected.shape[1] // model.group_size)
-        steps = list(generate(backend, request, golden.empty_id))
-        check.equal(join_steps(steps, model.empty_codes, model.group_size), expected, case)
+        check_greedy(golden, backend, lm, case)
 
 
 def test_generate(golden: Golden, backend: OrtBackend) -> None:

@@ -13,21 +13,16 @@ from mimo_edge.runtime.bundle.errors import ContextError, InputError
 from mimo_edge.runtime.chat.presets import Sampling
 from mimo_edge.runtime.chat.segments import Grid
 from mimo_edge.runtime.generation.loop import Loop, generate
-from mimo_edge.runtime.generation.request import Request, Step, join_steps
+from mimo_edge.runtime.generation.request import Request, Step
 from mimo_edge.runtime.generation.sampling import Noise
 from mimo_edge.runtime.generation.scheduler import Scheduler
 
 from tests import check
 from tests.golden import Golden
+from tests.grids import GREEDY, grid_of
 
 Open = Callable[[str], OrtBackend]
-GREEDY = Sampling(0.0)
 HOT = Sampling(0.9, top_k=20, top_p=0.95)
-
-
-def grid_of(backend: OrtBackend, steps: list[Step]) -> Grid:
-    model = backend.bundle.model
-    return join_steps(steps, model.empty_codes, model.group_size)
 
 
 def answer(backend: OrtBackend, golden: Golden, request: Request) -> Grid:

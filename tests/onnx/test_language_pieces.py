@@ -10,6 +10,7 @@ from mimo_edge.runtime.generation.request import split_grid
 
 from tests import check
 from tests.golden import Golden
+from tests.grids import forward_of
 
 Open = Callable[[str], OrtBackend]
 
@@ -17,7 +18,7 @@ Open = Callable[[str], OrtBackend]
 def test_patch_encoder(golden: Golden, open_backend: Open, lm_name: str) -> None:
     backend, arrays = open_backend(lm_name), golden.npz(f"{lm_name}.forward.npz")
     patches = int(arrays["prefill_groups"])
-    text, codes = split_grid(arrays["ids"], backend.bundle.model.group_size)
+    text, codes = forward_of(golden, lm_name, backend)
     feed = {"text_ids": text[None, :patches], "codes": codes[None, :patches]}
     embeddings = backend.session("patch_encoder").run(None, feed)[0]
     check.close(embeddings, arrays["prefill.inputs_embeds"], tolerances.LM, "inputs_embeds")
@@ -96,7 +97,7 @@ def test_unequal_rows_in_chunks(golden: Golden, open_backend: Open, lm_name: str
 def test_row_states(golden: Golden, open_backend: Open, lm_name: str) -> None:
     """prefill = chunks = steps, through the bound buffers and a cache that grows."""
     backend, arrays = open_backend(lm_name), golden.npz(f"{lm_name}.forward.npz")
-    text, codes = split_grid(arrays["ids"], backend.bundle.model.group_size)
+    text, codes = forward_of(golden, lm_name, backend)
     patches = int(arrays["prefill_groups"])
     states = OrtRowStates(backend, 1, capacity=4)
     logits = states.extend(0, text[:patches], codes[:patches])

@@ -9,8 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import numpy as np
 import openai
 import pytest
+from mimo_edge.runtime.audio.read import load_audio
+from mimo_edge.runtime.audio.write import pcm16
 from mimo_edge.runtime.generation.loop import Loop
 from mimo_edge.runtime.server.app import make_app
 from mimo_edge.runtime.server.limits import Limits
@@ -19,12 +22,19 @@ from mimo_edge.runtime.server.serving import Server, listen, open_port
 from mimo_edge.runtime.server.voices import Voices
 from mimo_edge.runtime.server.wyoming import WyomingServer
 from mimo_edge.runtime.tasks import MimoAudio
+from websockets.sync.client import connect
 
 from tests.bundles import ROOT, exported_nano
+from tests.server.realtime_client import Talking
 
 CLIP = ROOT / "assets" / "utterances" / "listen-01.flac"
 QUESTION = ROOT / "assets" / "utterances" / "ask-01.flac"
 SLOTS = 4
+
+
+def sound() -> np.ndarray:
+    """The question as 16 bit."""
+    return pcm16(load_audio(QUESTION), "x")
 
 
 class Serving:
@@ -146,3 +156,13 @@ def slow(nano: MimoAudio, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None
         monkeypatch.setattr(loop, "step", slowly)
 
     return begin
+
+
+@pytest.fixture
+def talking(shared: Serving) -> Iterator[Talking]:
+    """A realtime session, just created."""
+    with connect(f"ws://127.0.0.1:{shared.port}/v1/realtime?model=nano") as socket:
+        talk = Talking(socket)
+        assert talk.next()["type"] == "session.created"
+        yield talk
+    shared.idle()

@@ -12,9 +12,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from tests.server.conftest import until
+from tests.server.conftest import sound, until
+from tests.server.realtime_client import BY_HAND
 from tests.server.test_chat import SPEAKS, SPOKEN
-from tests.server.test_realtime import BY_HAND, sound
 from tests.server.test_stress import asked
 
 KEY = {"Authorization": "Bearer right"}

@@ -20,9 +20,8 @@ import numpy as np
 import pytest
 from websockets.sync.client import connect
 
-from tests.server.conftest import CLIP, QUESTION, until
+from tests.server.conftest import CLIP, QUESTION, sound, until
 from tests.server.test_processes import served
-from tests.server.test_realtime import sound
 from tests.server.test_stress import GARBAGE, POSTS, TEXTS
 
 CALLERS, SLOTS, QUEUE = 8, 4, 3
