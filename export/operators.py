@@ -45,12 +45,6 @@ def tensor_scatter(cache: Tensor, new: Tensor, start: Tensor) -> Tensor:
     return symbolic("TensorScatter", (cache, new, start), cache, axis=2, mode="linear")
 
 
-def gather_rows(x: Tensor, rows: Tensor) -> Tensor:
-    """GatherND: of x [B, K, ...] the rows [B, M] -> [B, M, ...]."""
-    like = x[:, : rows.shape[1]]
-    return symbolic("GatherND", (x, rows[..., None]), like, batch_dims=1)
-
-
 @contextmanager
 def traced() -> Iterator[None]:
     """Let the reference use these operators inside the block."""

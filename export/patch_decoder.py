@@ -9,7 +9,6 @@ import math
 import torch
 import torch.nn.functional as F
 from mimo_edge.export.cache import InPlaceCache, cache_ports
-from mimo_edge.export.operators import gather_rows
 from mimo_edge.export.piece import Piece, Port
 from mimo_edge.mimo_ref.backbone import visible_keys
 from mimo_edge.mimo_ref.model import LanguageModel
@@ -40,57 +39,50 @@ class PatchDecoderGraph(nn.Module):
         decoder = self.patch_decoder
         visible = visible_keys(sub_step[:, None], caches[0].shape[2], None)
         cache = InPlaceCache(caches, sub_step, visible)
-        finite: list[Tensor] = []  # [B, K]
+        drawn: list[Tensor] = []  # [B, K]
 
         def choose(scores: list[Tensor]) -> Tensor:
-            stacked = _stack(scores)  # [B, K, V]
-            heads = F.embedding(sub_step, torch.tensor(decoder.schedule.heads()))  # [B, M]
-            finite.append((stacked.abs() <= torch.finfo(torch.float32).max).all(-1))
-            ids = self._draw(stacked, heads, uniforms, temperature, top_k, top_p)
+            heads, ids = self._draw(scores, sub_step, uniforms, (temperature, top_k, top_p))
             nothing = uniforms.long()  # numbers below 1 are 0
             codes = nothing.scatter(1, heads, ids)
-            return torch.where(finite[0], codes, 0)
+            drawn.append(torch.where(decoder.schedule.counts(sub_step), codes, 0))
+            return drawn[0].clamp(min=0)
 
-        codes, following = decoder.sub_step(x, sub_step, cache.attend, choose)
-        drawn = decoder.schedule.counts(sub_step)
-        codes = torch.where(drawn, torch.where(finite[0], codes, -1), 0)
-        return (codes, following, *cache.updated)
+        _, following = decoder.sub_step(x, sub_step, cache.attend, choose)
+        return (drawn[0], following, *cache.updated)
 
     def _draw(
         self,
-        scores: Tensor,
-        heads: Tensor,
+        scores: list[Tensor],
+        sub_step: Tensor,
         uniforms: Tensor,
-        temperature: Tensor,
-        top_k: Tensor,
-        top_p: Tensor,
-    ) -> Tensor:
-        """The codes of some heads in one go, which are those that count and maybe more.
+        settings: tuple[Tensor, Tensor, Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """Some heads, and their codes in one go: which count, and maybe more.
 
-        scores [B, K, V], heads [B, M], uniforms [B, K], settings [B] -> ids [B, M]. Sorting is most
-        of the work, and no more than M of the K heads ever count at one sub-step.
+        scores K x [B, V_k], uniforms [B, K], settings [B] -> heads and ids, each [B, M]. Sorting is
+        most of the work, and no more than M of the K heads ever count at one sub-step. An id is -1
+        if the sum of its head's scores is NaN or infinite, as it is if one of them is.
         """
-        config, ids = self.patch_decoder.config, torch.arange(scores.shape[-1])
-        empties = torch.tensor(config.speech_zeroemb_idx)[:, None]
-        padding = ids >= torch.tensor(config.speech_vocab_size)[:, None]  # [K, V]
-        removed = ids == F.embedding(heads, empties)
-        scores = gather_rows(scores.masked_fill(padding, -math.inf), heads)
-        temperature, top_k, top_p = (s[:, None] for s in (temperature, top_k, top_p))
-        drawn = gather_rows(uniforms, heads)
-        return sample(scores, drawn, temperature, top_k, top_p, removed)
-
-
-def _stack(scores: list[Tensor]) -> Tensor:
-    """Scores [B, V_k] of each head -> float32 [B, K, V]: shorter heads repeat their last score."""
-    sizes = [s.shape[-1] for s in scores]
-    starts = [sum(sizes[:k]) for k in range(len(sizes))]
-    columns = [
-        start + min(column, size - 1)
-        for start, size in zip(starts, sizes, strict=True)
-        for column in range(max(sizes))
-    ]
-    rows = torch.cat(scores, dim=-1).float().index_select(1, torch.tensor(columns))
-    return rows.unflatten(-1, (len(sizes), max(sizes)))
+        config, sizes = self.patch_decoder.config, [s.shape[-1] for s in scores]
+        about = [
+            (k, sum(sizes[:k]), sum(sizes[: k + 1]) - 1, config.speech_zeroemb_idx[k])
+            for k in range(len(sizes))
+        ]
+        rows = [[about[k] for k in row] for row in self.patch_decoder.schedule.heads()]
+        facts = torch.tensor(rows).transpose(1, 2).flatten(1)  # [sub-steps, 4 * M]
+        heads, first, last, empty = F.embedding(sub_step, facts).chunk(4, dim=-1)  # [B, M]
+        ids = torch.arange(max(sizes))
+        places = first[..., None] + ids  # [B, M, V] in the scores of all heads
+        beyond, removed = places > last[..., None], ids == empty[..., None]
+        places = torch.minimum(places, last[..., None])  # short heads repeat their last score
+        each = torch.cat(scores, dim=-1).float().gather(1, places.flatten(1))
+        found = each.unflatten(1, (heads.shape[1], -1))
+        finite = found.sum(-1).abs() <= torch.finfo(torch.float32).max
+        temperature, top_k, top_p = (s[:, None] for s in settings)
+        found = found.masked_fill(beyond, -math.inf)
+        drawn = sample(found, uniforms.gather(1, heads), temperature, top_k, top_p, removed)
+        return heads, torch.where(finite, drawn, -1)
 
 
 def piece(model: LanguageModel, dtype: torch.dtype) -> Piece:

@@ -26,6 +26,7 @@ from mimo_edge.engines.ort.int8_cache import (
     watch_states,
     with_int8_cache,
 )
+from mimo_edge.engines.ort.narrow import narrow_scores
 from mimo_edge.engines.ort.norms import lower_norms
 from mimo_edge.engines.ort.packed_states import pack_states
 from mimo_edge.engines.ort.prepack import ENTRY, PACKED, pack, point_to_packed
@@ -78,6 +79,8 @@ def lower(
         lower_attention(model, lengths[piece])
     else:
         lower_ring(model)
+    if piece == "patch_decoder":
+        narrow_scores(model, bundle.model)
     scales = cache if piece == PIECE else None
     if scales is not None:
         quantize_cache(model, scales)

@@ -162,17 +162,19 @@ def test_scores_that_are_no_numbers(
 
 
 @pytest.fixture(scope="module")
-def damaged(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The graph with one of its weights all NaN."""
+def damaged(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The graph with one of its weights all NaN, or another number in a column alone."""
 
-    def make(weight: str) -> Path:
+    def make(weight: str, column: int | None = None, number: float = np.nan) -> Path:
         source = exported(golden, golden.lm_names[0]) / "patch_decoder.onnx"
         folder = tmp_path_factory.mktemp("copy")  # onnx refuses data that has another link
         for name in (source.name, f"{source.name}.data"):
             shutil.copyfile(source.with_name(name), folder / name)
         model = onnx.load(folder / source.name)
         tensor = next(t for t in model.graph.initializer if t.name.endswith(weight))
-        tensor.raw_data = np.full(tuple(tensor.dims), np.nan, np.float32).tobytes()
+        values = onnx.numpy_helper.to_array(tensor).copy()
+        values[:, slice(None) if column is None else column] = number
+        tensor.raw_data = values.tobytes()
         path = tmp_path_factory.mktemp("damaged") / "patch_decoder.onnx"
         onnx.save(model, path)
         return path
@@ -182,7 +184,7 @@ def damaged(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Callabl
 
 @pytest.mark.parametrize("part", ["local_transformer_lm_heads", "speech_embeddings"])
 def test_what_is_not_drawn_counts_for_nothing(
-    golden: Golden, backend: OrtBackend, damaged: Callable[[str], Path], part: str
+    golden: Golden, backend: OrtBackend, damaged: Callable[..., Path], part: str
 ) -> None:
     """The last codebook is NaN throughout: nothing changes before it is drawn for the first time,
     and it is not drawn silently."""
@@ -202,6 +204,20 @@ def test_what_is_not_drawn_counts_for_nothing(
     if part == "speech_embeddings":  # it hits what comes after the first draw
         codes, _ = broken.run(first + 1, found)
     assert (codes[:, last] == -1).all()
+
+
+@pytest.mark.parametrize("number", [np.inf, -np.inf])
+def test_one_infinite_score(
+    golden: Golden, backend: OrtBackend, damaged: Callable[..., Path], number: float
+) -> None:
+    """Of an id that is hardly ever drawn; other codebooks do not notice."""
+    start = golden.npz(f"{golden.lm_names[0]}.local.npz")["hidden"][:2]
+    whole, broken = patch_of(backend, 2, HOT), patch_of(backend, 2, HOT)
+    broken.session = ort.InferenceSession(damaged("local_transformer_lm_heads.0.weight", 7, number))
+    expected, _ = whole.run(1, start)
+    codes, following = broken.run(1, start)
+    assert (codes[:, 0] == -1).all() and np.isfinite(following).all()
+    check.equal(codes[:, 1:], expected[:, 1:], "the other codes")
 
 
 def poison(states: OrtRowStates) -> np.ndarray:

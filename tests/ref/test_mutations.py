@@ -181,13 +181,13 @@ def removal_first(s: Subject) -> None:
 
 
 def top_p_first(s: Subject) -> None:
-    def filter_scores(scores, temperature, top_k, top_p):
-        none = torch.zeros_like(top_k)
-        nucleus = in_order(scores, torch.ones_like(temperature), none, top_p)
-        return in_order(nucleus, temperature, top_k, torch.zeros_like(top_p))
+    def sample(scores, uniform, temperature, top_k, top_p, removed):
+        none, off = torch.zeros_like(top_k), torch.zeros_like(top_p)
+        nucleus = sampling.filter_scores(scores, torch.ones_like(temperature), none, top_p)
+        return in_order(nucleus, uniform, temperature, top_k, off, removed)
 
-    in_order = sampling.filter_scores
-    s.patch.setattr(sampling, "filter_scores", filter_scores)
+    in_order = sampling.sample
+    s.patch.setattr(test_sampling, "sample", sample)
 
 
 # what is changed: the change, and the golden test that must notice

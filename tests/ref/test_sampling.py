@@ -1,12 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from mimo_edge.mimo_ref.sampling import (
-    draw,
-    filter_scores,
-    remove,
-    sample,
-)
+from mimo_edge.mimo_ref.sampling import draw, filter_scores, sample
 from mimo_edge.parity import tolerances
 from torch import Tensor
 
@@ -135,7 +130,21 @@ def test_rows_have_their_own_settings() -> None:
 def test_nothing_left_keeps_the_best_allowed() -> None:
     """Upstream raises, or returns id 0, when the removed id was the only candidate."""
     scores, removed = torch.tensor([[0.0, 5.0, 3.0]]), torch.tensor([False, True, False])
-    filtered = filter_scores(scores, *settings({"top_k": 1}))
-    assert remove(scores, removed, filtered).argmax(-1).item() == 2
-    ids = sample(scores, torch.tensor([0.5]), *settings({"top_k": 1}), removed)
-    assert ids.item() == 2
+    for case in ({"top_k": 1}, {"top_p": 0.5}, {"top_k": 1, "temperature": 0.0}):
+        for uniform in (0.0, 0.5, 1 - 2**-24):
+            ids = sample(scores, torch.tensor([uniform]), *settings(case), removed)
+            assert ids.item() == 2, case
+
+
+def test_settings_at_their_edges() -> None:
+    """What is off, and what is too small to leave anything; a greedy tie, by any number."""
+    scores = torch.tensor([[1.0, 2.0, 2.0, 0.0]]).repeat(6, 1)
+    top_k = torch.tensor([0, -1, 4, 100, 0, 1])
+    top_p = torch.tensor([0.0, 1.5, 1.0, -1.0, 1e-9, 0.0])
+    filtered = filter_scores(scores, torch.ones(6), top_k, top_p)
+    assert (filtered[:4] == scores[:4]).all()
+    best = torch.tensor([False, True, True, False])
+    assert ((filtered[4:] > -torch.inf) == best).all()
+    none = torch.zeros(4, dtype=torch.bool)
+    greedy = sample(scores, torch.full((6,), 0.99), torch.zeros(6), top_k, top_p, none)
+    assert greedy.tolist() == [1] * 6
