@@ -100,7 +100,7 @@ def build(
 
     def work() -> None:
         try:
-            read = model or onnx.load(graph, load_external_data=False)
+            read = onnx.load(graph, load_external_data=False) if model is None else model
             made = _build(trt, target, graph, read, profiles, capacity, monitor, timing_cache, log)
             outcome.append(made)
         except BaseException as error:

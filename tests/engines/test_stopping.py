@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import tensorrt_rtx
 from mimo_edge.engines import build as build_module
@@ -99,7 +100,7 @@ def test_ctrl_c_while_the_first_one_is_reported(monkeypatch: pytest.MonkeyPatch)
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     try:
         with pytest.raises(StillBuilding):
-            build(tensorrt_rtx, ONE, Path("piece.onnx"), [{}], 16, progress)
+            build(tensorrt_rtx, ONE, Path("none"), [{}], 16, progress, model=onnx.ModelProto())
     finally:
         may_end.set()
         signal.signal(signal.SIGINT, before)
