@@ -22,7 +22,7 @@ from mimo_edge.runtime.bundle.files import hash_file
 from mimo_edge.runtime.bundle.manifest import PIECES, ModelSpec
 from mimo_edge.runtime.chat.text_tokenizer import TextTokenizer, tokenizer_files
 
-TRACE_BYTES = 1 << 30  # memory that a process with torch and a traced graph takes at most
+TRACE_BYTES = 640 << 20  # memory that a process with torch and a traced graph takes at most
 
 
 @dataclass(frozen=True)
@@ -94,13 +94,14 @@ class Sources:
         parts = as_parts(graph_tensors(self.language_model, self.audio_tokenizer, speech))
         return sum(share.bytes for share in weigh(recipe, parts, dtype_name))
 
-    def memory_bytes(self, dtype: torch.dtype) -> int:
-        """Memory that the export takes at its peak: those that trace, and the largest tensor."""
+    def memory_bytes(self, dtype: torch.dtype, recipe: Recipe) -> int:
+        """Memory that the export takes at its peak, all its processes together: those that trace,
+        and the largest tensor, or its codes."""
         with torch.device("meta"):
             models = LanguageModel(self.language_model, 0), AudioTokenizer(self.audio_tokenizer)
         largest = max(t.numel() for m in models for t in m.parameters())
         tracing = 1 + processes_for(len(PIECES))  # this one has torch in memory, too
-        return tracing * TRACE_BYTES + largest * dtype.itemsize
+        return tracing * TRACE_BYTES + largest * (1 if recipe.quantizes else dtype.itemsize)
 
     def model_spec(self) -> ModelSpec:
         lm, audio = self.language_model, self.audio_tokenizer

@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     with StageProgress() as progress:
         progress.note(
             f"{size(weights)} of weights by recipe {chosen.name}; needs that much disk, and about "
-            f"{size(sources.memory_bytes(DTYPES[dtype]))} of memory"
+            f"{size(sources.memory_bytes(DTYPES[dtype], chosen))} of memory"
         )
         engines = args.output / INSIDE
         if args.force and engines.is_dir():
