@@ -61,7 +61,8 @@ def build_apart(
     given, asked = plan.with_suffix(".onnx"), plan.with_suffix(".request")
     write_bytes(given, model.SerializeToString())
     write_text(asked, request.to_json(given, plan))
-    command = [sys.executable, "-m", "mimo_edge.engines.apart", str(asked)]
+    command = [sys.executable, "-P", "-m", "mimo_edge.engines.apart", str(asked)]
+    # -P: what lies in the current folder is no module of ours
     # a session of its own: Ctrl-C is for this process, which then ends that one
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -81,9 +82,12 @@ def _follow(process: subprocess.Popen[str], name: str, on_progress: OnProgress) 
             said = json.loads(line)
         except ValueError:  # of a library
             continue
+        if not isinstance(said, dict):  # of a library, too: a number is JSON
+            continue
         if "error" in said:
             raise _ERRORS.get(said["error"], EngineError)(said["message"])
-        on_progress(said["phase"], said["done"], said["total"])
+        if "phase" in said:
+            on_progress(said["phase"], said["done"], said["total"])
     code = process.wait()
     if code < 0:
         raise ResourceError(

@@ -40,6 +40,7 @@ ANOTHER = (
     "An engine of TensorRT with one output more is another engine: its fusions and numbers may "
     "differ. Each that was built is held against the engine of the build."
 )
+NOT_RUN = (EngineError, EnvironmentProblem, ResourceError)  # of an engine that is to be looked at
 _ALONG = ("patch_encoder", "backbone, prefill", "backbone, decode step")
 # the first stage out of tolerance -> the stages of a bisection that it comes from
 SUSPECTS: Mapping[str, tuple[str, ...]] = {
@@ -81,17 +82,20 @@ class EngineBisection:
         bundle = self._backend.bundle
         chunk = self._profile("patch_encoder")["text_ids"][2][1]
         for job in jobs(self._side, bundle, self._led, longest=chunk):
-            if job.stage in suspects:
+            if job.stage not in suspects:
+                continue
+            search: _Search | None = None
+            try:  # also the engine of the build may lack the memory to run
                 search = _Search(job, self._maker, self._allowed, self._profile(job.piece))
                 if search.is_wrong:
-                    try:
-                        return search.run()
-                    except (EngineError, EnvironmentProblem, ResourceError) as error:
-                        self._notes.append(f"{job.stage}: the search ended early. {error}")
-                        return None
-                    finally:
-                        self._engines += search.engines
-                        self._notes += search.notes
+                    return search.run()
+            except NOT_RUN as error:
+                self._notes.append(f"{job.stage}: the search ended early. {error}")
+                return None
+            finally:
+                if search is not None:
+                    self._engines += search.engines
+                    self._notes += search.notes
         self._notes = [
             f"{failed}: on the first clip and the first answer the engines of "
             f"{', '.join(suspects)} are in tolerance, each on the reference's own input. No engine "
@@ -181,13 +185,23 @@ class _Search:
         )
 
     def _finding(self, before: Tap | None, tap: Tap, near: float) -> Finding:
+        """What is known by now is told, whatever becomes of the segment alone."""
+        alone: float | None = None
+        if before is not None:
+            try:
+                alone = self._alone(before, tap)
+            except NOT_RUN as error:
+                self.notes.append(
+                    f"{self._job.stage}: whether the error was born there is not known, for the "
+                    f"segment alone could not be run. {error}"
+                )
         return Finding(
             self._job.stage,
             tap.name,
             None if before is None else before.name,
             near,
             self._allowed,
-            None if before is None else self._alone(before, tap),
+            alone,
             tuple(self._graph.weights_between(before, tap)),
         )
 

@@ -6,6 +6,7 @@ reference's states are written beside it. On the device they are compared, by th
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,20 +15,23 @@ from typing import Any
 import numpy as np
 from mimo_edge.parity.engine_piece import EnginePiece
 from mimo_edge.parity.findings import Apart, Layer
-from mimo_edge.parity.job import Job
+from mimo_edge.parity.job import Job, handed_on
 from mimo_edge.parity.own_output import OwnOutput
 from mimo_edge.parity.recording import LIMIT
+from mimo_edge.parity.report_data import plain
 from mimo_edge.parity.tap import Feed, Tap, Values, output_of, own_output
 from mimo_edge.parity.tolerances import worst_snr
 from mimo_edge.runtime.backends.trt import TrtBackend
-from mimo_edge.runtime.bundle.arrays import DAMAGED, read_arrays
+from mimo_edge.runtime.bundle.arrays import DAMAGED, packed, read_arrays
 from mimo_edge.runtime.bundle.engine import Profile
-from mimo_edge.runtime.bundle.errors import InputError
-from mimo_edge.runtime.bundle.files import read_text, write_text
-from mimo_edge.runtime.bundle.manifest import TensorSpec
+from mimo_edge.runtime.bundle.engine_folders import check_plan
+from mimo_edge.runtime.bundle.errors import EngineError, InputError
+from mimo_edge.runtime.bundle.files import read_text, write_bytes, write_text
+from mimo_edge.runtime.bundle.manifest import PIECES, FileSpec, PieceSpec, TensorSpec
 
 SCHEMA = 1
 HEADER, ARRAYS = "layers.json", "layers.npz"
+AGAIN = "Copy the folder again that `mimo-edge validate --bisect` wrote."
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +43,7 @@ class Stage:
     allowed: float  # dB
     profile: Profile  # of the engine that shows its states
     warm: int
-    taps: Mapping[str, Sequence[str]]  # tap -> the weights between it and the one before
+    taps: Mapping[str, Sequence[str]]  # tap -> the weights between it and the norm before
     counts: Mapping[str, Sequence[int]]  # tap or output -> the runs that show it
     feeds: Sequence[Feed]
     theirs: Values
@@ -75,7 +79,7 @@ class Seen:
 
     stage: str
     layers: tuple[Layer, ...]
-    weights: tuple[str, ...]  # before the first layer that is out of tolerance
+    weights: tuple[str, ...]  # before the first layer that is out of tolerance, if it is named
     output: str
     own: Apart  # of that output, from the engine of the build
     wrong: bool  # whether it is still out of tolerance
@@ -96,16 +100,19 @@ class Seen:
                     f"{self.stage}: between {before} and {layer.tap} ({layer.snr:.1f} dB, "
                     f"{layer.allowed:g} allowed); whether it was born there is not known ({apart})"
                 )
-            before = layer.tap
+            if Tap(layer.tap, layer.tap).is_norm:  # from an output nothing goes on
+                before = layer.tap
         return f"{self.stage}: all states are in tolerance, what comes after them is not ({apart})"
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """The stages of one bundle, in the order of computing. `bundle` is its identity."""
+    """The stages of one bundle, in the order of computing. `bundle` is its identity, `plans` are
+    the engines that show their states, by piece."""
 
     bundle: str
     stages: tuple[Stage, ...]
+    plans: Mapping[str, FileSpec]
 
     def save(self, folder: Path) -> None:
         """Write the two files. Raises InputError if the states are more than a recording may
@@ -115,19 +122,20 @@ class Case:
             for run, feed in enumerate(stage.feeds):
                 arrays |= {f"{at}/feed/{run}/{name}": _plain(a) for name, a in feed.items()}
             for name, values in stage.theirs.items():
-                arrays |= {f"{at}/theirs/{i}/{name}": array for i, array in enumerate(values)}
+                arrays |= {f"{at}/theirs/{i}/{name}": _plain(a) for i, a in enumerate(values)}
         size = sum(array.nbytes for array in arrays.values())
         if size > LIMIT:
             raise InputError(
                 f"the states of all layers take {size >> 20} MB, the limit is {LIMIT >> 20} MB. "
                 "Record shorter clips and texts."
             )
-        np.savez_compressed(folder / ARRAYS, allow_pickle=False, **arrays)
-        plain = ("stage", "piece", "allowed", "profile", "warm", "taps", "counts")
+        write_bytes(folder / ARRAYS, packed(arrays))
+        kept = ("stage", "piece", "allowed", "profile", "warm", "taps", "counts")
         header = {
             "schema": SCHEMA,
             "bundle": self.bundle,
-            "stages": [{name: getattr(stage, name) for name in plain} for stage in self.stages],
+            "plans": {piece: asdict(plan) for piece, plan in self.plans.items()},
+            "stages": [{name: getattr(stage, name) for name in kept} for stage in self.stages],
         }
         write_text(folder / HEADER, json.dumps(header, indent=1) + "\n")
 
@@ -139,19 +147,26 @@ class Case:
             if raw["schema"] != SCHEMA:
                 raise ValueError(f"schema {raw['schema']}, this program reads {SCHEMA}")
             arrays = read_arrays(folder / ARRAYS, LIMIT)
-            return cls(
-                raw["bundle"], tuple(_stage(i, s, arrays) for i, s in enumerate(raw["stages"]))
-            )
+            stages = tuple(_stage(i, s, arrays) for i, s in enumerate(raw["stages"]))
+            plans = {piece: FileSpec(**plan) for piece, plan in raw["plans"].items()}
+            if type(raw["bundle"]) is not str or plans.keys() != {s.piece for s in stages}:
+                raise ValueError("bundle or plans are none")
+            return cls(raw["bundle"], stages, plans)
         except (OSError, *DAMAGED) as error:
             raise InputError(
-                f"{folder} holds no layers to look at ({type(error).__name__}: {error}). Copy the "
-                "folder again that `mimo-edge validate --bisect` wrote."
+                f"{folder} holds no layers to look at ({type(error).__name__}: {error}). {AGAIN}"
             ) from error
+
+
+def plan_of(folder: Path, piece: str) -> Path:
+    """Where the engine lies that shows the states of a piece."""
+    return folder / f"{piece}.plan"
 
 
 def look(folder: Path, backend: TrtBackend) -> list[Seen]:
     """Run a case on the GPU that is here: the first stage whose engine is out of tolerance, or
-    none. Raises InputError for another bundle's, EngineError for engines that do not fit here."""
+    none. Raises InputError for another bundle's, EngineError for engines that do not fit here, or
+    are not those that were written down."""
     case = Case.open(folder)
     if case.bundle != backend.bundle.identity:
         raise InputError(
@@ -160,6 +175,10 @@ def look(folder: Path, backend: TrtBackend) -> list[Seen]:
         )
     for stage in case.stages:
         spec, job, name = backend.bundle.piece(stage.piece), stage.job(), own_output(stage.piece)
+        if not _fits(stage, spec):
+            raise InputError(
+                f"{folder} feeds {stage.piece} otherwise than the bundle has it. {AGAIN}"
+            )
         profile = backend.identity.pieces[stage.piece].profiles[0]
         as_it_is = EnginePiece(backend, backend.engine(stage.piece), spec, profile)
         values, _ = job.play(as_it_is, (), stage.theirs, (name,))
@@ -167,7 +186,12 @@ def look(folder: Path, backend: TrtBackend) -> list[Seen]:
         if own.is_wrong():
             shown = tuple(TensorSpec(output_of(tap), "float32", ()) for tap in stage.taps)
             spec = replace(spec, outputs=(*spec.outputs, *shown))
-            engine = backend.open_engine(folder / f"{stage.piece}.plan", spec)
+            plan = plan_of(folder, stage.piece)
+            try:
+                check_plan(plan, case.plans[stage.piece])
+            except EngineError as error:
+                raise EngineError(f"{error} {AGAIN}") from error
+            engine = backend.open_engine(plan, spec)
             piece = EnginePiece(backend, engine, spec, stage.profile)
             taps = [Tap(tap, tap) for tap in stage.taps]
             mine, _ = job.play(piece, taps, stage.theirs, (name,))
@@ -182,14 +206,30 @@ def _seen(stage: Stage, mine: Values, own: OwnOutput) -> Seen:
     )
     first = next((layer.tap for layer in layers if not layer.passed), None)
     values = mine[own.name]
-    return Seen(
-        stage.stage,
-        layers,
-        () if first is None else tuple(stage.taps[first]),
-        own.name,
-        own.apart(values),
-        own.is_wrong(values),
-    )
+    wrong = own.is_wrong(values)
+    weights = () if first is None or not wrong else tuple(stage.taps[first])
+    return Seen(stage.stage, layers, weights, own.name, own.apart(values), wrong)
+
+
+def _fits(stage: Stage, spec: PieceSpec) -> bool:
+    """Whether a stage names and feeds the ports that its piece has."""
+    axes = {port.name: port.axes for port in spec.inputs}
+    later = axes.keys() - handed_on(port.name for port in spec.outputs).values()
+    first, *others = stage.feeds
+    if not first.keys() == axes.keys() == stage.profile.keys():
+        return False
+    if not all(later <= feed.keys() <= axes.keys() for feed in others):
+        return False
+    if any(array.ndim != len(axes[n]) for feed in stage.feeds for n, array in feed.items()):
+        return False
+    for name, of in axes.items():
+        shapes = stage.profile[name]
+        if len(shapes) != 3 or any(len(shape) != len(of) for shape in shapes):
+            return False
+        for axis, most, size in zip(of, shapes[2], first[name].shape, strict=True):
+            if most < 1 or (axis == "capacity" and size > most):
+                return False
+    return True
 
 
 def _plain(array: np.ndarray) -> np.ndarray:
@@ -212,13 +252,40 @@ def _stage(at: int, raw: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> St
         for name, shapes in raw["profile"].items()
     }
     values = {name: [v[i] for i in range(len(v))] for name, v in theirs.items()}
-    return Stage(
+    stage = Stage(
         **{**raw, "profile": profile},
         feeds=[feeds[run] for run in range(len(feeds))],
         theirs=values,
     )
+    problem = _problem(stage)
+    if problem is not None:
+        raise ValueError(f"{problem} of stage {at} cannot be used")
+    return stage
+
+
+def _problem(stage: Stage) -> str | None:
+    """Which part of a stage that was read is none. Raises one of DAMAGED for some."""
+    weights = list(stage.taps.values())
+    runs = range(len(stage.feeds) - (stage.warm if type(stage.warm) is int else 0))
+    shown = stage.theirs.items()
+    sound = {
+        "stage": type(stage.stage) is str,
+        "piece": stage.piece in PIECES,
+        "allowed": type(stage.allowed) in (int, float) and math.isfinite(stage.allowed),
+        "feeds": len(stage.feeds) > 0,
+        "warm": type(stage.warm) is int and stage.warm in range(len(stage.feeds)),
+        "taps": all(type(w) is list and all(type(n) is str for n in w) for w in weights),
+        "counts": stage.counts.keys() == stage.theirs.keys()
+        and all(
+            len(set(stage.counts[name])) == len(values) and {*stage.counts[name]} <= {*runs}
+            for name, values in shown
+        ),
+        "theirs": {*stage.taps, own_output(stage.piece)} == stage.theirs.keys(),
+    }
+    return next((name for name, is_sound in sound.items() if not is_sound), None)
 
 
 def to_json(seen: list[Seen]) -> str:
     """What was seen, for programs."""
-    return json.dumps([{**asdict(s), "sentence": s.sentence()} for s in seen], indent=1) + "\n"
+    raw = plain([{**asdict(each), "sentence": each.sentence()} for each in seen])
+    return json.dumps(raw, indent=1, allow_nan=False) + "\n"

@@ -8,13 +8,14 @@ from mimo_edge.engines.planner import estimate_piece
 from mimo_edge.engines.target import Target
 from mimo_edge.parity.bisect_jobs import jobs
 from mimo_edge.parity.engine_bisect import SUSPECTS
-from mimo_edge.parity.engine_case import Case, Stage
+from mimo_edge.parity.engine_case import Case, Stage, plan_of
 from mimo_edge.parity.recording import Recording
 from mimo_edge.parity.reference_side import ReferenceSide
 from mimo_edge.parity.tap import Tap, own_output
 from mimo_edge.parity.tapped_graph import TappedGraph
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.engine import Identity
+from mimo_edge.runtime.bundle.files import hash_file
 
 Report = Callable[..., None]
 
@@ -41,7 +42,7 @@ def make_case(
         path, profile = bundle.path(job.piece), identity.pieces[job.piece].profiles[0]
         graph = TappedGraph(job.piece, path, bundle.model.n_q)
         taps = [tap for tap in graph.taps if tap.name != own_output(job.piece)]
-        plan = folder / f"{job.piece}.plan"
+        plan = plan_of(folder, job.piece)
         if not plan.exists():
             weights = bundle.weight_bytes(job.piece)
             seconds = estimate_piece(job.piece, weights, graph.nodes).seconds
@@ -50,7 +51,8 @@ def make_case(
             build_apart(request, graph.with_outputs(taps), plan)
         on_progress(f"computing the layers of {job.stage}", 0, 0)
         stages.append(Stage.of(job, _weights(graph, taps), allowed, profile))
-    Case(bundle.identity, tuple(stages)).save(folder)
+    plans = {stage.piece: hash_file(plan_of(folder, stage.piece)) for stage in stages}
+    Case(bundle.identity, tuple(stages), plans).save(folder)
     return [stage.stage for stage in stages]
 
 

@@ -94,7 +94,8 @@ class EnginePiece:
             return np.ascontiguousarray(array, _host_dtype(port))
         axis = port.axes.index("capacity")
         missing = self._profile[port.name][2][axis] - array.shape[axis]
-        return np.pad(array, [(0, missing if i == axis else 0) for i in range(array.ndim)])
+        held = np.asarray(array, _host_dtype(port))
+        return np.pad(held, [(0, missing if i == axis else 0) for i in range(array.ndim)])
 
 
 def _host_dtype(port: TensorSpec) -> np.dtype[Any]:

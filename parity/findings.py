@@ -20,7 +20,8 @@ class Layer:
 @dataclass(frozen=True)
 class Finding:
     """The first tap out of tolerance. `alone` is the SNR of the segment before it on the
-    reference's own state, None where it is the first segment, whose input is exact."""
+    reference's own state, None where it is the first segment, whose input is exact, or where it
+    could not be run alone."""
 
     stage: str
     tap: str
@@ -31,17 +32,22 @@ class Finding:
     weights: tuple[str, ...]  # of the segment
 
     @property
-    def born(self) -> bool:
-        """Whether the error was born in the segment; else it arrived, and grew there."""
-        return self.alone is None or self.alone < self.allowed
+    def born(self) -> bool | None:
+        """Whether the error was born in the segment; else it arrived, and grew there. None where
+        that is not known."""
+        if self.alone is None:
+            return True if self.after is None else None
+        return self.alone < self.allowed
 
     def sentence(self) -> str:
         """For people."""
         start = "its input" if self.after is None else self.after
-        how = "was born there" if self.born else "arrived from before and grew"
+        how = "the error was born there" if self.born else "the error arrived from before and grew"
+        if self.born is None:
+            how = "whether the error was born there is not known"
         return (
             f"{self.stage}: between {start} and {self.tap} ({self.snr:.1f} dB, "
-            f"{self.allowed:g} allowed); the error {how}"
+            f"{self.allowed:g} allowed); {how}"
         )
 
 

@@ -1,7 +1,7 @@
 """One stage of a bisection: what a piece is fed, run after run, and what the reference computes."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from mimo_edge.parity.tap import Feed, Runs, Tap, Values
@@ -41,7 +41,7 @@ class Job:
         outputs: Feed = {}
         first: Feed | None = None
         for run, given in enumerate(self.feeds(theirs), -self.warm):
-            left = {_PAST + n.removeprefix(_PRESENT): a for n, a in outputs.items() if _kept(n)}
+            left = {into: outputs[name] for name, into in handed_on(outputs).items()}
             feed = {**left, **given}
             values, outputs = piece.run(taps if run >= 0 else (), feed)
             if run < 0:
@@ -54,5 +54,6 @@ class Job:
         return found, first
 
 
-def _kept(output: str) -> bool:
-    return output.startswith(_PRESENT)
+def handed_on(outputs: Iterable[str]) -> dict[str, str]:
+    """Caches among a piece's outputs -> the inputs that they are in the run after."""
+    return {n: _PAST + n.removeprefix(_PRESENT) for n in outputs if n.startswith(_PRESENT)}

@@ -4,16 +4,14 @@ A folder of two files, `recording.json` and `arrays.npz` (docs/reports.md has th
 numpy only, so that a device which has nothing but the runtime can write one.
 """
 
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from mimo_edge.parity.whole_folder import whole_folder
-from mimo_edge.runtime.bundle.arrays import DAMAGED, read_arrays
+from mimo_edge.runtime.bundle.arrays import DAMAGED, packed, read_arrays
 from mimo_edge.runtime.bundle.errors import InputError
 from mimo_edge.runtime.bundle.files import read_text, write_bytes, write_text
 from mimo_edge.runtime.chat.presets import Sampling
@@ -75,14 +73,13 @@ class Recording:
             )
         if folder.exists():
             raise InputError(f"{folder} exists already; choose another name, or delete it")
-        packed = io.BytesIO()
-        np.savez_compressed(packed, allow_pickle=False, **self.arrays)
+        content = packed(self.arrays)
         header = {
             "schema": SCHEMA,
             **{k: v for k, v in asdict(self).items() if k != "arrays"},
         }
         with whole_folder(folder) as partial:
-            write_bytes(partial / ARRAYS, packed.getvalue())
+            write_bytes(partial / ARRAYS, content)
             write_text(partial / HEADER, json.dumps(header, indent=1, ensure_ascii=False) + "\n")
 
     @classmethod

@@ -9,7 +9,7 @@ from pathlib import Path
 from mimo_edge.engines.builder import load_module
 from mimo_edge.engines.target import Target
 from mimo_edge.parity.bisect import Bisection
-from mimo_edge.parity.engine_bisect import ANOTHER, SUSPECTS, EngineBisection
+from mimo_edge.parity.engine_bisect import ANOTHER, NOT_RUN, SUSPECTS, EngineBisection
 from mimo_edge.parity.engine_case import HEADER
 from mimo_edge.parity.engine_case_maker import make_case
 from mimo_edge.parity.engine_maker import EngineMaker, passing_folder
@@ -26,12 +26,7 @@ from mimo_edge.runtime.backends.trt import TrtBackend
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.engine import MODULES, Identity
 from mimo_edge.runtime.bundle.engine_folders import Trust, Wanted, find
-from mimo_edge.runtime.bundle.errors import (
-    EngineError,
-    EnvironmentProblem,
-    InputError,
-    ResourceError,
-)
+from mimo_edge.runtime.bundle.errors import EnvironmentProblem, InputError
 from mimo_edge.runtime.bundle.folders import check_place
 from mimo_edge.runtime.bundle.manifest import MANIFEST
 from mimo_edge.scripts.backend_arguments import opening
@@ -141,14 +136,18 @@ def _searched(
     allowed: float,
     on_progress: Report,
 ) -> Bisected:
+    """What a search finds; minutes were spent by now, and a report is made all the same."""
     bundle = Bundle.open(path, verify=False)
-    with (
-        open_backend(args.backend, bundle, **opening(args)) as engines,
-        passing_folder(args.output) as folder,
-    ):
-        assert isinstance(engines, TrtBackend)
-        maker = EngineMaker(engines, folder, on_progress)
-        return EngineBisection(side, maker, verdict.own, allowed).run(verdict.first_failed)
+    try:
+        with (
+            open_backend(args.backend, bundle, **opening(args)) as engines,
+            passing_folder(args.output) as folder,
+        ):
+            assert isinstance(engines, TrtBackend)
+            maker = EngineMaker(engines, folder, on_progress)
+            return EngineBisection(side, maker, verdict.own, allowed).run(verdict.first_failed)
+    except NOT_RUN as error:  # of the engines of the build: somebody else may have the GPU now
+        return Bisected((), notes=(f"No engine was built to look at layers. {error}",))
 
 
 def _left_to_the_device(
@@ -170,7 +169,7 @@ def _left_to_the_device(
             stages = make_case(
                 side, bundle, identity, verdict.own, failed, allowed, partial, on_progress
             )
-    except (EngineError, EnvironmentProblem, InputError, ResourceError) as error:
+    except (*NOT_RUN, InputError) as error:
         return Bisected((), notes=(f"{failed}: no engine that shows its layers. {error}",))
     return Bisected(
         (),

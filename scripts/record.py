@@ -24,6 +24,7 @@ from mimo_edge.scripts.backend_arguments import add_backend_arguments, opening
 from mimo_edge.scripts.progress import StageProgress
 
 MAX_NEW = 24  # patches
+SEED = 1
 MOST_TEXTS, MOST_CLIPS = 8, 8
 
 
@@ -43,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="record nothing, but run the engine in this folder, which `mimo-edge validate "
         "--bisect` wrote: it shows its layers, and the first that is out of tolerance is named. "
-        "Engines are programs: only one that you trust. -o is a file of JSON then",
+        "Engines are programs: only one that you trust. -o is a file of JSON then. What is heard "
+        "and read lies in the folder",
     )
     add_backend_arguments(parser)
     parser.add_argument("-o", "--output", metavar="DIR", type=Path, required=True)
@@ -63,7 +65,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--max-new", metavar="N", type=int, default=MAX_NEW, help=f"patches (default: {MAX_NEW})"
     )
-    group.add_argument("--seed", metavar="N", type=int, default=1, help="of sampled answers")
+    group.add_argument("--seed", metavar="N", type=int, default=SEED, help="of sampled answers")
 
 
 def read_inputs(args: argparse.Namespace, rate: int) -> Inputs:
@@ -100,6 +102,8 @@ def run(args: argparse.Namespace) -> int:
     """Record. Returns the exit code."""
     if args.output.exists():
         raise InputError(f"{args.output} exists already; choose another -o, or delete it")
+    if args.layers is not None:
+        _check_alone(args)
     bundle = Bundle.open(args.bundle, verify=not args.no_verify)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     if args.layers is not None:
@@ -118,17 +122,36 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _look(args: argparse.Namespace, bundle: Bundle) -> int:
-    """Run the engine of `--layers`. Returns the exit code."""
+def _check_alone(args: argparse.Namespace) -> None:
+    """Raises InputError for options that --layers would not heed."""
+    given = {
+        "--audio": bool(args.audio),
+        "--text": args.text is not None,
+        "--max-new": args.max_new != MAX_NEW,
+        "--seed": args.seed != SEED,
+        "--inputs": args.inputs is not None,
+        "--polygraphy": args.polygraphy is not None,
+    }
+    unheeded = [option for option, is_given in given.items() if is_given]
+    if unheeded:
+        raise InputError(
+            f"--layers records nothing, and reads what its folder holds: leave out "
+            f"{', '.join(unheeded)}"
+        )
     if args.backend not in MODULES:
         raise InputError(f"--layers is of engines of TensorRT: --backend {' or '.join(MODULES)}")
-    with open_backend(args.backend, bundle, **opening(args)) as backend:
+
+
+def _look(args: argparse.Namespace, bundle: Bundle) -> int:
+    """Run the engine of `--layers`. Returns the exit code."""
+    with locked(args.output), open_backend(args.backend, bundle, **opening(args)) as backend:
         assert isinstance(backend, TrtBackend)
         seen = look(args.layers, backend)
-    write_text(args.output, to_json(seen))
+        write_text(args.output, to_json(seen))
     for each in seen:
         print(each.sentence())
-        print(f"weights there: {', '.join(each.weights) or 'none'}")
+        if each.weights:
+            print(f"weights there: {', '.join(each.weights)}")
     if not seen:
         print("the engines of all stages are in tolerance, each on the reference's own input")
     return 0

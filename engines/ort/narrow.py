@@ -25,7 +25,8 @@ _WIDTHS, _EACH, _WIDTH, _ONE, _START = (
 
 def narrow_scores(model: onnx.ModelProto, spec: ModelSpec) -> bool:
     """Rewrite a patch decoder's sampler in place, and say whether it was: not where all codebooks
-    are of one size, nor where something as wide is no constant that is known here."""
+    are of one size, nor where something as wide is no constant that is known here: as wide by its
+    shape or, where it is a shape, by what it holds."""
     widths, whole = widths_of(spec), max(spec.code_vocab)
     inner = list(_sampler(model))
     held = {
@@ -40,16 +41,17 @@ def narrow_scores(model: onnx.ModelProto, spec: ModelSpec) -> bool:
         for place, name in enumerate(node.input):
             if name not in held:
                 continue
-            if node.op_type == "Reshape" and place == 1:
-                if held[name][-1] % whole == 0:
-                    shapes[f"{name}_drawn"] = np.array([0, *held[name][1:-1], -1])
-                    narrowed[index, place] = f"{name}_drawn"
+            if node.op_type == "Reshape" and place == 1 and held[name][-1] % whole == 0:
+                if whole in held[name][:-1]:
+                    return False
+                shapes[f"{name}_drawn"] = np.array([0, *held[name][1:-1], -1])
+                narrowed[index, place] = f"{name}_drawn"
             elif _is_number(held[name], whole):
                 narrowed[index, place] = _ONE if held[name].ndim == 0 else _WIDTH
             elif np.array_equal(held[name], np.arange(whole)):
                 cut.add(name)
                 narrowed[index, place] = f"{name}_drawn"
-            elif whole in held[name].shape:
+            elif whole in held[name].shape or (_is_shape(held[name]) and whole in held[name]):
                 return False
     if not cut or all(width == whole for width in widths):
         return False
@@ -102,3 +104,8 @@ def _sampler(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 
 def _is_number(value: NDArray, number: int) -> bool:
     return value.dtype == np.int64 and value.size == 1 and value.item() == number
+
+
+def _is_shape(value: NDArray) -> bool:
+    """Whether it may be one: a table of ids has another rank."""
+    return value.dtype == np.int64 and value.ndim == 1

@@ -217,6 +217,6 @@ def _rate(kind: str, device: Device) -> float:
         "int8": own.compute * (device.int8 or device.fp32),
         "fp8": own.compute * (device.fp8 or device.fp16),
         EXACT_PRODUCTS: own.exact * device.fp32,
-        ROW_PRODUCTS: own.rows * device.int8,
+        ROW_PRODUCTS: own.rows * (device.int8 or device.fp32),
     }
     return rates[kind] * 1e12

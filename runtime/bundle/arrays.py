@@ -1,7 +1,9 @@
 """Arrays in .npz files: what a header claims is checked before it is given memory."""
 
+import io
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,19 @@ DAMAGED = (
     *(NotImplementedError, RuntimeError, OverflowError),  # another method, a password
 )
 _SUFFIX = ".npy"
+
+
+def packed(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """A file of arrays, as `read_arrays` takes it. Raises TypeError for what holds no numbers."""
+    for name, array in arrays.items():
+        if not _is_plain(array.dtype):
+            raise TypeError(f"{name} holds {array.dtype}")
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            with archive.open(name + _SUFFIX, "w", force_zip64=True) as file:
+                np.save(file, array, allow_pickle=False)
+    return made.getvalue()
 
 
 def read_arrays(path: Path, most: int) -> dict[str, NDArray[Any]]:
@@ -40,7 +55,7 @@ def _claimed(file: Any) -> int:
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
     else:
         shape, _, dtype = np.lib.format.read_array_header_2_0(file)
-    if dtype.kind not in "biuf" or dtype.itemsize > 8:
+    if not _is_plain(dtype):
         raise ValueError(f"it holds {dtype}")
     count = 1
     for length in shape:
@@ -48,3 +63,8 @@ def _claimed(file: Any) -> int:
     if count < 0:
         raise ValueError(f"it holds {count} numbers")
     return count * dtype.itemsize
+
+
+def _is_plain(dtype: np.dtype[Any]) -> bool:
+    """Numbers or truths, of a type that every numpy knows."""
+    return dtype.kind in "biuf" and dtype.itemsize <= 8

@@ -29,7 +29,7 @@ from mimo_edge.runtime.bundle.errors import (
     unreadable,
 )
 from mimo_edge.runtime.bundle.files import hash_file
-from mimo_edge.runtime.bundle.manifest import PIECES
+from mimo_edge.runtime.bundle.manifest import PIECES, FileSpec
 
 INSIDE = "engines"  # the folder of a bundle that may hold engines
 
@@ -217,13 +217,18 @@ def _check_profile(folder: Path, bundle: Bundle, piece: str, identity: Identity)
 
 def _check_whole(folder: Path, manifest: EngineManifest, verify: bool) -> None:
     for piece, plan in manifest.plans.items():
-        path = folder / f"{piece}.plan"
-        try:
-            if not path.is_file():
-                raise EngineError(f"{path} is missing.")
-            whole = path.stat().st_size == plan.file.bytes
-            whole = whole and (not verify or hash_file(path) == plan.file)
-        except OSError as error:
-            raise EngineError(unreadable(path, error, "Build it again.")) from error
-        if not whole:
-            raise EngineError(f"{path} is truncated or altered.")
+        check_plan(folder / f"{piece}.plan", plan.file, verify)
+
+
+def check_plan(path: Path, spec: FileSpec, verify: bool = True) -> None:
+    """Raises EngineError for a plan that is missing, or not the one that was written down: by its
+    size, and by its hash if `verify`."""
+    try:
+        if not path.is_file():
+            raise EngineError(f"{path} is missing.")
+        whole = path.stat().st_size == spec.bytes
+        whole = whole and (not verify or hash_file(path) == spec)
+    except OSError as error:
+        raise EngineError(unreadable(path, error, "Build it again.")) from error
+    if not whole:
+        raise EngineError(f"{path} is truncated or altered.")

@@ -16,6 +16,9 @@ from mimo_edge.engines.bundle_recipe import for_bundle
 from mimo_edge.engines.profiles import Limits, profiles
 from mimo_edge.engines.quantize import quantize_bundle
 from mimo_edge.engines.target import Target
+from mimo_edge.parity.observe import Inputs, lead
+from mimo_edge.parity.recording import Recording
+from mimo_edge.parity.reference_side import ReferenceSide
 from mimo_edge.runtime.backends.cuda import CudaDevice
 from mimo_edge.runtime.backends.trt import TrtBackend
 from mimo_edge.runtime.bundle.bundle import Bundle
@@ -208,3 +211,15 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> Builds:
     stand_in = Builds()
     monkeypatch.setattr(build_module, "build", stand_in)
     return stand_in
+
+
+@pytest.fixture(scope="session")
+def reference(golden: Golden) -> ReferenceSide:
+    lm, tokenizer = golden.folder / golden.lm_names[0], golden.folder / "audio_tokenizer"
+    return ReferenceSide(lm, tokenizer, golden.folder / "text_tokenizer")
+
+
+@pytest.fixture(scope="session")
+def own(golden: Golden, reference: ReferenceSide) -> Recording:
+    clip = golden.npz("pipeline.npz")["wav24k"]
+    return lead(reference, Inputs({"clip": clip}, ["Hello there."], max_new=4))

@@ -1,5 +1,6 @@
 """Builds in a process of their own, by TensorRT itself: what a search for a layer asks for."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,19 @@ def test_tensorrt_builds_what_is_searched(golden: Golden, tmp_path: Path) -> Non
     assert sizes["segment.plan"] < sizes["tapped.plan"] and min(sizes.values()) > 1000
 
 
-def test_a_build_apart_fails_and_is_stopped_as_one_here(golden: Golden, tmp_path: Path) -> None:
+def test_a_build_apart_fails_and_is_stopped_as_one_here(
+    golden: Golden,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And it runs nothing that lies in the current folder."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "onnx.py").write_text("raise SystemExit('not ours')", encoding="utf-8")
     bundle = Bundle.open(exported(golden, golden.lm_names[0]))
     path, ranges = bundle.path("backbone"), profiles(bundle, "backbone", LIMITS)
     model = onnx.load(path, load_external_data=False)
+    monkeypatch.chdir(elsewhere)
     short = ({n: r for n, r in ranges[0].items() if n != "embeddings"},)
     with pytest.raises(EngineError, match="does not build backbone"):
         build_apart(Request(ONE, path, short, LIMITS.max_seq), model, tmp_path / "a.plan")
@@ -61,3 +71,22 @@ def test_a_build_apart_fails_and_is_stopped_as_one_here(golden: Golden, tmp_path
     with pytest.raises(KeyboardInterrupt):
         build_apart(Request(ONE, path, ranges, LIMITS.max_seq), model, tmp_path / "a.plan", stop)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_libraries_print_is_no_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number, and null, are JSON as well."""
+    child = tmp_path / "child"
+    child.write_text(
+        f"#!{sys.executable}\n"
+        "print('0', 'null', '[1]', '{}', 'words', sep='\\n')\n"
+        """print('{"phase": "Building", "done": 1, "total": 2}')\n""",
+        encoding="utf-8",
+    )
+    child.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(child))
+    heard: list[tuple[str, int, int]] = []
+    request = Request(ONE, tmp_path / "x.onnx", (), 1)
+    build_apart(request, onnx.ModelProto(), tmp_path / "x.plan", lambda *said: heard.append(said))
+    assert heard == [("Building", 1, 2)]

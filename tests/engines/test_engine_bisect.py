@@ -4,36 +4,36 @@ The engines that are searched run on the stand-in; that TensorRT builds such eng
 `test_apart`.
 """
 
+import argparse
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
-from mimo_edge.parity import engine_case_maker, engine_maker, report_files
-from mimo_edge.parity.bundle_side import identity, machine
+from mimo_edge.engines.apart import Request
+from mimo_edge.parity import engine_maker, report_files
 from mimo_edge.parity.engine_bisect import ANOTHER, EngineBisection
-from mimo_edge.parity.engine_case import Case, look
 from mimo_edge.parity.engine_maker import EngineMaker, passing_folder
 from mimo_edge.parity.findings import Bisected
-from mimo_edge.parity.observe import Inputs, lead
+from mimo_edge.parity.judge import Verdict
 from mimo_edge.parity.recording import Recording
 from mimo_edge.parity.reference_side import ReferenceSide
 from mimo_edge.parity.tapped_graph import TappedGraph
+from mimo_edge.parity.thresholds import Thresholds
 from mimo_edge.runtime.backends.cuda import CudaDevice
 from mimo_edge.runtime.backends.trt import TrtBackend
 from mimo_edge.runtime.bundle.bundle import Bundle
-from mimo_edge.runtime.bundle.errors import EngineError, EnvironmentProblem, InputError
-from mimo_edge.scripts import bisecting, record, validate
+from mimo_edge.runtime.bundle.errors import EngineError, EnvironmentProblem, ResourceError
+from mimo_edge.scripts import bisecting, validate
 from mimo_edge.scripts.cli import main
 
 from tests.bundles import exported
 from tests.engines.conftest import Fault, open_on
 from tests.engines.fake_cuda import FakeCuda
-from tests.engines.fake_tensorrt import FakeTensorRT
 from tests.engines.tapped_builds import LAYER, PRODUCT, FakeBuilds, wrong_product
 from tests.golden import Golden
 from tests.reports.json_schema import problems
@@ -47,18 +47,6 @@ WEIGHTS = ("mlp.down_proj", "mlp.gate_proj", "mlp.up_proj", "post_attention_laye
 FakeEngines = Callable[..., tuple[Bundle, Path]]
 
 
-@pytest.fixture(scope="module")
-def reference(golden: Golden) -> ReferenceSide:
-    lm, tokenizer = golden.folder / golden.lm_names[0], golden.folder / "audio_tokenizer"
-    return ReferenceSide(lm, tokenizer, golden.folder / "text_tokenizer")
-
-
-@pytest.fixture(scope="module")
-def own(golden: Golden, reference: ReferenceSide) -> Recording:
-    clip = golden.npz("pipeline.npz")["wav24k"]
-    return lead(reference, Inputs({"clip": clip}, ["Hello there."], max_new=4))
-
-
 class Search:
     """Engines of a bundle on the stand-in, which TensorRT builds as `builds` does."""
 
@@ -67,8 +55,9 @@ class Search:
         backend: TrtBackend,
         builds: FakeBuilds,
         search: Callable[[TrtBackend, str | None, float], Bisected],
+        cuda: FakeCuda,
     ) -> None:
-        self.backend, self.builds, self._search = backend, builds, search
+        self.backend, self.builds, self._search, self.cuda = backend, builds, search, cuda
 
     def __call__(self, failed: str | None, allowed: float = ALLOWED) -> Bisected:
         return self._search(self.backend, failed, allowed)
@@ -102,7 +91,7 @@ def new_search(
         (tmp_path / "graphs").mkdir()
         builds = FakeBuilds(tmp_path / "graphs", fault, gone)
         monkeypatch.setattr(engine_maker, "build_apart", builds)
-        return Search(backend, builds, search)
+        return Search(backend, builds, search, cuda)
 
     yield new
     for backend, cuda in open_backends:
@@ -155,6 +144,66 @@ def test_an_error_that_goes_with_a_tap_names_no_layer(
     found = search("backbone, prefill")
     assert found.findings == () and found.engines == ()
     assert "ended early. TensorRT does not build" in found.notes[1]
+
+
+def test_a_full_gpu_ends_the_search_with_a_note(new_search: Callable[..., Search]) -> None:
+    """Also before the first engine is built: that of the build finds no memory to run."""
+    search = new_search(fault=wrong_product)
+    cuda = search.cuda
+    cuda.memory_bytes = cuda.used
+    found = search("backbone, prefill")
+    assert found.findings == () and found.engines == () and search.builds.shown == []
+    assert "patch_encoder: the search ended early. a run of" in found.notes[1]
+    assert "the GPU has 0.0 MB free" in found.notes[1]
+
+
+def test_engines_that_do_not_open_again_cost_no_report(
+    golden: Golden, own: Recording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the build, which the recording has run: somebody else has the GPU's memory now."""
+
+    def full(*_: Any, **__: Any) -> None:
+        raise ResourceError("the engines need 9.0 MB, the GPU has 1.0 MB free.")
+
+    monkeypatch.setattr(bisecting, "open_backend", full)
+    lm, others = golden.folder / golden.lm_names[0], ["audio_tokenizer", "text_tokenizer"]
+    parser = argparse.ArgumentParser()
+    validate.add_arguments(parser)
+    bundle = exported(golden, golden.lm_names[0])
+    words = [str(bundle), "--against", str(lm), "--backend", "trt-rtx", "-o", str(tmp_path / "x")]
+    for name in others:
+        words += [f"--{name.replace('_', '-')}", str(golden.folder / name)]
+    mine = replace(own, identity={**own.identity, "precision": "fp32"})
+    verdict = Verdict(mine, own)
+    args = parser.parse_args(words)
+    found = bisecting.bisected(args, bundle, verdict, Thresholds.open(), lambda *_: None).bisected
+    assert found is not None and found.findings == ()
+    assert found.notes == (
+        "No engine was built to look at layers. the engines need 9.0 MB, the GPU has 1.0 MB free.",
+    )
+
+
+def test_a_layer_is_named_though_its_segment_is_not_built(
+    new_search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = new_search(fault=wrong_product)
+
+    def refuse(request: Request, model: onnx.ModelProto, *others: Any) -> None:
+        if any(port.name.startswith("given:") for port in model.graph.input):
+            raise EngineError("TensorRT does not build backbone.onnx as it is")
+        search.builds(request, model, *others)
+
+    monkeypatch.setattr(engine_maker, "build_apart", refuse)
+    found = search("backbone, prefill")
+    (finding,) = found.findings
+    assert (finding.after, finding.tap) == (BEFORE, AFTER) and PRODUCT in finding.weights
+    assert finding.alone is None and finding.born is None
+    assert "whether the error was born there is not known" in finding.sentence()
+    assert "segment alone could not be run. TensorRT does not build" in found.notes[1]
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    said = {**asdict(finding), "born": finding.born, "sentence": finding.sentence()}
+    said["weights"] = list(finding.weights)
+    assert not list(problems(said, schema["$defs"]["finding"], schema))
 
 
 def test_an_error_that_has_arrived_is_not_said_to_be_born(
@@ -217,85 +266,6 @@ def test_the_command_line(
     page = (made / "report.html").read_text(encoding="utf-8")
     assert bisected["engines"] and all(engine["tap"] in page for engine in bisected["engines"])
     assert [path.name for path in made.parent.iterdir()] == ["report"]
-
-
-def test_without_a_gpu_the_layers_are_left_to_the_device(
-    golden: Golden,
-    own: Recording,
-    fake_engines: FakeEngines,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """A recording fails here; one engine that shows all states is built, and the command that is
-    named runs it on the device, where it names the layer or says that the error is gone."""
-    bundle, _ = fake_engines(golden.lm_names[0], fault=wrong_product)
-    arrays = {n: a * 1.05 if n.startswith("logits/") else a for n, a in own.arrays.items()}
-    ran = {"runs_on": f"trt-rtx {FakeTensorRT.__version__} on compute capability 8.9"}
-    mine = identity(bundle) | machine() | ran
-    replace(own, identity=mine, lead=mine["id"], arrays=arrays).save(tmp_path / "rec")
-    (tmp_path / "graphs").mkdir()
-    builds = FakeBuilds(tmp_path / "graphs", wrong_product)
-    monkeypatch.setattr(engine_case_maker, "build_apart", builds)
-    monkeypatch.setattr(bisecting, "load_module", lambda _: FakeTensorRT)
-    pair = [golden.folder / name for name in (golden.lm_names[0], "audio_tokenizer")]
-    command = ["validate", tmp_path / "rec", "--against", pair[0], "--audio-tokenizer", pair[1]]
-    command += ["--text-tokenizer", golden.folder / "text_tokenizer", "--bisect"]
-    command += ["--bisect-bundle", bundle.folder, "-o", tmp_path / "report"]
-    assert main([str(word) for word in command]) == 5
-    out = capsys.readouterr().out
-    assert {p.name for p in tmp_path.glob("*rep*")} == {"report", "report-layers"}
-    assert len(builds.shown) == 2  # patch encoder and backbone, from which the scores come
-    told = out[out.index("mimo-edge record") :].split("\n")[0].split()
-    assert told[2:] == [
-        *(bundle.folder.name, "--backend", "trt-rtx"),
-        *("--layers", "report-layers", "-o", "layers.json"),
-    ]
-    monkeypatch.setattr(record, "open_backend", lambda *_, **__: open_on(bundle, FakeCuda()))
-    layers, made = tmp_path / "report-layers", tmp_path / "layers.json"
-    told = ["record", bundle.folder, *told[3:5], "--layers", layers, "-o", made]
-
-    def looked() -> tuple[dict[str, Any], str]:
-        assert main([str(word) for word in told]) == 0
-        (seen,) = json.loads(made.read_text(encoding="utf-8"))
-        said = capsys.readouterr().out
-        assert seen["sentence"] in said and seen["stage"] == "backbone, prefill"
-        made.unlink()
-        return seen, said
-
-    seen, said = looked()
-    assert f"between {BEFORE} and {AFTER}" in said and PRODUCT in said and seen["wrong"]
-    request, graph = builds.asked[1]
-    right = FakeBuilds(tmp_path / "right")  # as if all its outputs kept TensorRT from its error
-    (tmp_path / "right").mkdir()
-    right(request, onnx.load_from_string(graph), layers / "backbone.plan")
-    seen, said = looked()
-    assert "the error is gone" in said and not seen["wrong"]
-
-    # what cannot be built is said in the report, which is written all the same
-    def refuse(*_: Any) -> None:
-        raise EngineError("TensorRT does not build patch_encoder.onnx as it is")
-
-    monkeypatch.setattr(engine_case_maker, "build_apart", refuse)
-    assert main([str(word) for word in command]) == 5
-    assert "no engine that shows its layers. TensorRT does not" in capsys.readouterr().out
-    assert (layers / "layers.npz").is_file()  # what was there is kept
-    monkeypatch.setattr(FakeTensorRT, "__version__", "1.8")
-    assert main([str(word) for word in command]) == 3
-    assert "here is 1.8, whose engines would not load there" in capsys.readouterr().err
-
-
-def test_layers_of_another_bundle_are_refused(
-    golden: Golden, fake_engines: FakeEngines, own: Recording, tmp_path: Path
-) -> None:
-    bundle, _ = fake_engines(golden.lm_names[0])
-    Case("another", ()).save(tmp_path)
-    with open_on(bundle, FakeCuda()) as backend:
-        with pytest.raises(InputError, match="is of the bundle another"):
-            look(tmp_path, backend)
-        (tmp_path / "layers.npz").write_bytes(b"cut")
-        with pytest.raises(InputError, match="holds no layers to look at"):
-            look(tmp_path, backend)
 
 
 def test_what_cannot_be_bisected_is_refused_at_once(

@@ -133,5 +133,24 @@ def test_what_stays_as_it_is(pair: tuple[OrtBackend, OrtBackend]) -> None:
             assert not narrow_scores(stored, model) and stored == other
 
 
+@pytest.mark.parametrize("place", ["the shape of a Reshape", "of an Expand"])
+def test_a_shape_that_is_as_wide(pair: tuple[OrtBackend, OrtBackend], place: str) -> None:
+    """What has a fixed width in it does not fit what has another at each sub-step."""
+    bundle = pair[0].bundle
+    whole = max(bundle.model.code_vocab)
+    stored = graph_of(bundle)
+    nodes = stored.graph.node
+    made = next(i for i, node in enumerate(nodes) if node.op_type == "TopK")
+    scores = nodes[made].input[0]
+    operator = "Expand" if place == "of an Expand" else "Reshape"
+    shape = [1, 1, whole] if operator == "Expand" else [-1, whole, 1]
+    stored.graph.initializer.append(numpy_helper.from_array(np.array(shape), "wide"))
+    nodes.insert(made, onnx.helper.make_node(operator, [scores, "wide"], ["widened"]))
+    nodes[made + 1].input[0] = "widened"
+    before = onnx.ModelProto()
+    before.CopyFrom(stored)
+    assert not narrow_scores(stored, bundle.model) and stored == before
+
+
 def graph_of(bundle: Bundle) -> onnx.ModelProto:
     return onnx.load(bundle.path(PIECE), load_external_data=False)

@@ -154,6 +154,8 @@ def test_what_a_processor_multiplies_row_by_row() -> None:
         assert on_gpu == held.bytes
         # int8 of the other recipe differs by its scales alone
         assert on_cpu == pytest.approx(int8.held[key].bytes if held.by_rows else held.bytes, 2e-2)
+    without = faster(QUIET, int8=0.0)  # a processor whose rate in int8 is not known
+    assert predict(int4, without, 256).encode > predict(int4, QUIET, 256).encode
     assert not any(held.by_rows for held in int8.held.values()), "it is not rounded"
     assert not any(held.by_rows for held in real("int4-edge").held.values()), "floats of 16 bits"
 

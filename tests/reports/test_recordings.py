@@ -19,6 +19,7 @@ from mimo_edge.parity.report_data import plain, report
 from mimo_edge.parity.scored_side import ScoredBundleSide
 from mimo_edge.parity.thresholds import Thresholds
 from mimo_edge.runtime.backends.ort import OrtBackend
+from mimo_edge.runtime.bundle.arrays import packed, read_arrays
 from mimo_edge.runtime.bundle.bundle import Bundle
 from mimo_edge.runtime.bundle.errors import InputError
 
@@ -143,6 +144,20 @@ def test_polygraphy_reads_and_compares_recordings(
     ]
     compared = subprocess.run([*compare, "--atol", "0.01"], capture_output=True, text=True)
     assert compared.returncode == 0, compared.stdout + compared.stderr
+
+
+def test_only_numbers_are_written(tmp_path: Path) -> None:
+    """Whatever their names are."""
+    arrays = {"file": np.arange(3), "a/b": np.ones((2, 0), np.float16), "allow_pickle": np.array(1)}
+    (tmp_path / "arrays").write_bytes(packed(arrays))
+    read = read_arrays(tmp_path / "arrays", 1 << 20)
+    assert read.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert read[name].dtype == array.dtype
+        np.testing.assert_array_equal(read[name], array)
+    for wrong in (np.array([None]), np.array(["words"]), np.zeros(2, "V2"), np.zeros(2, complex)):
+        with pytest.raises(TypeError, match="wrong holds"):
+            packed({"wrong": wrong})
 
 
 def test_to_record_needs_neither_torch_nor_onnx(tmp_path: Path) -> None:
