@@ -8,7 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mimo_edge.runtime.bundle.errors import BundleError, BusyError, ContextError, InputError
+from mimo_edge.runtime.bundle.errors import (
+    BundleError,
+    BusyError,
+    ContextError,
+    InputError,
+    ResourceError,
+)
 from mimo_edge.runtime.generation.loop import Loop
 from mimo_edge.runtime.generation.request import Request
 from mimo_edge.runtime.generation.scheduler import Handle, Scheduler
@@ -132,6 +138,40 @@ def test_cancelled_between_queue_and_slot(monkeypatch: pytest.MonkeyPatch) -> No
         assert len(ids(handle)) < 3
         assert ids(scheduler.submit(request(4, max_new=2))) == answer(4, 2)
     assert backend.states.calls.count("step") < 6
+
+
+def test_who_comes_while_it_closes_is_refused_and_not_served() -> None:
+    scheduler, backend = scheduler_of(1)
+    gate = Gate(backend)
+    running = scheduler.submit(request(3, max_new=30))
+    assert gate.reached.wait(30)
+    closing = threading.Thread(target=scheduler.close)
+    closing.start()
+    until(lambda: scheduler.closed)
+    with pytest.raises(InputError, match="was closed"):
+        scheduler.submit(request(4, max_new=30))
+    with pytest.raises(InputError, match="was closed"):
+        scheduler.post(lambda: 1)
+    assert scheduler.waiting == 0 and not scheduler._jobs
+    gate.open.set()
+    closing.join(30)
+    assert not closing.is_alive() and backend.states.calls.count("extend") == 1
+    with pytest.raises(InputError, match="was closed"):
+        ids(running)
+
+
+def test_without_a_thread_a_request_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    scheduler, _ = scheduler_of(1)
+    with scheduler:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", none)
+            with pytest.raises(ResourceError, match="no thread can be started"):
+                scheduler.submit(request(3))
+        assert scheduler.waiting == 0
+        assert ids(scheduler.submit(request(4, max_new=2))) == answer(4, 2)
 
 
 def test_a_dropped_stream_waits_for_nothing() -> None:

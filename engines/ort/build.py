@@ -27,7 +27,6 @@ from mimo_edge.engines.ort.int8_cache import (
     with_int8_cache,
 )
 from mimo_edge.engines.ort.narrow import narrow_scores
-from mimo_edge.engines.ort.norms import lower_norms
 from mimo_edge.engines.ort.packed_states import pack_states
 from mimo_edge.engines.ort.prepack import ENTRY, PACKED, pack, point_to_packed
 from mimo_edge.engines.ort.products import (
@@ -89,7 +88,6 @@ def lower(
     pack_states(model)
     if scales is not None:
         watch_states(model)
-    lower_norms(model)
     return found
 
 

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from mimo_edge.runtime.backends.base import Backend, CodecStates, Feed, Floats, Ints
-from mimo_edge.runtime.bundle.errors import BusyError, InputError, MimoError
+from mimo_edge.runtime.bundle.errors import BusyError, InputError, MimoError, ResourceError
 from mimo_edge.runtime.generation.loop import Loop
 from mimo_edge.runtime.generation.request import Failure, Outcome, Request, Step
 
@@ -130,8 +130,8 @@ class Scheduler:
                     f"{len(self._queue)} requests wait for {self.slots} slots already. Try again "
                     "later, or open with more slots."
                 )
+            self._wake()  # may refuse
             self._queue.append(handle)
-            self._wake()
         return handle
 
     def generate(self, request: Request) -> Iterator[Step]:
@@ -170,8 +170,8 @@ class Scheduler:
                 done.put((None, error))
 
         with self._changed:
-            self._jobs.append(work)
             self._wake()
+            self._jobs.append(work)
         return done
 
     def close(self) -> None:
@@ -215,12 +215,19 @@ class Scheduler:
         return (*self._queue, *joining, *self._running.values())
 
     def _wake(self) -> None:
-        """Let the thread know, or start one. Under the lock."""
+        """Let the thread know, or start one. Under the lock, before there is work: where neither is
+        possible, nothing waits for it. Raises InputError, ResourceError."""
         if self._closed:
             raise _closed()
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="mimo-edge scheduler")
-            self._thread.start()
+            thread = threading.Thread(target=self._work, name="mimo-edge scheduler")
+            try:
+                thread.start()
+            except RuntimeError as error:
+                raise ResourceError(
+                    f"no thread can be started: {error}. End some programs."
+                ) from error
+            self._thread = thread
         self._changed.notify_all()
 
     def _work(self) -> None:
