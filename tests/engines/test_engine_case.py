@@ -152,6 +152,7 @@ def test_heads_follow_the_norm_and_not_each_other(
 ) -> None:
     """As a bisection names it, of the same fault."""
     plant, stage, after, tap, weight = BUNDLE_FAULTS["rolled head of the patch decoder"]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # others plant the same
     planted = Planted(exported(golden, golden.lm_names[0]), tmp_path / "bundle")
     plant(planted)
     bundle, _ = fake_engines(golden.lm_names[0], bundle=Bundle.open(planted.folder))

@@ -164,7 +164,7 @@ def test_an_export_says_that_engines_go(
     bundle: Bundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sources = SimpleNamespace(
-        exports_speech=lambda asked: True, stored_bytes=lambda *_: 1, memory_bytes=lambda _: 1
+        exports_speech=lambda asked: True, stored_bytes=lambda *_: 1, memory_bytes=lambda *_: 1
     )
     monkeypatch.setattr("mimo_edge.scripts.export.Sources.open", lambda *_: sources)
     monkeypatch.setattr("mimo_edge.scripts.export.export_bundle", lambda *_, **__: None)
