@@ -144,16 +144,15 @@ def slow(nano: MimoAudio, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None
     """Call it to make every step take its time, so that a test can act in the middle; or those
     for which `when` is true."""
 
-    def begin(seconds: float = 0.05, when: Callable[[], bool] = lambda: True) -> None:
-        loop = nano.scheduler._loop
-        assert loop is not None
+    step = Loop.step
 
-        def slowly() -> object:
+    def begin(seconds: float = 0.05, when: Callable[[], bool] = lambda: True) -> None:
+        def slowly(loop: Loop) -> object:
             if nano.scheduler.busy:
                 time.sleep(seconds if when() else 0.02)
-            return Loop.step(loop)
+            return step(loop)
 
-        monkeypatch.setattr(loop, "step", slowly)
+        monkeypatch.setattr(Loop, "step", slowly)
 
     return begin
 
